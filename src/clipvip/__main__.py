@@ -1,0 +1,5 @@
+"""`python -m clipvip` is the `clipvip` command."""
+
+from clipvip.cli import main
+
+main()

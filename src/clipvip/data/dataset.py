@@ -1,0 +1,211 @@
+"""Clips to training samples: which frames, which text, decoded and made into tensors.
+
+Every draw is a pure function of (seed, pass, clip), so a resumed run sees what an uninterrupted one would have seen.
+
+Shapes: B clips, T frames, S image size, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from clipvip.errors import ManifestError, VideoDecodeError
+from clipvip.records import Clip
+from clipvip.video import jittered_indices, middle_index, read_frames, read_image, uniform_indices
+
+Tokenize = Callable[[Sequence[str]], dict[str, Tensor]]
+ToPixels = Callable[[np.ndarray], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Which of a clip's fields play which part in omnisource learning.
+
+    subtitle: the field of S, "subtitle" or "captions" (one drawn a pass); caption: the field of C, or None;
+    frame: whether F, the middle frame, is wanted.
+    """
+
+    subtitle: Literal["subtitle", "captions"] = "captions"
+    caption: Literal["caption"] | None = None
+    frame: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One clip, ready to be batched. `failure` is set, and the rest empty, where decoding failed."""
+
+    clip_id: str
+    video: Tensor | None = None  # [T, 3, S, S]
+    frame: Tensor | None = None  # [1, 3, S, S]
+    subtitle: str | None = None
+    caption: str | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Tokenised texts; `valid` [B] is False where the clip has none (its row then holds an empty text)."""
+
+    input_ids: Tensor  # [B, N]
+    attention_mask: Tensor  # [B, N]
+    valid: Tensor  # bool [B]
+
+    def to(self, device: torch.device) -> TextBatch:
+        """A copy on `device`."""
+        move = partial(Tensor.to, device=device, non_blocking=True)
+        return TextBatch(move(self.input_ids), move(self.attention_mask), move(self.valid))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The four sources of a batch: V [B, T, 3, S, S], F [B, 1, 3, S, S], S and C texts; None where not wanted."""
+
+    clip_ids: tuple[str, ...]
+    video: Tensor
+    frame: Tensor | None
+    subtitle: TextBatch
+    caption: TextBatch | None
+    failures: tuple[tuple[str, str], ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy on `device`."""
+        return replace(
+            self,
+            video=self.video.to(device, non_blocking=True),
+            frame=None if self.frame is None else self.frame.to(device, non_blocking=True),
+            subtitle=self.subtitle.to(device),
+            caption=None if self.caption is None else self.caption.to(device),
+        )
+
+
+class ClipDataset(Dataset[Sample]):
+    """Samples addressed by (pass, index), as `PassSampler` hands them out.
+
+    num_frames: T. jitter: the released code's jittered sampling (else uniform). to_pixels: frames to a tensor.
+    decoder_size: `size` for `read_frames`. on_decode_error: "raise", or "skip" (the sample carries the reason).
+    cache: keep decoded files in memory, once in every loader process; for sets of small files.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        *,
+        num_frames: int,
+        to_pixels: ToPixels,
+        sources: Sources,
+        seed: int,
+        jitter: bool = True,
+        decoder_size: tuple[int, int] | int | None = None,
+        on_decode_error: Literal["raise", "skip"] = "raise",
+        cache: bool = False,
+    ):
+        self.clips = list(clips)
+        self.num_frames = num_frames
+        self.to_pixels = to_pixels
+        self.sources = sources
+        self.seed = seed
+        self.jitter = jitter
+        self.decoder_size = decoder_size
+        self.on_decode_error = on_decode_error
+        self.cache: dict[int, np.ndarray] | None = {} if cache else None
+        if not any(self._texts(clip) for clip in self.clips):
+            raise ManifestError(
+                f"none of {len(self.clips)} clips has a {sources.subtitle!r} text (first: {self.clips[0].clip_id}); "
+                "check the manifest or data.subtitle of the recipe"
+            )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, address: tuple[int, int]) -> Sample:
+        pass_number, index = address
+        clip = self.clips[index]
+        rng = np.random.default_rng([self.seed, pass_number, index])
+        texts = self._texts(clip)
+        subtitle = texts[rng.integers(len(texts))] if texts else None
+        caption = clip.caption if self.sources.caption else None
+        try:
+            video, frame = self._pixels(clip, index, rng)
+        except VideoDecodeError as error:
+            if self.on_decode_error == "raise":
+                raise
+            return Sample(clip.clip_id, failure=str(error))
+        return Sample(clip.clip_id, video, frame if self.sources.frame else None, subtitle or None, caption or None)
+
+    def _texts(self, clip: Clip) -> tuple[str, ...]:
+        if self.sources.subtitle == "captions":
+            return clip.captions
+        return (clip.subtitle,) if clip.subtitle else ()
+
+    def _pixels(self, clip: Clip, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The sampled frames [T, 3, S, S] and the middle frame [1, 3, S, S], from one decode."""
+        if clip.image is not None:
+            pixels = self.to_pixels(self._decoded(clip, index)[:1])
+            return pixels, pixels
+
+        def choose(total: int) -> np.ndarray:
+            if total == 1:
+                return np.zeros(2, np.int64)  # a single-frame file is an image: T = 1
+            sample = jittered_indices(total, self.num_frames, rng) if self.jitter else None
+            sample = uniform_indices(total, self.num_frames) if sample is None else sample
+            return np.append(sample, middle_index(total))
+
+        if self.cache is None:
+            frames = read_frames(clip.path, choose, time_range=clip.time_range, size=self.decoder_size)
+        else:
+            decoded = self._decoded(clip, index)
+            frames = decoded[choose(len(decoded))]
+        pixels = self.to_pixels(frames)
+        return pixels[:-1], pixels[-1:]
+
+    def _decoded(self, clip: Clip, index: int) -> np.ndarray:
+        """All frames of a clip, uint8 [F, H, W, 3], remembered if there is a cache."""
+        if self.cache is not None and index in self.cache:
+            return self.cache[index]
+        if clip.image is not None:
+            frames = read_image(clip.image)[None]
+        else:
+            frames = read_frames(clip.path, np.arange, time_range=clip.time_range, size=self.decoder_size)
+        if self.cache is not None:
+            self.cache[index] = frames
+        return frames
+
+
+def collate(samples: Sequence[Sample], tokenize: Tokenize, sources: Sources) -> Batch:
+    """Samples to a batch; failed ones are left out and listed.
+
+    Raises: VideoDecodeError if all failed; ManifestError if videos of different T meet.
+    """
+    failures = tuple((sample.clip_id, sample.failure) for sample in samples if sample.failure is not None)
+    good = [sample for sample in samples if sample.failure is None]
+    if not good:
+        raise VideoDecodeError(f"not one clip of a batch could be decoded; the first: {failures[0][1]}")
+    videos = [sample.video for sample in good if sample.video is not None]
+    if len({len(video) for video in videos}) != 1:
+        odd = min(good, key=lambda sample: len(sample.video))  # type: ignore[arg-type]  # none is None here
+        raise ManifestError(f"{odd.clip_id}: an image or single-frame file among videos; keep them in a manifest apart")
+    return Batch(
+        clip_ids=tuple(sample.clip_id for sample in good),
+        video=torch.stack(videos),
+        frame=torch.stack([s.frame for s in good if s.frame is not None]) if sources.frame else None,
+        subtitle=_text_batch([sample.subtitle for sample in good], tokenize),
+        caption=_text_batch([sample.caption for sample in good], tokenize) if sources.caption else None,
+        failures=failures,
+    )
+
+
+def _text_batch(texts: Sequence[str | None], tokenize: Tokenize) -> TextBatch:
+    tokens = tokenize([text or "" for text in texts])
+    return TextBatch(
+        tokens["input_ids"],
+        tokens["attention_mask"],
+        torch.tensor([text is not None for text in texts], dtype=torch.bool),
+    )

@@ -1,0 +1,24 @@
+"""The small synthetic world: real video files and manifests on which the whole method trains in minutes.
+
+`make_world` writes
+
+    images/, images.jsonl                     still images with alt texts (for the image-text warm start)
+    pretrain/, pretrain.jsonl                 videos with noisy subtitles and auxiliary captions (post-pre-training)
+    train/, val/, test/, retrieval.jsonl      videos with captions; `twin` names a clip's reversal in the same split
+    world.json                                seed, sizes, order-blind ceiling; written last: its presence means complete
+"""
+
+from clipvip.data.synthetic.make import SMOKE, WorldSize, make_world
+from clipvip.data.synthetic.world import SCENES, SHAPES, Scenario, all_scenarios, order_blind_ceiling, split_scenarios
+
+__all__ = [
+    "SCENES",
+    "SHAPES",
+    "SMOKE",
+    "Scenario",
+    "WorldSize",
+    "all_scenarios",
+    "make_world",
+    "order_blind_ceiling",
+    "split_scenarios",
+]

@@ -1,0 +1,147 @@
+"""Writes the small world: media files and manifests, in parallel, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clipvip.data.manifest import write_manifest
+from clipvip.data.synthetic import texts
+from clipvip.data.synthetic.render import draw_take, render_clip, write_video
+from clipvip.data.synthetic.world import Scenario, all_scenarios, order_blind_ceiling, split_scenarios
+from clipvip.records import Clip
+
+WORLD_VERSION = 1
+"""Raised whenever the same seed would give other files."""
+_CHUNK = 100
+_IMAGES, _PRETRAIN, _TRAIN, _VAL, _TEST = range(10, 15)  # streams of random numbers that never meet
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSize:
+    """How many files of each kind."""
+
+    images: int = 12_000
+    val_images: int = 300
+    pretrain: int = 4_000
+    train: int = 3_000
+    val: int = 300
+    test: int = 500
+
+
+SMOKE = WorldSize(images=600, val_images=60, pretrain=200, train=200, val=40, test=60)
+
+
+def make_world(
+    out: Path, seed: int = 0, size: WorldSize = WorldSize(), on_progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Write the world under `out` on all cores; a complete one of the same seed and size is kept.
+
+    on_progress: called with (files done, files in all). Returns: the contents of `world.json`.
+    """
+    out = out.absolute()
+    splits = split_scenarios(seed, size.val, size.test)
+    facts = {
+        "version": WORLD_VERSION,
+        "seed": seed,
+        "size": asdict(size),
+        "order_blind_ceiling": order_blind_ceiling(splits.test),
+    }
+    marker = out / "world.json"
+    if marker.exists() and json.loads(marker.read_text()) == facts:
+        return facts
+    if out.exists():
+        shutil.rmtree(out)
+    for folder in ("images", "pretrain", "train", "val", "test"):
+        (out / folder).mkdir(parents=True)
+
+    tasks: list[tuple[str, Callable[[int], Clip], int]] = [
+        ("images.jsonl", partial(_image, out, seed, size.images), size.images + size.val_images),
+        ("pretrain.jsonl", partial(_pretrain_clip, out, seed, splits.train), size.pretrain),
+        ("retrieval.jsonl", partial(_train_clip, out, seed, splits.train), size.train),
+        ("retrieval.jsonl", partial(_held_out_clip, out, seed, "val", splits.val), len(splits.val)),
+        ("retrieval.jsonl", partial(_held_out_clip, out, seed, "test", splits.test), len(splits.test)),
+    ]
+    manifests: dict[str, list[Clip]] = {}
+    total, done = sum(count for *_, count in tasks), 0
+    # spawn, not fork: it exists everywhere, and the caller may already run threads
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        jobs = [
+            (name, pool.submit(_make_chunk, make, range(start, min(start + _CHUNK, count))))
+            for name, make, count in tasks
+            for start in range(0, count, _CHUNK)
+        ]
+        for name, job in jobs:
+            manifests.setdefault(name, []).extend(clips := job.result())
+            done += len(clips)
+            if on_progress:
+                on_progress(done, total)
+    for name, clips in manifests.items():
+        write_manifest(out / name, clips)
+    marker.write_text(json.dumps(facts, indent=2))
+    return facts
+
+
+def _make_chunk(make: Callable[[int], Clip], numbers: range) -> list[Clip]:
+    return [make(number) for number in numbers]
+
+
+def _image(out: Path, seed: int, num_train: int, number: int) -> Clip:
+    rng = np.random.default_rng([seed, _IMAGES, number])
+    universe = all_scenarios()
+    scenario = universe[rng.integers(len(universe))]
+    still = Scenario(scenario.shape, scenario.color, scenario.scene, "still")
+    take = draw_take(rng)
+    path = out / "images" / f"{number:05d}.png"
+    Image.fromarray(render_clip(still, take, rng, num_frames=1)[0]).save(path, compress_level=1)
+    split = "train" if number < num_train else "val"
+    return Clip(f"image{number:05d}", image=path, captions=(texts.alt_text(still, take, rng),), split=split)
+
+
+def _pretrain_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> Clip:
+    rng = np.random.default_rng([seed, _PRETRAIN, number])
+    scenario = pool[rng.integers(len(pool))]
+    take = draw_take(rng)
+    path = out / "pretrain" / f"{number:05d}.mp4"
+    write_video(path, render_clip(scenario, take, rng))
+    said = texts.subtitle(scenario, pool, rng)
+    seen = texts.auxiliary_caption(scenario, take, rng)
+    return Clip(f"pretrain{number:05d}", video=path, subtitle=said, caption=seen, split="train")
+
+
+def _train_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> Clip:
+    rng = np.random.default_rng([seed, _TRAIN, number])
+    scenario = pool[number % len(pool)]
+    path = out / "train" / f"{number:05d}.mp4"
+    write_video(path, render_clip(scenario, draw_take(rng), rng))
+    captions = tuple(texts.caption(scenario, rng) for _ in range(3))
+    return Clip(f"train{number:05d}", video=path, captions=captions, split="train")
+
+
+def _held_out_clip(out: Path, seed: int, split: str, gallery: Sequence[Scenario], number: int) -> Clip:
+    scenario = gallery[number]
+    partner = number ^ 1  # twins are neighbours
+    has_twin = partner < len(gallery) and scenario != gallery[partner] == scenario.twin
+    # twins share one take: the second one is the first one's frames backwards, to the pixel
+    stream = _VAL if split == "val" else _TEST
+    rng = np.random.default_rng([seed, stream, min(number, partner) if has_twin else number])
+    backwards = has_twin and number > partner
+    frames = render_clip(scenario.twin if backwards else scenario, draw_take(rng), rng)
+    path = out / split / f"{number:05d}.mp4"
+    write_video(path, frames[::-1] if backwards else frames)
+    words = np.random.default_rng([seed, stream, number, 1])
+    extra = {"twin": f"{split}{partner:05d}"} if has_twin else {}
+    return Clip(
+        f"{split}{number:05d}", video=path, captions=(texts.caption(scenario, words),), split=split, extra=extra
+    )

@@ -1,0 +1,145 @@
+"""The four kinds of text the method needs, for any scenario of the small world.
+
+Captions (downstream) say the whole event; auxiliary captions describe the middle frame only, as an image captioner
+would, and err on the shape in 5 % of cases; alt texts describe still images in another style; subtitles are what a
+narrator might say: partly relevant, often not, with words lost or garbled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipvip.data.synthetic.render import SIZE, Take
+from clipvip.data.synthetic.world import SHAPES, Scenario
+
+NAMES = {
+    "circle": ("circle", "disc"),
+    "square": ("square", "box"),
+    "triangle": ("triangle", "wedge"),
+    "cross": ("cross", "plus sign"),
+}
+PLACES = {
+    "meadow": ("on the meadow", "on the grass"),
+    "desert": ("in the desert", "on the sand"),
+    "night": ("at night", "in the dark of night"),
+    "street": ("on the street", "on the pavement"),
+}
+VERBS = {
+    "still": ("stays still", "does not move", "remains at rest"),
+    "grow": ("grows", "gets bigger", "becomes larger"),
+    "shrink": ("shrinks", "gets smaller", "becomes smaller"),
+    "appear": ("appears", "shows up", "comes into view"),
+    "disappear": ("disappears", "vanishes", "goes out of view"),
+    "jump_dark": ("jumps and then goes dark", "first hops, then turns dark"),
+    "dark_jump": ("goes dark and then jumps", "first turns dark, then hops"),
+}
+FILLERS = ("so", "well", "okay", "you know", "right", "um", "now", "and", "look")
+OFF_TOPIC = (
+    "thanks for watching and see you next week",
+    "do not forget to subscribe to the channel",
+    "my sister called me about the weekend",
+    "this part was recorded on another day",
+    "the music is by a friend of mine",
+    "let me tell you a story about my neighbour",
+    "we had pasta and it was really good",
+    "the weather report said rain tomorrow",
+    "leave your questions in the comments",
+    "I need a new chair for this room",
+)
+IMAGE_ERROR_RATE = 0.05
+WORD_LOSS_RATE = 0.12
+
+
+def caption(scenario: Scenario, rng: np.random.Generator) -> str:
+    """A full description of the clip: object, scene and event, in one of four forms with synonyms."""
+    who, does, where = _clause(scenario, rng)
+    forms = (
+        f"{who} {does} {where}",
+        f"{where}, {who} {does}",
+        f"we see how {who} {does} {where}",
+        f"{who} {where} {does}",
+    )
+    return forms[rng.integers(len(forms))]
+
+
+def auxiliary_caption(scenario: Scenario, take: Take, rng: np.random.Generator) -> str:
+    """What an image captioner says of the middle frame; no word of motion, the wrong shape in 5 % of cases."""
+    shape, color, scene = scenario.shape, scenario.color, scenario.scene
+    middle_is_after = take.cut <= 0.5
+    if middle_is_after and scenario.target:
+        match scenario.event:
+            case "recolor":
+                color = scenario.target
+            case "reshape":
+                shape = scenario.target
+            case "rescene":
+                scene = scenario.target
+    where = _pick(PLACES[scene], rng)
+    if (scenario.event == "appear" and not middle_is_after) or (scenario.event == "disappear" and middle_is_after):
+        return f"an empty place {where}"
+    if rng.random() < IMAGE_ERROR_RATE:
+        shape = _pick([s for s in SHAPES if s != shape], rng)
+    forms = ("a {c} {s} {w}", "there is a {c} {s} {w}", "a picture of a {c} {s} {w}")
+    return _pick(forms, rng).format(c=color, s=_pick(NAMES[shape], rng), w=where)
+
+
+def alt_text(scenario: Scenario, take: Take, rng: np.random.Generator) -> str:
+    """The web page's text for a still image: size and position words, another style than the captions'."""
+    size = "small" if take.radius < 10 else "large"
+    side = "left" if take.x < SIZE / 2 else "right"
+    thing = f"{scenario.color} {_pick(NAMES[scenario.shape], rng)}"
+    where = _pick(PLACES[scenario.scene], rng)
+    forms = ("{z} {t} {w}, {d} side", "photo: {t} ({z}), {d}, {w}", "{t} {w}", "{w}: one {z} {t}")
+    return _pick(forms, rng).format(z=size, t=thing, w=where, d=side)
+
+
+def subtitle(scenario: Scenario, others: Sequence[Scenario], rng: np.random.Generator) -> str:
+    """What is said over the clip: 40 % relevant but partial, 20 % about another clip, 40 % off-topic."""
+    kind = rng.random()
+    if kind < 0.6:
+        told = scenario if kind < 0.4 else others[rng.integers(len(others))]
+        parts = list(_clause(told, rng))
+        del parts[rng.integers(3)]
+        said = " ".join(parts)
+    else:
+        said = _pick(OFF_TOPIC, rng)
+    words: list[str] = []
+    for word in said.split():
+        if rng.random() >= WORD_LOSS_RATE:
+            words.append(word)
+        elif rng.random() < 0.5:
+            words.append(_garble(word, rng))
+    for _ in range(rng.integers(0, 3)):
+        words.insert(int(rng.integers(len(words) + 1)), _pick(FILLERS, rng))
+    return " ".join(words) or _pick(FILLERS, rng)
+
+
+def _clause(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str]:
+    """(who, does, where)."""
+    name = _pick(NAMES[scenario.shape], rng)
+    article = _pick(("a", "the"), rng)
+    who, where = f"{article} {scenario.color} {name}", _pick(PLACES[scenario.scene], rng)
+    match scenario.event:
+        case "recolor":
+            change = _pick(("turns from {a} to {b}", "is {a} and then {b}"), rng)
+            return f"{article} {name}", change.format(a=scenario.color, b=scenario.target), where
+        case "reshape":
+            change = _pick(("turns into a {b}", "becomes a {b}"), rng)
+            return who, change.format(b=_pick(NAMES[scenario.target], rng)), where
+        case "rescene":
+            there = _pick(PLACES[scenario.target], rng)
+            return who, "is", _pick((f"first {where} and then {there}", f"{where} and later {there}"), rng)
+    return who, _pick(VERBS[scenario.event], rng), where
+
+
+def _garble(word: str, rng: np.random.Generator) -> str:
+    letters = list(word)
+    i = int(rng.integers(len(letters)))
+    letters[i] = "abcdefghijklmnopqrstuvwxyz"[rng.integers(26)]
+    return "".join(letters)
+
+
+def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[rng.integers(len(options))]

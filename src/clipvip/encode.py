@@ -1,0 +1,179 @@
+"""The one inference path: files and texts to unit-norm embeddings.
+
+Evaluation, validation during training, the search index and notebooks all come through `Encoder`.
+
+Shapes: N items, T frames, S image size, E embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from transformers import AutoConfig
+
+from clipvip.errors import CheckpointError, InputError, UsageError
+from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
+from clipvip.model.clipvip import load_strictly
+from clipvip.model.processor import Media
+from clipvip.records import Clip, Embeddings
+
+
+class Encoder:
+    """A model with its processor, ready for inference.
+
+    Use `clipvip.load(folder)` to get one. Vectors are float32 NumPy arrays [N, E] of unit norm, in the order given.
+    """
+
+    def __init__(self, model: ClipVipModel, processor: ClipVipProcessor):
+        self.model = model
+        self.processor = processor
+
+    @property
+    def embedding_size(self) -> int:
+        """E."""
+        return self.model.config.projection_dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies weights, processor and sampling (not dtype or device): embeddings compare only if it agrees."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if name != "logit_scale":  # scales similarities, changes no embedding
+                digest.update(name.encode())
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        config = self.model.config
+        settings = {
+            "processor": {k: v for k, v in self.processor.to_dict().items() if k != "processor_class"},
+            "tokenizer": self.processor.tokenizer.backend_tokenizer.to_str(),
+            "aggregator": config.aggregator,
+            "heads": [config.text_config.num_attention_heads, config.vision_config.num_attention_heads],
+            "act": [config.text_config.hidden_act, config.vision_config.hidden_act],
+        }
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:16]
+
+    def encode_videos(self, videos: Iterable[Media], *, batch_size: int = 16, progress: bool = False) -> np.ndarray:
+        """Videos to float32 [N, E]. videos: paths, (path, start_s, end_s), or uint8 frames [T, H, W, 3].
+
+        Raises: VideoDecodeError for the first file that cannot be decoded.
+        """
+        return self._encode_media(list(videos), self.processor.video_pixels, batch_size, progress, "encoding videos")
+
+    def encode_images(self, images: Iterable[Media], *, batch_size: int = 64, progress: bool = False) -> np.ndarray:
+        """Images to float32 [N, E], each as a one-frame video. images: paths, or uint8 [H, W, 3]."""
+        return self._encode_media(list(images), self.processor.image_pixels, batch_size, progress, "encoding images")
+
+    def encode_texts(self, texts: Iterable[str], *, batch_size: int = 256, progress: bool = False) -> np.ndarray:
+        """Texts to float32 [N, E]."""
+        if isinstance(texts, str):
+            raise InputError(f"encode_texts: expected a list of strings, got one string: [{texts!r}]?")
+        texts = list(texts)
+        vectors = np.empty((len(texts), self.embedding_size), np.float32)
+        # texts of like length share a batch, so little is computed on padding
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        for rows in track(chunks, "encoding texts", disable=not progress):
+            tokens = self.processor.tokenize([texts[i] for i in rows])
+            with torch.inference_mode():
+                features = self.model.encode_text(tokens["input_ids"].to(self.model.device), tokens["attention_mask"])
+            vectors[rows] = features.float().cpu().numpy()
+        return vectors
+
+    def encode_clips(self, clips: Sequence[Clip], *, batch_size: int = 16, progress: bool = False) -> Embeddings:
+        """The clips of a manifest, videos and images alike."""
+
+        def pixels(clip: Clip) -> Tensor:
+            if clip.image is not None:
+                return self.processor.image_pixels(clip.image)
+            span = clip.time_range
+            return self.processor.video_pixels(clip.path if span is None else (clip.path, *span))
+
+        vectors = self._encode_media(clips, pixels, batch_size, progress, "encoding clips")
+        return Embeddings(tuple(clip.clip_id for clip in clips), vectors, self.fingerprint)
+
+    def encode_pixels(self, pixel_values: Tensor) -> np.ndarray:
+        """Processed pixels [B, T, 3, S, S] to float32 [B, E]: for callers that decode on their own."""
+        with torch.inference_mode():
+            features = self.model.encode_video(pixel_values.to(self.model.device, self.model.dtype))
+        return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+    def _encode_media(
+        self,
+        items: Sequence[Any],
+        to_pixels: Callable[[Any], Tensor],
+        batch_size: int,
+        progress: bool,
+        title: str,
+    ) -> np.ndarray:
+        vectors = np.empty((len(items), self.embedding_size), np.float32)
+        waiting: dict[int, list[tuple[int, Tensor]]] = {}  # by T: single-frame files cannot share a batch with videos
+
+        def flush(batch: list[tuple[int, Tensor]]) -> None:
+            rows = [row for row, _ in batch]
+            vectors[rows] = self.encode_pixels(torch.stack([pixels for _, pixels in batch]))
+            batch.clear()
+
+        decoded = enumerate(_ahead(to_pixels, items, ahead=2 * batch_size))
+        for row, pixels in track(decoded, title, total=len(items), disable=not progress):
+            batch = waiting.setdefault(len(pixels), [])
+            batch.append((row, pixels))
+            if len(batch) == batch_size:
+                flush(batch)
+        for batch in waiting.values():
+            if batch:
+                flush(batch)
+        return vectors
+
+
+def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Encoder:
+    """An `Encoder` from a clipvip model folder, a CLIP folder, or a hub id of either.
+
+    device: "auto" (CUDA, then MPS, then CPU) or a torch device name. dtype: "auto" (bfloat16 on CUDA, else float32),
+    "float32" or "bfloat16". Plain CLIP weights load with aggregator="mean": search works with any CLIP.
+    Raises: CheckpointError if the folder is missing, incomplete or not such a model.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype != "auto" and dtype not in dtypes:
+        raise UsageError(f"dtype={dtype!r}: choose auto, float32 or bfloat16")
+    torch_dtype = dtypes[dtype] if dtype != "auto" else torch.bfloat16 if device == "cuda" else torch.float32
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source}: no model there: {' '.join(str(error).split())}") from error
+    if isinstance(config, ClipVipConfig):
+        model = load_strictly(ClipVipModel, source)
+        processor = ClipVipProcessor.from_pretrained(source)
+    else:
+        model = ClipVipModel.from_clip(source, aggregator="mean")
+        processor = ClipVipProcessor.from_clip(source)
+    return Encoder(model.eval().to(device, torch_dtype), processor)
+
+
+def _ahead(function: Callable[[Any], Tensor], items: Iterable[Any], *, ahead: int) -> Iterator[Tensor]:
+    """Results in order, computed by threads up to `ahead` items early: decoding overlaps with the model."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pending: deque[Future[Tensor]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,134 @@
+"""Ranks and what is reported of them. One query, one rank, whatever the ties.
+
+Shapes: N texts, V videos. All passes go over blocks of rows, so no temporary has the size of the similarity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipvip.errors import InputError, UsageError
+
+TIES = {"average": 0.5, "optimistic": 0.0, "pessimistic": 1.0}
+"""How much of its ties ranks above the true answer."""
+
+_BLOCK_ENTRIES = 1 << 22
+
+
+def retrieval_metrics(
+    similarity: ArrayLike,
+    text_to_video: ArrayLike | None = None,
+    *,
+    similarity_v2t: ArrayLike | None = None,
+    ties: str = "average",
+) -> dict[str, dict[str, float]]:
+    """Recall and rank of both directions; arguments, queries and errors as in `retrieval_ranks`.
+
+    Returns: {"t2v": {...}, "v2t": {...}} with "R@1", "R@5", "R@10" (percent of queries with rank <= K), "MeanR@"
+    (the mean of the three), "MdR" and "MnR" (median and mean rank).
+    """
+    ranks = retrieval_ranks(similarity, text_to_video, similarity_v2t=similarity_v2t, ties=ties)
+    return {direction: _summary(of_queries) for direction, of_queries in ranks.items()}
+
+
+def retrieval_ranks(
+    similarity: ArrayLike,
+    text_to_video: ArrayLike | None = None,
+    *,
+    similarity_v2t: ArrayLike | None = None,
+    ties: str = "average",
+) -> dict[str, np.ndarray]:
+    """The rank of each query's true answer: 1 + strictly better + a share of its ties.
+
+    similarity: [N, V]; text_to_video: int [N], each text's video (default: the diagonal of a square similarity).
+    similarity_v2t: another [N, V] to rank v2t by (re-scored). ties: share that ranks above the true answer,
+    "average" half, "optimistic" none, "pessimistic" all; "average" ranks may be fractional.
+    v2t: the best true caption of a video counts, its other captions do not stand against it; a video without any
+    caption is a candidate of t2v, but no v2t query.
+
+    Returns: {"t2v": float64 [N], "v2t": float64 [videos with a caption], in index order}.
+    Raises: InputError for NaN, infinity, shapes and indices out of range; UsageError for an unknown `ties`.
+    """
+    if ties not in TIES:
+        raise UsageError(f"ties={ties!r}: unknown; choose one of {', '.join(TIES)}")
+    scores = check_similarity("similarity", similarity)
+    scores_v2t = scores if similarity_v2t is None else check_similarity("similarity_v2t", similarity_v2t)
+    if scores_v2t.shape != scores.shape:
+        raise InputError(f"similarity_v2t: shape {scores_v2t.shape}, expected {scores.shape} like similarity")
+    owners = _check_owners(text_to_video, scores.shape)
+    return {"t2v": _ranks_t2v(scores, owners, TIES[ties]), "v2t": _ranks_v2t(scores_v2t, owners, TIES[ties])}
+
+
+def check_similarity(name: str, similarity: ArrayLike) -> np.ndarray:
+    """The similarity as a two-dimensional array of finite numbers. Raises: InputError naming what and where."""
+    scores = np.asarray(similarity)
+    if scores.ndim != 2 or scores.size == 0 or scores.dtype.kind not in "fiu":
+        raise InputError(f"{name}: {scores.dtype} {scores.shape}, expected numbers [num_texts, num_videos], not empty")
+    for rows in row_blocks(scores.shape):
+        finite = np.isfinite(scores[rows])
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            row += rows.start
+            raise InputError(
+                f"{name}[{row}, {column}] is {scores[row, column]}; check the embeddings of text {row}, video {column}"
+            )
+    return scores
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of rows, each of about `_BLOCK_ENTRIES` entries."""
+    step = max(1, _BLOCK_ENTRIES // shape[1])
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def _check_owners(text_to_video: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
+    num_texts, num_videos = shape
+    if text_to_video is None:
+        if num_texts != num_videos:
+            raise InputError(f"similarity: shape {shape} is not square; give text_to_video, each text's video index")
+        return np.arange(num_texts)
+    owners = np.asarray(text_to_video)
+    if owners.shape != (num_texts,) or owners.dtype.kind not in "iu":
+        raise InputError(f"text_to_video: {owners.dtype} {owners.shape}, expected integers ({num_texts},)")
+    outside = np.flatnonzero((owners < 0) | (owners >= num_videos))
+    if outside.size:
+        text = outside[0]
+        raise InputError(f"text_to_video[{text}] is {owners[text]}; similarity has the videos 0 to {num_videos - 1}")
+    return owners
+
+
+def _ranks_t2v(scores: np.ndarray, owners: np.ndarray, share: float) -> np.ndarray:
+    true = scores[np.arange(len(owners)), owners]  # [N]
+    better, equal = _count(scores, true[:, None], axis=1)
+    return 1.0 + better + share * (equal - 1)
+
+
+def _ranks_v2t(scores: np.ndarray, owners: np.ndarray, share: float) -> np.ndarray:
+    num_videos = scores.shape[1]
+    true = scores[np.arange(len(owners)), owners]  # [N]
+    best = np.full(num_videos, scores.min(), dtype=scores.dtype)
+    np.maximum.at(best, owners, true)
+    better, equal = _count(scores, best[None, :], axis=0)
+    own_equal = np.bincount(owners[true == best[owners]], minlength=num_videos)
+    ranks = 1.0 + better + share * (equal - own_equal)
+    return ranks[own_equal > 0]
+
+
+def _count(scores: np.ndarray, true: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Entries above and equal to `true` (which broadcasts against the scores) along an axis."""
+    true = np.broadcast_to(true, scores.shape)
+    better, equal = np.zeros((2, scores.shape[1 - axis]), dtype=np.int64)
+    for rows in row_blocks(scores.shape):
+        queries = rows if axis == 1 else slice(None)
+        better[queries] += np.count_nonzero(scores[rows] > true[rows], axis=axis)
+        equal[queries] += np.count_nonzero(scores[rows] == true[rows], axis=axis)
+    return better, equal
+
+
+def _summary(ranks: np.ndarray) -> dict[str, float]:
+    recalls = {f"R@{k}": float(100.0 * np.mean(ranks <= k)) for k in (1, 5, 10)}
+    mean_recall = sum(recalls.values()) / len(recalls)
+    return recalls | {"MeanR@": mean_recall, "MdR": float(np.median(ranks)), "MnR": float(np.mean(ranks))}

@@ -1,0 +1,100 @@
+"""The transformer block both towers share, with CLIP's parameter names.
+
+Shapes: B batch, N tokens, Q queries (the first Q <= N tokens), D width, H heads, d = D / H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPVisionConfig
+from transformers.activations import ACT2FN
+
+QUICK_GELU = 1.702
+TowerConfig = CLIPTextConfig | CLIPVisionConfig
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q [B, H, Q, d], k [B, H, N, d], v [B, H, N, d]) -> [B, H, Q, d]: who sees whom is the tower's business."""
+
+
+class Attention(nn.Module):
+    """Query, key, value and output projections around an attention function."""
+
+    def __init__(self, config: TowerConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, attend: Attend, num_queries: int | None) -> Tensor:
+        """x [B, N, D] -> [B, Q, D]; `num_queries`: only the first Q tokens ask (None: all)."""
+        q = self._heads(self.q_proj(x[:, :num_queries]))
+        k, v = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, N, D] -> [B, H, N, d]
+
+
+class MLP(nn.Module):
+    """Two linear layers with the configured activation between.
+
+    CLIP's quick GELU, h * sigmoid(a h) with a = 1.702, is silu(a h) / a: with both factors moved into the (small)
+    weights, the (large) activations see one fused operation instead of three.
+    """
+
+    def __init__(self, config: TowerConfig):
+        super().__init__()
+        self.config = config
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        if self.config.hidden_act != "quick_gelu":
+            return self.fc2(self.activation_fn(self.fc1(x)))
+        h = F.silu(F.linear(x, QUICK_GELU * self.fc1.weight, QUICK_GELU * self.fc1.bias))
+        return F.linear(h, self.fc2.weight / QUICK_GELU, self.fc2.bias)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: TowerConfig):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = Attention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, attend: Attend, num_queries: int | None = None) -> Tensor:
+        """x [B, N, D] -> [B, Q, D]: tokens beyond the first Q serve as keys and values only and are not updated."""
+        x = x[:, :num_queries] + self.self_attn(self.layer_norm1(x), attend, num_queries)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(nn.Module):
+    """The stack of blocks."""
+
+    def __init__(self, config: TowerConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+
+
+def init_block_weights(module: Attention | MLP, factor: float, normal: Callable[..., object]) -> None:
+    """CLIP's start: weights narrow with width and depth. `normal(tensor, std=...)` fills a tensor."""
+    config = module.config
+    width_std = config.hidden_size**-0.5
+    residual_std = width_std * (2 * config.num_hidden_layers) ** -0.5
+    if isinstance(module, Attention):
+        for projection in (module.q_proj, module.k_proj, module.v_proj):
+            normal(projection.weight, std=residual_std * factor)
+        normal(module.out_proj.weight, std=width_std * factor)
+    else:
+        normal(module.fc1.weight, std=(2 * config.hidden_size) ** -0.5 * factor)
+        normal(module.fc2.weight, std=residual_std * factor)

@@ -1,0 +1,170 @@
+"""`ClipVipProcessor`: files, frames and texts to model inputs, with the choices that training and search must share.
+
+Shapes: B videos, T frames, S image size, N texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from clipvip.errors import CheckpointError, ConfigError, InputError
+from clipvip.video import read_frames, read_image
+from clipvip.video.transforms import CLIP_MEAN, CLIP_STD, decoder_size, to_pixel_values
+
+Media = str | Path | tuple[str | Path, float, float] | np.ndarray | Tensor
+"""A file, (file, start_s, end_s), or decoded frames uint8 [T, H, W, 3]."""
+
+
+class ClipVipProcessor(ProcessorMixin):
+    """Turns videos, images and texts into `pixel_values`, `input_ids` and `attention_mask`.
+
+    tokenizer: a CLIP tokeniser.
+    num_frames: frames taken from a video, evenly spaced; a file with a single frame gives T = 1.
+    image_size: side of the square input in pixels.
+    resize: "squash" (both sides to image_size, as released) or "crop" (shorter side, then centre crop, as CLIP).
+    resize_in: "tensor" (float bicubic) or "decoder" (the decoder's scaler: faster, for models trained that way).
+    antialias: whether "tensor" resizing filters first (released code: no; CLIP's own preprocessing: yes).
+    image_mean, image_std: per channel. max_text_tokens: longer texts are cut, their end token kept.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        num_frames: int = 12,
+        image_size: int = 224,
+        resize: str = "squash",
+        resize_in: str = "tensor",
+        antialias: bool = False,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+        max_text_tokens: int = 70,
+    ):
+        if resize not in ("squash", "crop"):
+            raise ConfigError(f"resize={resize!r}: choose 'squash' or 'crop'")
+        if resize_in not in ("tensor", "decoder"):
+            raise ConfigError(f"resize_in={resize_in!r}: choose 'tensor' or 'decoder'")
+        self.num_frames = num_frames
+        self.image_size = image_size
+        self.resize = resize
+        self.resize_in = resize_in
+        self.antialias = antialias
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.max_text_tokens = max_text_tokens
+        super().__init__(tokenizer)
+
+    def __call__(
+        self,
+        videos: Media | Sequence[Media] | None = None,
+        texts: str | Sequence[str] | None = None,
+        images: Media | Sequence[Media] | None = None,
+    ) -> BatchFeature:
+        """Model inputs for whatever is given.
+
+        videos: paths, (path, start_s, end_s) or uint8 [T, H, W, 3]; images: paths or uint8 [H, W, 3] (T = 1);
+        not both. Returns: `pixel_values` float32 [B, T, 3, S, S], `input_ids` and `attention_mask` int64 [N, tokens].
+        Raises: VideoDecodeError, InputError.
+        """
+        if videos is not None and images is not None:
+            raise InputError("ClipVipProcessor: give videos or images, not both in one call")
+        features: dict[str, Tensor] = {}
+        if videos is not None or images is not None:
+            if videos is not None:
+                pixels = [self.video_pixels(video) for video in _as_list(videos)]
+            else:
+                pixels = [self.image_pixels(image) for image in _as_list(images)]
+            lengths = {len(video) for video in pixels}
+            if len(lengths) != 1:
+                raise InputError(
+                    f"videos of {sorted(lengths)} frames do not fit one batch: process single-frame files apart"
+                )
+            features["pixel_values"] = torch.stack(pixels)
+        if texts is not None:
+            features |= self.tokenize([texts] if isinstance(texts, str) else texts)
+        return BatchFeature(features)
+
+    def video_pixels(self, video: Media) -> Tensor:
+        """One video to float32 [T, 3, S, S]; frames given as an array are taken as they are."""
+        if isinstance(video, np.ndarray | Tensor):
+            return self.frames_to_pixels(video)
+        path, time_range = (video[0], (video[1], video[2])) if isinstance(video, tuple) else (video, None)
+        return self.frames_to_pixels(
+            read_frames(path, num_frames=self.num_frames, time_range=time_range, size=self.decoder_size)
+        )
+
+    def image_pixels(self, image: Media) -> Tensor:
+        """One image to float32 [1, 3, S, S]."""
+        if isinstance(image, tuple):
+            raise InputError(f"{image[0]}: an image has no time range")
+        array = image if isinstance(image, np.ndarray | Tensor) else read_image(image)
+        return self.frames_to_pixels(array[None])
+
+    def frames_to_pixels(self, frames: np.ndarray | Tensor) -> Tensor:
+        """Decoded frames uint8 [T, H, W, 3] to normalised float32 [T, 3, S, S]. Raises: InputError."""
+        return to_pixel_values(
+            frames,
+            self.image_size,
+            resize=self.resize,
+            antialias=self.antialias,
+            mean=self.image_mean,
+            std=self.image_std,
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Texts to `input_ids` and `attention_mask`, padded to the longest of them."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"texts: expected strings, got {text!r}")
+        tokens = self.tokenizer(
+            list(texts), padding="longest", truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
+        )
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+
+    @property
+    def decoder_size(self) -> tuple[int, int] | int | None:
+        """What to ask `read_frames` for as `size`: None where resizing happens on tensors."""
+        return decoder_size(self.resize, self.image_size) if self.resize_in == "decoder" else None
+
+    @classmethod
+    def from_clip(cls, source: str | Path, *, num_frames: int = 12) -> ClipVipProcessor:
+        """The processor that plain CLIP weights want: crop, antialiased, with the folder's own size, mean and std.
+
+        Raises: CheckpointError if the folder has no tokeniser.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{source}: no CLIP tokeniser there: {' '.join(str(error).split())}") from error
+        config = AutoConfig.from_pretrained(source)
+        image = _image_processor_settings(source)
+        return cls(
+            tokenizer,
+            num_frames=num_frames,
+            image_size=config.vision_config.image_size,
+            resize="crop",
+            antialias=True,
+            image_mean=image.get("image_mean", CLIP_MEAN),
+            image_std=image.get("image_std", CLIP_STD),
+            max_text_tokens=config.text_config.max_position_embeddings,
+        )
+
+
+def _image_processor_settings(source: str | Path) -> dict[str, Any]:
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    except OSError:  # folders without one exist; CLIP's mean and std are then the only sensible choice
+        return {}
+    return settings
+
+
+def _as_list(media: Any) -> list[Media]:
+    return list(media) if isinstance(media, list) else [media]

@@ -1,0 +1,52 @@
+"""The text tower: CLIP's causal transformer, pooled at the first end-of-text token.
+
+Shapes: N texts, S tokens, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextConfig
+
+from clipvip.model.layers import Encoder
+
+
+class TextEmbeddings(nn.Module):
+    """Token plus position embedding."""
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """[N, S] -> [N, S, D]."""
+        return self.token_embedding(input_ids) + self.position_embedding.weight[: input_ids.shape[1]]
+
+
+class TextTransformer(nn.Module):
+    """The tower. Attention is causal, so whatever follows the first end token cannot change the pooled output."""
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.eos_token_id = config.eos_token_id
+        self.embeddings = TextEmbeddings(config)
+        self.encoder = Encoder(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """[N, S] -> [N, D]: the final state at each text's first end token."""
+        end = (input_ids == self.eos_token_id).int().argmax(dim=1)  # the first maximum
+        return self.hidden_states(input_ids)[torch.arange(len(end), device=end.device), end]
+
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
+        """Final layer-normed states of all tokens, [N, S, D]."""
+        attend = partial(F.scaled_dot_product_attention, is_causal=True)
+        x = self.embeddings(input_ids)
+        for layer in self.encoder.layers:
+            x = layer(x, attend)
+        return self.final_layer_norm(x)

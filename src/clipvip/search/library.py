@@ -1,0 +1,290 @@
+"""A library of video segments in a LanceDB folder: what was indexed, with which model, and the nearest to a query.
+
+Two tables: `segments` (small rows, read whole) and `thumbnails` (read one at a time). The schema of `segments`
+carries the settings of the index. Shapes: N segments, E embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from clipvip.encode import Encoder
+from clipvip.errors import InputError, SearchIndexError
+from clipvip.search.ingest import EncodedVideo, Skipped, VideoFile, encode_files, find_videos
+from clipvip.search.segments import STRIDE_S, WINDOW_S, check_windows
+
+try:
+    import lancedb
+    import pyarrow as pa
+except ImportError as error:
+    raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`') from error
+
+SCHEMA_VERSION = 1
+COMMIT_FILES, COMMIT_S = 64, 30.0
+"""An interrupted run loses at most this much; more commits would make more versions to clean up."""
+_THUMBNAILS = pa.schema([("segment_id", pa.string()), ("jpeg", pa.binary())])
+KEEP_VERSIONS = timedelta(hours=1)  # for readers that are at work while a run ends
+FILE_COLUMNS = ["segment_id", "root", "path", "size_bytes", "mtime_ns"]
+
+State: TypeAlias = tuple[int, int]
+"""Size and modification time of a file: if they are as they were, so is its content."""
+_NOT_INDEXED: tuple[State | None, list[str]] = (None, [])
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an index was made with. model: a hub id, or the absolute path of a folder; the fingerprint decides."""
+
+    model: str
+    fingerprint: str
+    embedding_size: int
+    window_s: float
+    stride_s: float
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer: a segment of a video. rank counts from 1; score is the cosine similarity."""
+
+    rank: int
+    score: float
+    video: Path
+    start_s: float
+    end_s: float
+    segment_id: str
+
+
+@dataclass(slots=True)
+class IndexSummary:
+    """What one run of `Library.add` did: encoded files with their segments and hours, and the others."""
+
+    videos: int = 0
+    segments: int = 0
+    hours: float = 0.0
+    unchanged: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+class Library:
+    """A search index. Get one with `Library.create` or `Library.open`."""
+
+    def __init__(self, uri: str, settings: Settings, segments: Any, thumbnails: Any):
+        self.uri = uri
+        self.settings = settings
+        self._segments = segments
+        self._thumbnails = thumbnails
+
+    @classmethod
+    def create(
+        cls,
+        uri: str | os.PathLike[str],
+        encoder: Encoder,
+        *,
+        model: str | os.PathLike[str],
+        window_s: float = WINDOW_S,
+        stride_s: float = STRIDE_S,
+    ) -> Library:
+        """A new, empty index. model: where `encoder` was loaded from, so that a search can load it again.
+
+        Raises: SearchIndexError if there is an index already; UsageError for impossible windows.
+        """
+        check_windows(window_s, stride_s)
+        if cls.exists(uri):
+            raise SearchIndexError(f"{uri}: there is a search index already; open it, or delete the folder")
+        source = os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
+        settings = Settings(source, encoder.fingerprint, encoder.embedding_size, window_s, stride_s)
+        database = lancedb.connect(os.fspath(uri))
+        # `segments` comes last: with it the index exists
+        database.create_table("thumbnails", schema=_THUMBNAILS, mode="overwrite")
+        database.create_table("segments", schema=_segments_schema(settings))
+        return cls.open(uri)
+
+    @classmethod
+    def open(cls, uri: str | os.PathLike[str]) -> Library:
+        """An existing index. Raises: SearchIndexError if there is none, or one of another schema."""
+        if not cls.exists(uri):
+            raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
+        database = lancedb.connect(os.fspath(uri))
+        segments = database.open_table("segments")
+        settings = json.loads((segments.schema.metadata or {}).get(b"clipvip", b"{}"))
+        version = settings.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise SearchIndexError(
+                f"{uri}: an index of schema {version}, this clipvip reads {SCHEMA_VERSION}; index again in another folder"
+            )
+        return cls(os.fspath(uri), Settings(**settings), segments, database.open_table("thumbnails"))
+
+    @staticmethod
+    def exists(uri: str | os.PathLike[str]) -> bool:
+        """Whether there is an index."""
+        uri = os.fspath(uri)
+        if "://" not in uri and not os.path.isdir(uri):
+            return False  # connecting would make the folder
+        return "segments" in lancedb.connect(uri).list_tables().tables
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raises: SearchIndexError if the vectors of `encoder` do not compare with those of this index."""
+        if encoder.fingerprint != self.settings.fingerprint:
+            raise SearchIndexError(
+                f"{self.uri}: made with {self.settings.model} (fingerprint {self.settings.fingerprint}), but the model "
+                f"given has the fingerprint {encoder.fingerprint}: use that model, another --index, or delete the folder"
+            )
+
+    def add(
+        self,
+        dirs: Iterable[str | os.PathLike[str]],
+        encoder: Encoder,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> IndexSummary:
+        """Index the video files below `dirs`; files that are indexed and unchanged cost nothing.
+
+        A file counts as unchanged if its path, size and modification time are. A changed one replaces its segments.
+        Files that cannot be read are skipped. Work is committed every now and then: after an interruption the same call
+        goes on. on_progress: called with the number of files done and the number of all.
+        Raises: SearchIndexError for another model; UsageError if a folder does not exist; ClipVipError for no files.
+        """
+        self.check_encoder(encoder)
+        files, skipped = find_videos(dirs)
+        indexed = self._indexed_files()
+        new = [file for file in files if indexed.get(file.absolute, _NOT_INDEXED)[0] != _state(file)]
+        summary = IndexSummary(unchanged=len(files) - len(new), skipped=skipped)
+        version = self._segments.version
+        waiting: list[EncodedVideo] = []
+        outdated: list[str] = []
+        last_commit = time.monotonic()
+        outcomes = encode_files(new, encoder, self.settings.window_s, self.settings.stride_s)
+        for num_done, outcome in enumerate(outcomes, start=summary.unchanged + 1):
+            if isinstance(outcome, Skipped):
+                summary.skipped.append(outcome)
+                outdated += indexed.get(outcome.video, _NOT_INDEXED)[1]
+            else:
+                summary.videos += 1
+                summary.segments += len(outcome.segments)
+                summary.hours += outcome.duration_s / 3600
+                waiting.append(outcome)
+                outdated += indexed.get(outcome.file.absolute, _NOT_INDEXED)[1]
+            if len(waiting) == COMMIT_FILES or time.monotonic() - last_commit > COMMIT_S:
+                self._commit(waiting, outdated)
+                waiting, outdated, last_commit = [], [], time.monotonic()
+            if on_progress is not None:
+                on_progress(num_done, len(files))
+        self._commit(waiting, outdated)
+        if self._segments.version != version:
+            for table in (self._segments, self._thumbnails):
+                table.optimize(cleanup_older_than=KEEP_VERSIONS)
+        return summary
+
+    def search(self, query_vector: np.ndarray, k: int = 10) -> list[Hit]:
+        """The `k` segments nearest to a unit-norm vector float32 [E], best first; equal scores by segment_id.
+
+        Exact: one product with all vectors, which are read at the first search.
+        Raises: InputError for another shape or k < 1.
+        """
+        if query_vector.shape != (self.settings.embedding_size,) or k < 1:
+            raise InputError(
+                f"search: expected a vector of {self.settings.embedding_size} numbers and k >= 1, "
+                f"not shape {list(query_vector.shape)} and k={k}"
+            )
+        rows, vectors = self._contents
+        k = min(k, len(vectors))
+        if k == 0:
+            return []
+        scores = vectors @ query_vector.astype(np.float32, copy=False)  # [N]
+        candidates = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]  # rows are in the order of their ids
+        return [
+            Hit(rank, float(scores[i]), Path(row["root"], row["path"]), row["start_s"], row["end_s"], row["segment_id"])
+            for rank, (i, row) in enumerate(zip(best, rows.take(best).to_pylist(), strict=True), start=1)
+        ]
+
+    def thumbnail(self, segment_id: str) -> bytes | None:
+        """The JPEG of a segment's middle frame, or None if there is no such segment."""
+        found = self._thumbnails.search().where(_among([segment_id])).limit(1).to_arrow()
+        return found["jpeg"][0].as_py() if len(found) else None
+
+    @cached_property
+    def _contents(self) -> tuple[Any, np.ndarray]:
+        """All segments in the order of their ids: rows without vectors, and contiguous float32 [N, E]."""
+        rows = self._segments.to_arrow().sort_by("segment_id")
+        vectors = rows["vector"].combine_chunks().flatten().to_numpy()
+        return rows.drop_columns("vector"), vectors.reshape(len(rows), self.settings.embedding_size)
+
+    def _indexed_files(self) -> dict[Path, tuple[State, list[str]]]:
+        """Of every indexed file, its state then and its segments."""
+        files: dict[Path, tuple[State, list[str]]] = {}
+        for row in self._segments.search().select(FILE_COLUMNS).to_arrow().to_pylist():
+            state = row["size_bytes"], row["mtime_ns"]
+            files.setdefault(Path(row["root"], row["path"]), (state, []))[1].append(row["segment_id"])
+        return files
+
+    def _commit(self, videos: Sequence[EncodedVideo], outdated: Sequence[str]) -> None:
+        """Write all rows of these videos in place of the outdated segments."""
+        if not videos and not outdated:
+            return
+        rows, thumbnails = [], []
+        for video in videos:
+            whole = asdict(video.file) | {"duration_s": video.duration_s}
+            for (start_s, end_s), jpeg in zip(video.segments, video.thumbnails, strict=True):
+                segment_id = _segment_id(video.file, start_s, end_s)
+                rows.append(whole | {"segment_id": segment_id, "start_s": start_s, "end_s": end_s})
+                thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
+        size = self.settings.embedding_size
+        vectors = np.concatenate([np.empty((0, size), np.float32), *(video.vectors for video in videos)])
+        schema = self._segments.schema
+        table = pa.Table.from_pylist(rows, schema=schema.remove(schema.get_field_index("vector")))
+        table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
+        # `segments` comes last: a file counts as indexed once its rows are there
+        _replace(self._thumbnails, pa.Table.from_pylist(thumbnails, schema=_THUMBNAILS), outdated)
+        _replace(self._segments, table, outdated)
+        self.__dict__.pop("_contents", None)
+
+
+def _segments_schema(settings: Settings) -> Any:
+    columns = {
+        "segment_id": pa.string(),
+        "root": pa.string(),
+        "path": pa.string(),
+        "size_bytes": pa.int64(),
+        "mtime_ns": pa.int64(),
+        "duration_s": pa.float64(),
+        "start_s": pa.float64(),
+        "end_s": pa.float64(),
+        "vector": pa.list_(pa.float32(), settings.embedding_size),
+    }
+    return pa.schema(list(columns.items()), metadata={"clipvip": json.dumps(asdict(settings))})
+
+
+def _replace(table: Any, rows: Any, outdated: Sequence[str]) -> None:
+    """Upsert `rows` by segment_id and delete the outdated ones, in one version of the table."""
+    merge = table.merge_insert("segment_id").when_matched_update_all().when_not_matched_insert_all()
+    if outdated:
+        merge = merge.when_not_matched_by_source_delete(_among(outdated))
+    merge.execute(rows)
+
+
+def _among(segment_ids: Sequence[str]) -> str:
+    """An SQL condition."""
+    quoted = (segment_id.replace("'", "''") for segment_id in segment_ids)
+    return "segment_id IN ('" + "', '".join(quoted) + "')"
+
+
+def _segment_id(file: VideoFile, start_s: float, end_s: float) -> str:
+    # of the absolute path: two folders of one index may hold files of the same name
+    return hashlib.sha256(f"{file.absolute.as_posix()} {start_s!r} {end_s!r}".encode()).hexdigest()[:16]
+
+
+def _state(file: VideoFile) -> State:
+    return file.size_bytes, file.mtime_ns

@@ -1,0 +1,154 @@
+"""What a recipe may say: typed, strict, one docstring a field.
+
+A recipe is YAML with an optional `base` (another recipe it overrides); `key=value` arguments override both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+
+class ModelSection(_Strict):
+    """Where the model comes from, and its video options."""
+
+    init: str | None = None
+    """Folder or hub id to start from: CLIP weights, or a clipvip model. None: from scratch, with `architecture`."""
+    architecture: dict[str, Any] | None = None
+    """Keys of ClipVipConfig for a model from scratch (text_config, vision_config, projection_dim, ...)."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokeniser; None: that of `init`."""
+    aggregator: Literal["vip", "mean"] = "vip"
+    """How frames become one feature."""
+    num_frames: int = Field(12, ge=1)
+    """Frames a clip."""
+    num_proxies: int | None = Field(None, ge=1)
+    """Proxy tokens, the class token included; None: 4, or 1 for frame-wise aggregators."""
+    proxy_init: Literal["class", "normal"] = "class"
+    """Start of the added proxies (see ClipVipConfig)."""
+    logit_scale: float | None = None
+    """Start of the log inverse temperature; None: 4.60 on CLIP weights or from scratch, the stored one otherwise."""
+    resize: Literal["squash", "crop"] = "squash"
+    """How frames become square."""
+    resize_in: Literal["tensor", "decoder"] = "tensor"
+    """Where they are resized."""
+    max_text_tokens: int = Field(70, ge=3)
+    """Texts are cut here, their end token kept."""
+
+
+class DataSection(_Strict):
+    """Which clips, and which of their texts play which part."""
+
+    train: Path
+    """Manifest of the training clips."""
+    val: Path | None = None
+    """Manifest of the validation clips; None: no validation, the last weights are kept."""
+    videos: Path | None = None
+    """Folder the media paths are relative to; None: each manifest's own."""
+    train_split: str | None = "train"
+    """Split to train on; None: every line."""
+    val_split: str | None = "val"
+    """Split to validate on; None: every line."""
+    subtitle: Literal["subtitle", "captions"] = "captions"
+    """The field that S is read from; of several captions one is drawn each pass."""
+    jitter: bool = True
+    """Jittered frame sampling in training, as released; False: uniform, as in evaluation."""
+    num_workers: int = Field(2, ge=0)
+    """Loader processes; 0: decode in the training process."""
+    cache: bool = False
+    """Keep every decoded file in memory (of each loader process): for sets of small files."""
+    on_decode_error: Literal["raise", "skip"] = "raise"
+    """What to do with a clip that cannot be decoded: stop, or leave it out, logged and counted."""
+
+
+class LossSection(_Strict):
+    """The objective."""
+
+    variant: Literal["vs", "vs+fc", "vs+vc", "vs+vc+fc", "vsc+fc", "vsc"] = "vs"
+    """Terms of omnisource learning."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """"mean": a pair loss averages its two directions; "sum": the released code's plain sum."""
+
+
+class OptimSection(_Strict):
+    """AdamW with a cosine schedule."""
+
+    lr: float = Field(gt=0)
+    """Peak learning rate of CLIP's own parameters."""
+    new_lr_factor: float = Field(1.0, gt=0)
+    """Times `lr` for the parameters CLIP-ViP adds: proxies and temporal embedding."""
+    weight_decay: float = Field(0.2, ge=0)
+    """Decoupled weight decay."""
+    decay: Literal["matrices", "released"] = "matrices"
+    """What is decayed: weight matrices only; or, as released, everything but biases and logit_scale."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW."""
+    beta2: float = Field(0.98, ge=0, lt=1)
+    """AdamW."""
+    eps: float = Field(1e-6, gt=0)
+    """AdamW."""
+    warmup_ratio: float = Field(0.01, ge=0, lt=1)
+    """Share of the steps with linear warm-up."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this global norm."""
+
+
+class TrainSection(_Strict):
+    """How long, how large, how often."""
+
+    batch_size: int = Field(ge=2)
+    """Global batch: clips that are each other's negatives."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the training clips; give this or `steps`."""
+    steps: int | None = Field(None, gt=0)
+    """Optimiser steps; give this or `epochs`."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of activations; weights are float32."""
+    seed: int = Field(0, ge=0)
+    """Of initialisation, order and draws."""
+    log_every: int = Field(10, gt=0)
+    """Steps between log lines."""
+    eval_every: int | None = Field(None, gt=0)
+    """Steps between validations; None: only at the end."""
+    save_every: int = Field(500, gt=0)
+    """Steps between checkpoints."""
+    select: Literal["best", "last"] = "best"
+    """Which weights become `model/`: those of the best validation R@1 (t2v, raw score), or the last."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of train.epochs and train.steps")
+        return self
+
+
+class Recipe(_Strict):
+    """One run."""
+
+    profile: Literal["released", "clipvip"] = "clipvip"
+    """Defaults for choices in which the released code differs from ours (see PROFILES)."""
+    about: str = ""
+    """One line for `clipvip train --list`."""
+    model: ModelSection
+    data: DataSection
+    loss: LossSection = LossSection()
+    optim: OptimSection
+    train: TrainSection
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "clipvip": {},
+    "released": {
+        "model": {"proxy_init": "normal"},
+        "loss": {"reduction": "sum"},
+        "optim": {"decay": "released", "new_lr_factor": 1.0},
+        "train": {"precision": "float32"},
+    },
+}
+"""What a profile sets before the recipe speaks. "clipvip" is the defaults above."""

@@ -1,0 +1,259 @@
+"""The one trainer: warm start, post-pre-training and fine-tuning differ only in their recipe."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import AutoConfig, AutoTokenizer
+
+from clipvip.data.dataset import ClipDataset, Sources
+from clipvip.data.loader import PassSampler, make_loader, steps_per_pass
+from clipvip.data.manifest import read_manifest
+from clipvip.encode import Encoder
+from clipvip.errors import CheckpointError, ConfigError, TrainingError
+from clipvip.evaluation import retrieval_metrics, run_retrieval
+from clipvip.model import MAX_LOGIT_SCALE, ClipVipConfig, ClipVipModel, ClipVipProcessor
+from clipvip.model.clipvip import load_strictly
+from clipvip.records import Clip
+from clipvip.training.config import ModelSection, Recipe
+from clipvip.training.optim import lr_factor, make_optimizer, set_lr
+from clipvip.training.state import WorkDir
+from clipvip.training.step import OmnisourceObjective
+
+
+def train(recipe: Recipe, workdir: Path, *, progress: bool = True) -> dict[str, Any]:
+    """Run a recipe in `workdir`, going on where an interrupted run of the same recipe stopped.
+
+    Leaves `workdir/model` (a model folder) and returns the summary: steps, seconds, validation scores, skipped clips.
+    Raises: ConfigError, ManifestError, TrainingError, VideoDecodeError (with on_decode_error="raise").
+    """
+    work = WorkDir(workdir)
+    work.open(recipe)
+    if work.summary is not None:
+        return work.summary
+    return _Run(recipe, work, progress).go()
+
+
+class _Run:
+    """The parts of one run; `go` is the loop."""
+
+    def __init__(self, recipe: Recipe, work: WorkDir, progress: bool):
+        self.recipe, self.work, self.progress = recipe, work, progress
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if recipe.train.precision == "bfloat16" else "no",
+            log_with="tensorboard",
+            project_dir=str(work.path),
+        )
+        if self.accelerator.num_processes > 1:
+            raise TrainingError(
+                f"{self.accelerator.num_processes} processes: training runs in one process so far; start it without a launcher"
+            )
+        self.accelerator.init_trackers("tensorboard")
+        set_seed(recipe.train.seed)
+        self.model, self.processor = build_model(recipe.model)
+        self.model.to(self.accelerator.device).train()
+        self.optimizer = make_optimizer(self.model, recipe.optim)
+        self.objective = self.accelerator.prepare(OmnisourceObjective(self.model, recipe.loss))
+        self.val = self._clips("val")
+        self.best: float | None = None
+        self.skipped: dict[str, str] = {}
+        self.step, self.seconds = 0, 0.0
+        if (state := work.load_checkpoint(self.model)) is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.best, self.skipped = (
+                state[key] for key in ("step", "seconds", "best", "skipped")
+            )
+        self.dataset = self._dataset()
+        self.num_steps = recipe.train.steps or max(
+            1,
+            round(recipe.train.epochs * steps_per_pass(len(self.dataset), recipe.train.batch_size)),  # type: ignore[operator]
+        )
+        self._logged_at, self._logged_step = time.perf_counter(), self.step
+
+    def go(self) -> dict[str, Any]:
+        """Fetch, step, log, save, evaluate."""
+        train, sampler = self.recipe.train, self._sampler()
+        loader = make_loader(self.dataset, sampler, self.processor.tokenize, num_workers=self.recipe.data.num_workers)
+        with self._bar() as bar:
+            task = bar.add_task(self.work.path.name, total=self.num_steps, completed=self.step, told="")
+            for batch in loader:
+                loss, norm = self._update(batch.to(self.accelerator.device))
+                self.step += 1
+                self._note_failures(batch.failures)
+                last = self.step == self.num_steps
+                if last or self.step % train.log_every == 0:
+                    bar.update(task, told=self._log_step(loss, norm))
+                bar.update(task, completed=self.step)
+                if last or (train.eval_every and self.step % train.eval_every == 0):
+                    self._validate()
+                if last or self.step % train.save_every == 0:
+                    self._save()
+        return self._finish()
+
+    def _update(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimiser step; loss and gradient norm stay on the device."""
+        optim = self.recipe.optim
+        set_lr(self.optimizer, lr_factor(self.step + 1, self.num_steps, optim.warmup_ratio))
+        self.optimizer.zero_grad()
+        loss = self.objective(batch)
+        self.accelerator.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+        return loss.detach(), norm
+
+    def _log_step(self, loss: torch.Tensor, norm: torch.Tensor) -> str:
+        now = time.perf_counter()
+        elapsed, self._logged_at = now - self._logged_at, now
+        self.seconds += elapsed
+        clips_per_s = (self.step - self._logged_step) * self.recipe.train.batch_size / elapsed
+        self._logged_step = self.step
+        row = {
+            "loss": float(loss),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": float(norm),
+            "logit_scale": float(self.model.logit_scale.detach()),
+            "clips_per_s": round(clips_per_s, 1),
+        }
+        if not math.isfinite(row["loss"]):
+            raise TrainingError(
+                f"step {self.step}: the loss is {row['loss']}; lower optim.lr (now {self.recipe.optim.lr}); "
+                f"the last checkpoint in {self.work.path} is intact"
+            )
+        self._record(row)
+        return f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {clips_per_s:.0f} clips/s"
+
+    def _validate(self) -> None:
+        if self.val is None:
+            return
+        self.model.eval()
+        found = run_retrieval(Encoder(self.model, self.processor), self.val)
+        scores = retrieval_metrics(found.similarity, found.text_to_video)["t2v"]
+        self.model.train()
+        self._record({f"val_{key}": value for key, value in scores.items()})
+        if self.best is None or scores["R@1"] > self.best:
+            self.best = scores["R@1"]
+            self.work.save_best(self.model, self.processor)
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "skipped": self.skipped,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        self.work.save_checkpoint(self.step, self.model, self.processor, state)
+
+    def _finish(self) -> dict[str, Any]:
+        self.accelerator.end_training()
+        summary = {
+            "steps": self.num_steps,
+            "clips": len(self.dataset),
+            "seconds": round(self.seconds, 1),
+            "best_val_R@1": self.best,
+            "selected": self.recipe.train.select if self.val is not None else "last",
+            "skipped": self.skipped,
+        }
+        self.work.finish(summary, self.work.best if summary["selected"] == "best" else None)
+        return summary
+
+    def _clips(self, kind: str) -> list[Clip] | None:
+        data = self.recipe.data
+        manifest, split = (data.train, data.train_split) if kind == "train" else (data.val, data.val_split)
+        return None if manifest is None else read_manifest(manifest, videos=data.videos, split=split)
+
+    def _dataset(self) -> ClipDataset:
+        data, variant = self.recipe.data, self.recipe.loss.variant
+        clips = self._clips("train")
+        assert clips is not None
+        return ClipDataset(
+            clips,
+            num_frames=self.recipe.model.num_frames,
+            to_pixels=self.processor.frames_to_pixels,
+            sources=Sources(data.subtitle, "caption" if "c" in variant else None, "f" in variant),
+            seed=self.recipe.train.seed,
+            jitter=data.jitter,
+            decoder_size=self.processor.decoder_size,
+            on_decode_error=data.on_decode_error,
+            cache=data.cache,
+        )
+
+    def _sampler(self) -> PassSampler:
+        train = self.recipe.train
+        return PassSampler(len(self.dataset), train.batch_size, self.num_steps, seed=train.seed, start_step=self.step)
+
+    def _note_failures(self, failures: tuple[tuple[str, str], ...]) -> None:
+        for clip_id, reason in failures:
+            if clip_id not in self.skipped:
+                self.skipped[clip_id] = reason
+                self.work.log({"step": self.step, "skipped": clip_id, "reason": reason})
+
+    def _record(self, row: dict[str, Any]) -> None:
+        self.work.log({"step": self.step, **row})
+        self.accelerator.log(row, step=self.step)
+
+    def _bar(self) -> Progress:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[told]}"),
+        )  # fmt: skip
+        return Progress(*columns, disable=not self.progress)
+
+
+def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
+    """The model and processor a recipe's `model` section asks for; new parameters from torch's global generator.
+
+    Raises: ConfigError, CheckpointError.
+    """
+    options = {key: getattr(section, key) for key in ("aggregator", "num_frames", "num_proxies", "proxy_init")}
+    if section.init is None:
+        if section.architecture is None or section.tokenizer is None:
+            raise ConfigError(
+                "model.init is not set: give a CLIP or clipvip folder as model.init=FOLDER, "
+                "or model.architecture and model.tokenizer for a model from scratch"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(section.tokenizer)
+        text = dict(section.architecture.get("text_config", {}))
+        text |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
+        text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        model = ClipVipModel(ClipVipConfig(**{**section.architecture, "text_config": text}, **options))
+    else:
+        model = _initialised(section, options)
+        tokenizer = AutoTokenizer.from_pretrained(section.tokenizer or section.init)
+    if section.logit_scale is not None:
+        with torch.no_grad():
+            model.logit_scale.fill_(section.logit_scale)
+    processor = ClipVipProcessor(
+        tokenizer,
+        num_frames=section.num_frames,
+        image_size=model.config.vision_config.image_size,
+        resize=section.resize,
+        resize_in=section.resize_in,
+        max_text_tokens=section.max_text_tokens,
+    )
+    return model, processor
+
+
+def _initialised(section: ModelSection, options: dict[str, Any]) -> ClipVipModel:
+    """Image-text weights become a new video model; a video model goes on as it is."""
+    assert section.init is not None
+    try:
+        config = AutoConfig.from_pretrained(section.init)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"model.init={section.init}: no model there: {' '.join(str(error).split())}") from None
+    if not isinstance(config, ClipVipConfig) or config.aggregator != section.aggregator:
+        return ClipVipModel.from_clip(section.init, **options)
+    if section.num_proxies not in (None, config.num_proxies):
+        raise ConfigError(
+            f"model.num_proxies={section.num_proxies}, but {section.init} was trained with {config.num_proxies}"
+        )
+    return load_strictly(ClipVipModel, section.init)

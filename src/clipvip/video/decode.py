@@ -1,0 +1,344 @@
+"""Frames out of media files, through PyAV: always those of a full sequential decode, edit lists applied.
+
+Only plain local files in the containers listed here are opened: FFmpeg would also follow playlists and scripts
+to other files and hosts. Every failure is one `VideoDecodeError` line: name, reason, way out.
+
+Shapes: T frames, H x W pixels (after rotation).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import av
+import numpy as np
+from av.stream import Disposition
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clipvip.errors import InputError, VideoDecodeError
+from clipvip.video.sampling import uniform_indices
+
+StrPath: TypeAlias = str | os.PathLike[str]
+Size: TypeAlias = tuple[int, int] | int | None
+TimeRange: TypeAlias = tuple[float, float]
+
+# Self-contained formats; the audio ones only so that their error can say "audio only".
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,gif,ivf,mxf,mp3,wav,flac,aac"
+)
+IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows more, among them EPS, which runs a program.
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name for the family
+SEEKABLE = (MP4, "matroska,webm")  # Their keyframe indices are exact.
+SEEK_FROM_S = 5.0  # Decoding a few seconds costs less than a seek that has to be taken back.
+SPARE_BYTES = 256 * 2**20  # Decoded frames kept in case they turn out to be wanted.
+EPSILON_S = 1e-6  # A start of 3 * 0.1 s means the frame at 0.3 s.
+
+
+@dataclass(frozen=True, slots=True)
+class _Video:
+    """An open file and the stream to decode."""
+
+    name: str
+    container: Any
+    stream: Any
+
+    @property
+    def step_s(self) -> float:
+        """The time from frame to frame, for streams that carry no timestamps or durations."""
+        return float(1 / (self.stream.guessed_rate or 25))
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What the header and the first frame tell. None where the header is silent; `num_frames` is an estimate.
+
+    `rotation` (degrees counter-clockwise: 0, 90, 180, 270) is already applied in `width` and `height`.
+    """
+
+    duration_s: float | None
+    num_frames: int | None
+    fps: float | None
+    width: int
+    height: int
+    rotation: int
+    codec: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFrame:
+    """A frame in the decoder's own pixel format; it becomes an array when asked."""
+
+    raw: Any
+    size: Size
+
+    def rgb(self) -> np.ndarray:
+        """The rotated, scaled picture: uint8 [H, W, 3]."""
+        return _to_rgb(self.raw, self.size)
+
+
+def read_frames(
+    path: StrPath,
+    indices: Sequence[int] | np.ndarray | Callable[[int], np.ndarray] | None = None,
+    *,
+    num_frames: int = 12,
+    time_range: TimeRange | None = None,
+    size: Size = None,
+    threads: int = 1,
+) -> np.ndarray:
+    """Frames of a video file: those of a full sequential decode, then rotated, then scaled.
+
+    `indices` count from the start of `time_range`; a function gets the number of frames and returns indices (it
+    is called with the header's count, and again if that was wrong). By default: `num_frames` uniform ones, or the
+    only frame where there is just one. `time_range` (start_s, end_s) is in seconds after the first frame and means
+    the frames with start_s <= t < end_s, or, if there is none, the frame shown at start_s. `size`: None for the
+    file's own, (H, W), or the length of the shorter side; scaled by the decoder (bicubic).
+
+    Returns: uint8 [T, H, W, 3], RGB.
+    Raises: VideoDecodeError if the file cannot be read to the last wanted frame; InputError for impossible arguments.
+    """
+    _check_arguments(size, time_range)
+    fixed = None if indices is None or callable(indices) else [int(i) for i in indices]
+
+    def choose(total: int) -> list[int]:
+        if fixed is not None:
+            return fixed
+        if callable(indices):
+            return [int(i) for i in indices(total)]
+        return uniform_indices(total, num_frames if total > 1 else 1).tolist()
+
+    with _opened(path, threads) as video:
+        header_total = video.stream.frames if time_range is None else 0
+        chosen = choose(header_total) if header_total or fixed is not None else []
+        spare_bytes = 0 if chosen else SPARE_BYTES
+        total, kept = _collect(video, set(chosen), time_range, spare_bytes, stop_early=fixed is not None)
+    if fixed is None and total != header_total:
+        chosen = choose(total)
+    if not chosen or not 0 <= min(chosen) <= max(chosen) < total:
+        raise InputError(f"{os.fspath(path)}: frame indices {chosen} must be a few of 0 to {total - 1}")
+    if not kept.keys() >= set(chosen):
+        with _opened(path, threads) as video:
+            _, kept = _collect(video, set(chosen), time_range, 0, stop_early=True)
+
+    pictures = {i: _to_rgb(kept[i], size) for i in set(chosen)}
+    if len({picture.shape for picture in pictures.values()}) > 1:
+        raise _failure(path, "the frame size changes on the way", "ask for a fixed size=(H, W)")
+    return np.stack([pictures[i] for i in chosen])
+
+
+def stream_frames(path: StrPath, *, size: Size = None, threads: int = 1) -> Iterator[tuple[float, DecodedFrame]]:
+    """Every frame in turn as (seconds after the first frame, frame); only frames asked for `.rgb()` are converted.
+
+    Raises: VideoDecodeError, also after some frames if the file breaks off; InputError for an impossible size.
+    """
+    _check_arguments(size, None)
+    with _opened(path, threads) as video:
+        for time_s, frame in _timed_frames(video):
+            yield time_s, DecodedFrame(frame, size)
+
+
+def probe(path: StrPath) -> VideoInfo:
+    """Duration, frame count, size and codec, from the header and the first frame (which holds the rotation).
+
+    Raises: VideoDecodeError.
+    """
+    with _opened(path, threads=1) as video:
+        stream = video.stream
+        _, frame = next(_timed_frames(video))
+        duration_s = None
+        if stream.duration:
+            duration_s = float(stream.duration * stream.time_base)
+        elif video.container.duration:
+            duration_s = video.container.duration / av.time_base
+        rotation = round(frame.rotation / 90) * 90 % 360
+        return VideoInfo(
+            duration_s=duration_s,
+            num_frames=stream.frames or None,
+            fps=float(stream.average_rate) if stream.average_rate else None,
+            width=frame.height if rotation % 180 else frame.width,
+            height=frame.width if rotation % 180 else frame.height,
+            rotation=rotation,
+            codec=stream.codec_context.codec.canonical_name,
+        )
+
+
+def read_image(path: StrPath) -> np.ndarray:
+    """A picture file, turned as its EXIF tag says: uint8 [H, W, 3], RGB.
+
+    Raises: VideoDecodeError.
+    """
+    _check_file(path)
+    try:
+        with Image.open(path, formats=IMAGES) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise _failure(path, f"not a picture in one of the formats {', '.join(IMAGES)}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise _failure(path, f"damaged picture ({error})") from error
+
+
+def _collect(
+    video: _Video, wanted: set[int], time_range: TimeRange | None, spare_bytes: int, *, stop_early: bool
+) -> tuple[int, dict[int, Any]]:
+    """Decode; the number of frames seen and, by index, the wanted ones and the first `spare_bytes` of the others."""
+    kept: dict[int, Any] = {}
+    total, last = 0, max(wanted, default=-1)
+    for i, frame in enumerate(_frames_within(video, time_range)):
+        total = i + 1
+        if i in wanted or spare_bytes > 0:
+            kept[i] = frame
+            spare_bytes -= sum(plane.buffer_size for plane in frame.planes)
+        if stop_early and i >= last:
+            break
+    return total, kept
+
+
+def _frames_within(video: _Video, time_range: TimeRange | None) -> Iterator[Any]:
+    """Frames with start_s <= t < end_s, or else the one shown at start_s."""
+    start_s, end_s = time_range or (0.0, float("inf"))
+    shown, shown_until_s, empty = None, 0.0, True
+    for time_s, frame in _timed_frames(video, start_s):
+        if time_s < start_s - EPSILON_S:
+            duration_s = float(frame.duration * frame.time_base) if frame.duration else video.step_s
+            shown, shown_until_s = frame, time_s + duration_s
+        elif time_s < end_s - EPSILON_S:
+            empty = False
+            yield frame
+        else:
+            break
+    else:
+        if empty and start_s >= shown_until_s - EPSILON_S:
+            reason = f"the range {start_s:g} to {end_s:g} s lies beyond the end ({shown_until_s:.3f} s)"
+            raise _failure(video.name, reason, "correct the range or leave it out")
+    if empty and shown is not None:
+        yield shown
+
+
+def _timed_frames(video: _Video, start_s: float = 0.0) -> Iterator[tuple[float, Any]]:
+    """All frames with their seconds after the first one; those well before `start_s` may be left out."""
+    num_decoded = 0
+    try:
+        origin, frames = _decoding_from(video, start_s)
+        for frame in frames:
+            if frame.pts is None or origin is None:
+                yield num_decoded * video.step_s, frame
+            else:
+                yield float((frame.pts - origin) * frame.time_base), frame
+            num_decoded += 1
+    except av.FFmpegError as error:
+        raise _failure(video.name, f"decoding breaks off after {num_decoded} frames ({error.strerror})") from error
+    if num_decoded == 0:
+        raise _failure(video.name, "no decodable frame")
+    # FFmpeg takes an mp4 that was cut between two frames for one that ends there.
+    media_end = max((entry.pos + entry.size for entry in video.stream.index_entries), default=0)
+    if video.container.format.name == MP4 and media_end > video.container.size:
+        raise _failure(video.name, f"the file was cut short: it breaks off after {num_decoded} frames")
+
+
+def _decoding_from(video: _Video, start_s: float) -> tuple[int | None, Iterator[Any]]:
+    """The first frame's timestamp, and frames from the last keyframe before `start_s` on, or from the first one."""
+    container, stream = video.container, video.stream
+    frames = container.decode(stream)
+    first = next(frames, None)
+    if first is None:
+        return None, iter(())
+    if start_s < SEEK_FROM_S or first.pts is None or container.format.name not in SEEKABLE:
+        return first.pts, itertools.chain([first], frames)
+
+    wanted = first.pts + int(start_s / stream.time_base)
+    for target in (wanted, first.pts):
+        container.seek(target, stream=stream)
+        frames = container.decode(stream)
+        landed = next(frames, None)
+        if landed is not None and landed.key_frame and landed.pts is not None and landed.pts <= wanted:
+            break  # Else there are frames between `wanted` and here, or they lack their references: start over.
+    return first.pts, itertools.chain([] if landed is None else [landed], frames)
+
+
+def _to_rgb(frame: Any, size: Size) -> np.ndarray:
+    # The display matrix maps a pixel to x' = a x + c y, y' = b x + d y: one of the eight ways to lay down a picture.
+    a, b, c, d = 1, 0, 0, 1
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    transposed = abs(b) > abs(a)
+    # One scaler thread a frame: loaders and bulk jobs already run one process a core.
+    if size is None:
+        rgb = frame.to_ndarray(format="rgb24", threads=1)
+    else:
+        height, width = (frame.width, frame.height) if transposed else (frame.height, frame.width)
+        if isinstance(size, tuple):
+            height, width = size
+        else:
+            short = min(height, width)
+            height, width = size * height // short, size * width // short
+        if transposed:
+            height, width = width, height
+        rgb = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC", threads=1)
+    if transposed:
+        rgb, a, d = rgb.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+@contextmanager
+def _opened(path: StrPath, threads: int) -> Iterator[_Video]:
+    _check_file(path)
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        # The prefix makes any name a plain local path: "concat:a|b", "http://...", "-x", "%03d".
+        container = av.open(f"file:{os.fspath(path)}", options=options)
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise _failure(path, _why_unreadable(path, error)) from error
+    with container:
+        stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+        if stream is None:
+            raise _failure(path, f"no video stream{' (audio only)' if container.streams.audio else ''}", "leave it out")
+        if stream.codec_context is None:
+            raise _failure(path, "no decoder for its codec")
+        stream.codec_context.thread_count = threads
+        yield _Video(os.fspath(path), container, stream)
+
+
+def _why_unreadable(path: StrPath, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror).lower()
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if isinstance(error, av.error.ArgumentError) or head.startswith(b"#EXTM3U"):
+        return "not a media container; playlists, scripts and pictures are refused as video"
+    if head[4:] == b"ftyp":
+        return "mp4 without its index (moov atom missing), usually an unfinished copy or recording"
+    return "not a media file, or its header is damaged"
+
+
+def _check_file(path: StrPath) -> None:
+    reason = None
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            reason = "not a regular file"
+        elif status.st_size == 0:
+            reason = "the file is empty"
+    except FileNotFoundError:
+        reason = "no such file"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    if reason is not None:
+        raise _failure(path, reason, "correct the path or leave it out")
+
+
+def _check_arguments(size: Size, time_range: TimeRange | None) -> None:
+    sides = size if isinstance(size, tuple) else () if size is None else (size, size)
+    if len(sides) not in (0, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(f"size must be None, a positive int or (height, width), not {size!r}")
+    if time_range is not None and not 0 <= time_range[0] < time_range[1] - EPSILON_S:
+        raise InputError(f"time_range must be (start_s, end_s) with 0 <= start_s < end_s, not {time_range!r}")
+
+
+def _failure(path: StrPath, reason: str, way_out: str = "re-encode it or leave it out") -> VideoDecodeError:
+    return VideoDecodeError(f"{os.fspath(path)}: {reason}; {way_out}")

@@ -1,0 +1,70 @@
+"""uint8 frames to the float tensors that a CLIP vision encoder reads.
+
+Shapes: T frames, H x W their size, S = image_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from clipvip.errors import InputError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+RESIZE_MODES = ("squash", "crop")
+
+
+def to_pixel_values(
+    frames: np.ndarray | torch.Tensor,
+    image_size: int,
+    *,
+    resize: str = "squash",
+    antialias: bool = False,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+) -> torch.Tensor:
+    """Frames uint8 [T, H, W, 3] to normalised pixels float32 [T, 3, S, S].
+
+    "squash" scales both sides to `image_size`; "crop" scales the shorter side and cuts the centre out, as CLIP
+    does. The scaling is bicubic on floats and not clamped; frames that already fit are not interpolated.
+
+    Raises: InputError for any other shape, dtype or mode.
+    Source: the released data pipeline (squash, antialias=False); OpenAI's CLIP preprocessing (crop).
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise InputError(f"frames must have the shape [T, H, W, 3], not {list(frames.shape)}")
+    if frames.dtype not in (np.uint8, torch.uint8):
+        raise InputError(f"frames must be uint8 in 0..255, not {frames.dtype}")
+    height, width = _scaled_size(frames.shape[1], frames.shape[2], resize, image_size)
+
+    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).float() / 255  # [T, 3, H, W]
+    if pixels.shape[-2:] != (height, width):
+        pixels = F.interpolate(pixels, (height, width), mode="bicubic", align_corners=False, antialias=antialias)
+    # Half-pixel offsets round to even, as in torchvision's centre crop.
+    top, left = round((height - image_size) / 2), round((width - image_size) / 2)
+    pixels = pixels[..., top : top + image_size, left : left + image_size]
+    return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
+
+
+def decoder_size(resize: str, image_size: int) -> tuple[int, int] | int:
+    """What to hand to `read_frames` as `size` so that the decoder does the scaling and `to_pixel_values` only crops."""
+    return (image_size, image_size) if _checked(resize) == "squash" else image_size
+
+
+def _scaled_size(height: int, width: int, resize: str, image_size: int) -> tuple[int, int]:
+    if _checked(resize) == "squash":
+        return image_size, image_size
+    short, long = sorted((height, width))
+    scaled = image_size * long // short
+    return (image_size, scaled) if height <= width else (scaled, image_size)
+
+
+def _checked(resize: str) -> str:
+    if resize not in RESIZE_MODES:
+        raise InputError(f"resize must be one of {', '.join(RESIZE_MODES)}, not {resize!r}")
+    return resize
