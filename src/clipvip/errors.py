@@ -1,4 +1,4 @@
-"""Every exception a caller may want to catch. The command line prints their text as one line and exits with 1 (usage: 2)."""
+"""Every exception a caller may want to catch. The command line prints the text as one line; exit code 1 (usage: 2)."""
 
 
 class ClipVipError(Exception):

@@ -52,5 +52,5 @@ def main() -> None:
     except ClipVipError as error:
         if _debug:
             raise
-        print(f"clipvip: {error}", file=sys.stderr)
+        typer.echo(f"clipvip: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)

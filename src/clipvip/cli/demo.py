@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from clipvip.encode import Encoder
     from clipvip.evaluation import Retrieval
 
@@ -83,7 +85,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     if model.exists():
         shutil.rmtree(model)
     shutil.copytree(out / "runs" / "finetune" / "model", model)
-    encoder = load(model, device="cpu")
+    encoder = load(model)
     found = retrieve_test(encoder, out / "world")
     scores = score_retrieval(found)
     chance = chance_level(len(found.clips))
@@ -174,10 +176,26 @@ def retrieve_test(encoder: Encoder, world: Path) -> Retrieval:
     return run_retrieval(encoder, read_manifest(world / "retrieval.jsonl", split="test"), progress=True)
 
 
-def index_and_search(out: Path, encoder: Encoder, console: Any) -> list[dict[str, Any]]:
-    """Index the test videos and ask three things; each answer with its query and hits."""
+def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict[str, Any]]:
+    """Index the test videos and ask three things; each answer as `clipvip search --json` prints it."""
+    import shutil
+    from dataclasses import asdict
 
-    raise SystemExit
+    from clipvip.cli.search import hits_table
+    from clipvip.search import Library
+
+    index = out / "index"
+    if index.exists():
+        shutil.rmtree(index)
+    library = Library.create(str(index), encoder, model=str(out / "model"))
+    summary = library.add([out / "world" / "test"], encoder)
+    console.print(f"{summary.videos} videos indexed")
+    answers = []
+    for query, vector in zip(EXAMPLES, encoder.encode_texts(EXAMPLES), strict=True):
+        hits = library.search(vector, 3)
+        console.print(hits_table(query, hits))
+        answers.append({"query": query, "results": [asdict(hit) | {"video": str(hit.video)} for hit in hits]})
+    return answers
 
 
 def versions() -> dict[str, str]:
@@ -191,9 +209,10 @@ def versions() -> dict[str, str]:
 
 def next_commands(out: Path) -> list[str]:
     """What a newcomer may want to type now."""
+    model, manifest = out / "model", out / "world" / "retrieval.jsonl"
     return [
         f'clipvip search "a green cross appears on the street" --index {out / "index"}',
-        f"clipvip evaluate --model {out / 'model'} --data {out / 'world' / 'retrieval.jsonl'} --split test --rescore dsl",
-        f"clipvip index YOUR_FOLDER --model {out / 'model'} --index my-index   # or any CLIP folder as --model",
+        f"clipvip evaluate --model {model} --data {manifest} --split test --rescore dsl",
+        f"clipvip index YOUR_FOLDER --model {model} --index my-index   # or any CLIP folder as --model",
         "clipvip train --list",
     ]

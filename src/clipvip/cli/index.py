@@ -14,7 +14,9 @@ def command(
     dirs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of videos (or single files).")],
     model: Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")],
     index: Annotated[str, typer.Option(metavar="URI", help="The index: a folder, made if it is not there.")],
-    window: Annotated[float | None, typer.Option(help="Seconds a segment of a long video (default: 12).")] = None,
+    window: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds a segment of a long video (default: 12).")
+    ] = None,
     stride: Annotated[
         float | None, typer.Option(help="Seconds from segment to segment (default: half a window).")
     ] = None,
@@ -32,12 +34,13 @@ def command(
     import time
 
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import MofNCompleteColumn, Progress
 
     from clipvip.encode import load
     from clipvip.errors import UsageError
     from clipvip.search import Library
     from clipvip.search.ingest import find_videos
+    from clipvip.search.segments import WINDOW_S
 
     started = time.perf_counter()
     find_videos(dirs)  # a mistyped folder shall not wait for the model
@@ -51,12 +54,11 @@ def command(
                     f"{option} {given:g}: {index} was made with {own:g}; leave it out, or use another --index"
                 )
     else:
-        window = 12.0 if window is None else window
-        library = Library.create(
-            index, encoder, model=model, window_s=window, stride_s=window / 2 if stride is None else stride
-        )
+        library = Library.create(index, encoder, model=model, window_s=window or WINDOW_S, stride_s=stride)
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    with Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("indexing", total=None)
         summary = library.add(
             dirs, encoder, on_progress=lambda done, total: bar.update(task, completed=done, total=total)

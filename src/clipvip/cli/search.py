@@ -59,7 +59,7 @@ def hits_table(query: str, hits: list[Hit]) -> Table:
     table = Table(title=Text(query))
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
-    table.add_column("video", overflow="fold")
+    table.add_column("file", overflow="fold")
     table.add_column("time", no_wrap=True)
     for hit in hits:
         span = f"{clock(hit.start_s)}-{clock(hit.end_s)}"

@@ -53,8 +53,8 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """The loader. Workers are spawned, not forked: decoders and tokenisers run threads."""
     return DataLoader(
-        dataset,
-        batch_sampler=sampler,  # type: ignore[arg-type]  # addresses are pairs, torch's annotation says int
+        dataset,  # type: ignore[arg-type]  # torch's annotation has no room for a collate_fn of another type
+        batch_sampler=sampler,
         collate_fn=partial(collate, tokenize=tokenize, sources=dataset.sources),
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,

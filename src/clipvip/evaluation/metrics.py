@@ -89,7 +89,7 @@ def _check_owners(text_to_video: ArrayLike | None, shape: tuple[int, ...]) -> np
     if text_to_video is None:
         if num_texts != num_videos:
             raise InputError(f"similarity: shape {shape} is not square; give text_to_video, each text's video index")
-        return np.arange(num_texts)
+        return np.arange(num_texts, dtype=np.int64)
     owners = np.asarray(text_to_video)
     if owners.shape != (num_texts,) or owners.dtype.kind not in "iu":
         raise InputError(f"text_to_video: {owners.dtype} {owners.shape}, expected integers ({num_texts},)")
@@ -97,7 +97,7 @@ def _check_owners(text_to_video: ArrayLike | None, shape: tuple[int, ...]) -> np
     if outside.size:
         text = outside[0]
         raise InputError(f"text_to_video[{text}] is {owners[text]}; similarity has the videos 0 to {num_videos - 1}")
-    return owners
+    return owners.astype(np.int64)
 
 
 def _ranks_t2v(scores: np.ndarray, owners: np.ndarray, share: float) -> np.ndarray:

@@ -20,7 +20,7 @@ def dual_softmax(similarity: ArrayLike, temperature: float = 100.0, axis: int = 
 
     Returns: [N, V], float32 or the similarity's wider dtype.
     Raises: InputError for NaN, infinity or a temperature that is not positive; UsageError for another axis.
-    Source: CAMoE (arXiv 2109.04290), section 3.4; CLIP-ViP's released evaluation.
+    Source: CAMoE (arXiv 2109.04290), dual softmax; CLIP-ViP's released evaluation.
     """
     if axis not in (0, 1):
         raise UsageError(f"axis={axis!r}: choose 0 (over texts, for t2v) or 1 (over videos, for v2t)")
@@ -46,7 +46,7 @@ def querybank_norm(similarity: ArrayLike, bank_similarity: ArrayLike, beta: floa
     similarity: [N, V]; bank_similarity: [K, V], the same videos.
     Returns: [N, V], float32 or the similarity's wider dtype.
     Raises: InputError for NaN, infinity, other shapes, beta not positive, or k out of 1 to V.
-    Source: QB-Norm (arXiv 2112.12777), section 3.3.
+    Source: QB-Norm (arXiv 2112.12777), dynamic inverted softmax.
     """
     scores = _as_float(check_similarity("similarity", similarity))
     bank = check_similarity("bank_similarity", bank_similarity)

@@ -70,7 +70,7 @@ def contrastive_loss(
 
     Returns: scalar, computed in float32 or better; 0 if every text is masked.
     Raises: InputError for shapes and dtypes that do not fit; UsageError for an unknown reduction.
-    Source: CLIP-ViP, section 3.4 (L_VS).
+    Source: CLIP-ViP, omnisource cross-modal learning (L_VS).
     """
     terms = both_ways("video", "text")
     return info_nce(terms, {"video": video, "text": text}, {"text": mask}, logit_scale, reduction, gather)

@@ -55,7 +55,7 @@ def omnisource_loss(
     Returns: scalar, computed in float32 or better (float64 features: float64).
     Raises: UsageError for an unknown variant or reduction; InputError for a feature that is missing, given without
     use, or of another shape than its partners.
-    Source: CLIP-ViP, section 3.4 (equations 4 to 7), with the released code's weights for L_V,SC.
+    Source: CLIP-ViP, omnisource cross-modal learning, with the released code's weights for L_V,SC.
     """
     features = {"video": video, "frame": frame, "subtitle": subtitle, "caption": caption}
     masks = {"subtitle": subtitle_mask, "caption": caption_mask}

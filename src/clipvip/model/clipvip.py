@@ -56,10 +56,10 @@ class ClipVipModel(PreTrainedModel):
 
     def __init__(self, config: ClipVipConfig):
         super().__init__(config)
-        self.text_model = TextTransformer(config.text_config)
+        self.text_model = TextTransformer(config.text)
         self.vision_model = VisionTransformer(config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(config.vision.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.text.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
 
@@ -87,7 +87,7 @@ class ClipVipModel(PreTrainedModel):
         Returns: [N, E], of unit norm unless `normalize=False`.
         Raises: InputError for another shape or dtype, or more tokens than there are positions.
         """
-        limit = self.config.text_config.max_position_embeddings
+        limit = self.config.text.max_position_embeddings
         if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
             raise InputError(f"input_ids: expected integers [N, tokens], got {input_ids.dtype} {list(input_ids.shape)}")
         if not 0 < input_ids.shape[1] <= limit:
@@ -148,7 +148,7 @@ class ClipVipModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """CLIP's start; the transformers functions used here leave loaded weights alone."""
         factor = self.config.initializer_factor
-        text, vision = self.config.text_config, self.config.vision_config
+        text, vision = self.config.text, self.config.vision
         if isinstance(module, TextEmbeddings):
             init.normal_(module.token_embedding.weight, std=0.02 * factor)
             init.normal_(module.position_embedding.weight, std=0.02 * factor)
@@ -181,7 +181,7 @@ class ClipVipModel(PreTrainedModel):
             init.copy_(module.proxy_tokens, noise)
 
     def _checked_pixels(self, pixel_values: Tensor) -> Tensor:
-        vision = self.config.vision_config
+        vision = self.config.vision
         if pixel_values.ndim == 4:
             pixel_values = pixel_values[:, None]
         expected = (vision.num_channels, vision.image_size, vision.image_size)

@@ -40,6 +40,22 @@ class ClipVipConfig(PreTrainedConfig):
     logit_scale_init_value: float | int = 4.60
     initializer_factor: float | int = 1.0
 
+    @property
+    def text(self) -> CLIPTextConfig:
+        """`text_config`, which construction has made an object."""
+        return self.text_config
+
+    @property
+    def vision(self) -> CLIPVisionConfig:
+        """`vision_config`, which construction has made an object."""
+        return self.vision_config
+
+    @property
+    def num_added_proxies(self) -> int:
+        """M - 1: proxies beside the class token."""
+        assert self.num_proxies is not None  # resolved at construction
+        return self.num_proxies - 1
+
     def __post_init__(self, **kwargs):  # type: ignore[no-untyped-def]  # signature of the base class
         if self.num_proxies is None:
             self.num_proxies = 1 if self.aggregator in FRAMEWISE else 4

@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, Q queries (the first Q <= N tokens), D width, H heads
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers.activations import ACT2FN
 
 QUICK_GELU = 1.702
-TowerConfig = CLIPTextConfig | CLIPVisionConfig
+TowerConfig: TypeAlias = CLIPTextConfig | CLIPVisionConfig
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q [B, H, Q, d], k [B, H, N, d], v [B, H, N, d]) -> [B, H, Q, d]: who sees whom is the tower's business."""
 

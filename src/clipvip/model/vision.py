@@ -24,14 +24,14 @@ class VisionEmbeddings(nn.Module):
 
     def __init__(self, config: ClipVipConfig):
         super().__init__()
-        vision = config.vision_config
+        vision = config.vision
         width, self.patch_size = vision.hidden_size, vision.patch_size
         num_patches = (vision.image_size // vision.patch_size) ** 2
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.patch_embedding = nn.Conv2d(vision.num_channels, width, self.patch_size, self.patch_size, bias=False)
         self.position_embedding = nn.Embedding(num_patches + 1, width)
         framewise = config.aggregator in FRAMEWISE
-        added = config.num_proxies - 1
+        added = config.num_added_proxies
         self.register_parameter("proxy_tokens", nn.Parameter(torch.empty(added, width)) if added else None)
         self.register_parameter(
             "temporal_embedding", None if framewise else nn.Parameter(torch.empty(config.num_frames, width))
@@ -75,8 +75,8 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, config: ClipVipConfig):
         super().__init__()
-        vision = config.vision_config
-        self.num_proxies: int = config.num_proxies
+        vision = config.vision
+        self.num_proxies = 1 + config.num_added_proxies
         self.embeddings = VisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)  # CLIP's own spelling
         self.encoder = Encoder(vision)

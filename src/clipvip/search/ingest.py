@@ -24,7 +24,23 @@ from clipvip.errors import ClipVipError, UsageError, VideoDecodeError
 from clipvip.search.segments import cut_segments
 from clipvip.video import VideoInfo, probe, read_frames, stream_frames
 
-EXTENSIONS = [".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv", ".ogv", ".3gp", ".wmv", ".gif"]
+EXTENSIONS = [
+    ".mp4",
+    ".mov",
+    ".m4v",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".m2ts",
+    ".flv",
+    ".ogv",
+    ".3gp",
+    ".wmv",
+    ".gif",
+]
 BATCH_SIZE = 16
 THUMBNAIL_SIZE = (160, 320)
 """Widest and highest; only very tall videos reach the second."""
@@ -74,14 +90,14 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]]) -> tuple[list[VideoFile]
 
     Raises: UsageError if one of `dirs` does not exist; ClipVipError if there is no video file at all.
     """
-    dirs = [os.path.abspath(top) for top in dirs]
+    tops = [os.path.abspath(top) for top in dirs]
     found: dict[Path, VideoFile] = {}
     skipped: list[Skipped] = []
 
     def cannot_list(error: OSError) -> None:
         skipped.append(Skipped(Path(error.filename), error.strerror or "unreadable"))
 
-    for top in dirs:
+    for top in tops:
         if os.path.isfile(top):
             root, paths = Path(top).parent, [Path(top)]
         elif os.path.isdir(top):
@@ -104,7 +120,7 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]]) -> tuple[list[VideoFile]
                 file = VideoFile(root.as_posix(), path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
                 found.setdefault(path, file)
     if not found and not skipped:
-        raise ClipVipError(f"{', '.join(dirs)}: no video files there ({' '.join(EXTENSIONS)})")
+        raise ClipVipError(f"{', '.join(tops)}: no video files there ({' '.join(EXTENSIONS)})")
     return list(found.values()), skipped
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from clipvip.encode import Encoder
 from clipvip.errors import InputError, SearchIndexError
 from clipvip.search.ingest import EncodedVideo, Skipped, VideoFile, encode_files, find_videos
-from clipvip.search.segments import STRIDE_S, WINDOW_S, check_windows
+from clipvip.search.segments import WINDOW_S, check_windows
 
 try:
     import lancedb
@@ -94,20 +94,22 @@ class Library:
         *,
         model: str | os.PathLike[str],
         window_s: float = WINDOW_S,
-        stride_s: float = STRIDE_S,
+        stride_s: float | None = None,
     ) -> Library:
         """A new, empty index. model: where `encoder` was loaded from, so that a search can load it again.
 
+        window_s, stride_s: how long videos are cut (see `cut_segments`); the stride is half a window by default.
         Raises: SearchIndexError if there is an index already; UsageError for impossible windows.
         """
+        stride_s = window_s / 2 if stride_s is None else stride_s
         check_windows(window_s, stride_s)
         if cls.exists(uri):
             raise SearchIndexError(f"{uri}: there is a search index already; open it, or delete the folder")
         source = os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
         settings = Settings(source, encoder.fingerprint, encoder.embedding_size, window_s, stride_s)
         database = lancedb.connect(os.fspath(uri))
-        # `segments` comes last: with it the index exists
-        database.create_table("thumbnails", schema=_THUMBNAILS, mode="overwrite")
+        database.drop_table("thumbnails", ignore_missing=True)  # left by a run that was killed right here
+        database.create_table("thumbnails", schema=_THUMBNAILS)
         database.create_table("segments", schema=_segments_schema(settings))
         return cls.open(uri)
 
@@ -122,7 +124,7 @@ class Library:
         version = settings.get("schema_version")
         if version != SCHEMA_VERSION:
             raise SearchIndexError(
-                f"{uri}: an index of schema {version}, this clipvip reads {SCHEMA_VERSION}; index again in another folder"
+                f"{uri}: an index of schema {version}, this clipvip reads {SCHEMA_VERSION}; index again elsewhere"
             )
         return cls(os.fspath(uri), Settings(**settings), segments, database.open_table("thumbnails"))
 
@@ -138,8 +140,8 @@ class Library:
         """Raises: SearchIndexError if the vectors of `encoder` do not compare with those of this index."""
         if encoder.fingerprint != self.settings.fingerprint:
             raise SearchIndexError(
-                f"{self.uri}: made with {self.settings.model} (fingerprint {self.settings.fingerprint}), but the model "
-                f"given has the fingerprint {encoder.fingerprint}: use that model, another --index, or delete the folder"
+                f"{self.uri}: made with {self.settings.model} (fingerprint {self.settings.fingerprint}), not with this "
+                f"model ({encoder.fingerprint}): use that one, choose another --index, or delete the folder"
             )
 
     def add(

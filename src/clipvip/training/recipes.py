@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,10 @@ def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r}: an override looks like section.key=value, for example optim.lr=1e-5")
-    value = yaml.safe_load(text) if text else None
+    value: Any = yaml.safe_load(text) if text else None
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             value = float(value)  # YAML takes 1e-5 for a string
-        except ValueError:
-            pass
     for part in reversed(key.split(".")):
         value = {part: value}
     return value

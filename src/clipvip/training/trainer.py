@@ -18,7 +18,7 @@ from clipvip.data.loader import PassSampler, make_loader, steps_per_pass
 from clipvip.data.manifest import read_manifest
 from clipvip.encode import Encoder
 from clipvip.errors import CheckpointError, ConfigError, TrainingError
-from clipvip.evaluation import retrieval_metrics, run_retrieval
+from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE, ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly
 from clipvip.records import Clip
@@ -53,7 +53,7 @@ class _Run:
         )
         if self.accelerator.num_processes > 1:
             raise TrainingError(
-                f"{self.accelerator.num_processes} processes: training runs in one process so far; start it without a launcher"
+                f"{self.accelerator.num_processes} processes: training runs in one so far; start it without a launcher"
             )
         self.accelerator.init_trackers("tensorboard")
         set_seed(recipe.train.seed)
@@ -138,7 +138,9 @@ class _Run:
         found = run_retrieval(Encoder(self.model, self.processor), self.val)
         scores = retrieval_metrics(found.similarity, found.text_to_video)["t2v"]
         self.model.train()
-        self._record({f"val_{key}": value for key, value in scores.items()})
+        twins = twin_accuracy(found)
+        extra = {} if twins is None else {"val_twin_accuracy": twins}
+        self._record({f"val_{key}": value for key, value in scores.items()} | extra)
         if self.best is None or scores["R@1"] > self.best:
             self.best = scores["R@1"]
             self.work.save_best(self.model, self.processor)

@@ -5,7 +5,7 @@
     images/, images.jsonl                     still images with alt texts (for the image-text warm start)
     pretrain/, pretrain.jsonl                 videos with noisy subtitles and auxiliary captions (post-pre-training)
     train/, val/, test/, retrieval.jsonl      videos with captions; `twin` names a clip's reversal in the same split
-    world.json                                seed, sizes, order-blind ceiling; written last: its presence means complete
+    world.json                                seed, sizes, order-blind ceiling; written last, it means complete
 """
 
 from clipvip.data.synthetic.make import SMOKE, WorldSize, make_world

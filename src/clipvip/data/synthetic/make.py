@@ -100,7 +100,7 @@ def _make_chunk(make: Callable[[int], Clip], numbers: range) -> list[Clip]:
 def _image(out: Path, seed: int, num_train: int, number: int) -> Clip:
     rng = np.random.default_rng([seed, _IMAGES, number])
     universe = all_scenarios()
-    scenario = universe[rng.integers(len(universe))]
+    scenario = universe[int(rng.integers(len(universe)))]
     still = Scenario(scenario.shape, scenario.color, scenario.scene, "still")
     take = draw_take(rng)
     path = out / "images" / f"{number:05d}.png"
@@ -111,7 +111,7 @@ def _image(out: Path, seed: int, num_train: int, number: int) -> Clip:
 
 def _pretrain_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> Clip:
     rng = np.random.default_rng([seed, _PRETRAIN, number])
-    scenario = pool[rng.integers(len(pool))]
+    scenario = pool[int(rng.integers(len(pool)))]
     take = draw_take(rng)
     path = out / "pretrain" / f"{number:05d}.mp4"
     write_video(path, render_clip(scenario, take, rng))

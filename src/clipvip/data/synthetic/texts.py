@@ -99,7 +99,7 @@ def subtitle(scenario: Scenario, others: Sequence[Scenario], rng: np.random.Gene
     """What is said over the clip: 40 % relevant but partial, 20 % about another clip, 40 % off-topic."""
     kind = rng.random()
     if kind < 0.6:
-        told = scenario if kind < 0.4 else others[rng.integers(len(others))]
+        told = scenario if kind < 0.4 else others[int(rng.integers(len(others)))]
         parts = list(_clause(told, rng))
         del parts[rng.integers(3)]
         said = " ".join(parts)
@@ -142,4 +142,4 @@ def _garble(word: str, rng: np.random.Generator) -> str:
 
 
 def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]

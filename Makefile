@@ -1,0 +1,43 @@
+# make setup | demo | test | test-long | check | bench      (Python 3.11+ and make are all that is needed)
+#
+# TORCH_INDEX: package index to take torch from, for another build of it (CPU only, or another CUDA version):
+#     make setup TORCH_INDEX=<index URL from pytorch's "get started" page>
+# PYTHON: the interpreter that makes .venv:  make setup PYTHON=python3.12
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-long check bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipvip needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,search,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/clipvip demo --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/vision_tower.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

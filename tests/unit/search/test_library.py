@@ -1,0 +1,207 @@
+"""The index through its Python API, on small real videos and a tiny random model."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipvip
+from clipvip.errors import ClipVipError, InputError, SearchIndexError, UsageError
+from clipvip.search import Library
+from clipvip.search.ingest import find_videos
+from clipvip.video import probe
+from helpers_model import write_model
+from helpers_video import write_audio, write_video
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return clipvip.load(write_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Short, long (7 s), single-frame and headerless videos, in two folders that share a name."""
+    folder = tmp_path_factory.mktemp("Frühling im Garten")
+    for name in ("a", "b/deep"):
+        (folder / name).mkdir(parents=True)
+    write_video(folder / "a" / "clip.mp4", 12, width=96)
+    write_video(folder / "a" / "lang.mkv", 70)
+    write_video(folder / "a" / "still.GIF", 1, codec="gif", pix_fmt="rgb8")
+    write_video(folder / "b" / "clip.mp4", 25, rotation=90)
+    write_video(folder / "b" / "deep" / "old.avi", 8)
+    return folder
+
+
+@pytest.fixture
+def videos(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "videos")
+
+
+def new_library(tmp_path, encoder, **options):
+    return Library.create(tmp_path / "ein index", encoder, model="m", **{"window_s": 3.0, "stride_s": 2.0, **options})
+
+
+def refuse_to_encode(*_):
+    raise AssertionError("an unchanged file was encoded again")
+
+
+def test_hits_equal_a_brute_force_search(videos, tmp_path, encoder):
+    """Catches wrong times, mixed-up vectors (single frames share no batch), colliding ids and a wrong order."""
+    library = new_library(tmp_path, encoder)
+    summary = library.add([videos / "a", videos / "b"], encoder)
+    spans = [(0.0, 3.0), (2.0, 5.0), (4.0, 7.0)]
+    oracle = {
+        (videos / "a" / "clip.mp4", 0.0): videos / "a" / "clip.mp4",
+        **{(videos / "a" / "lang.mkv", start): (videos / "a" / "lang.mkv", start, end) for start, end in spans},
+        (videos / "a" / "still.GIF", 0.0): videos / "a" / "still.GIF",
+        (videos / "b" / "clip.mp4", 0.0): videos / "b" / "clip.mp4",
+        (videos / "b" / "deep" / "old.avi", 0.0): videos / "b" / "deep" / "old.avi",
+    }
+    assert (summary.videos, summary.segments, summary.unchanged, summary.skipped) == (5, len(oracle), 0, [])
+    assert summary.hours == pytest.approx((1.2 + 7.0 + 0.1 + 2.5 + 0.8) / 3600, rel=0.02)
+
+    query = encoder.encode_texts(["the blue square jumps"])[0]
+    scores = dict(zip(oracle, encoder.encode_videos(oracle.values()) @ query, strict=True))
+    hits = Library.open(library.uri).search(query, 100)
+    assert {(hit.video, hit.start_s): hit.score for hit in hits} == pytest.approx(scores, abs=1e-5)
+    assert [hit.rank for hit in hits] == list(range(1, len(oracle) + 1))
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert len({hit.segment_id for hit in hits}) == len(oracle)
+    assert library.search(query, 2) == hits[:2]
+
+
+def test_thumbnails_keep_the_shape_of_the_video(videos, tmp_path, encoder):
+    """Catches a squashed or unrotated thumbnail, and one of another segment."""
+    library = new_library(tmp_path, encoder)
+    library.add([videos / "a" / "clip.mp4", videos / "b" / "clip.mp4"], encoder)
+    sizes = {}
+    for hit in library.search(np.ones(16, np.float32)):
+        jpeg = library.thumbnail(hit.segment_id)
+        sizes[hit.video.parent.name] = Image.open(io.BytesIO(jpeg)).size
+    assert sizes == {"a": (160, 80), "b": (160, 213)}
+    assert library.thumbnail("it's none") is None
+
+
+def test_equal_scores_come_in_the_order_of_their_ids(videos, tmp_path, encoder):
+    """Catches an order that hangs on the history of the table, also where the cut at k goes through a tie."""
+    library = new_library(tmp_path, encoder)
+    for name in ("b", "a"):
+        library.add([videos / name], encoder)
+    ids = [hit.segment_id for hit in library.search(np.zeros(16, np.float32), 100)]
+    assert ids == sorted(ids)
+    assert [hit.segment_id for hit in library.search(np.zeros(16, np.float32), 3)] == ids[:3]
+
+
+def test_unchanged_files_cost_nothing_and_changed_ones_are_replaced(videos, tmp_path, encoder, monkeypatch):
+    """Catches doubled rows, stale rows of a changed file, and work done twice after an interruption."""
+    library = new_library(tmp_path, encoder)
+    library.add([videos], encoder)
+    with monkeypatch.context() as patched:
+        patched.setattr(encoder, "encode_pixels", refuse_to_encode)
+        again = Library.open(library.uri).add([videos / "b", videos], encoder)
+    assert (again.videos, again.segments, again.unchanged) == (0, 0, 5)
+
+    write_video(videos / "a" / "lang.mkv", 15)  # was three segments
+    write_video(videos / "a" / "clip.mp4", 70)  # was one
+    (videos / "b" / "clip.mp4").write_bytes(b"")  # what it showed is gone
+    summary = library.add([videos], encoder)
+    assert (summary.videos, summary.segments, summary.unchanged) == (2, 4, 2)
+    assert [video.name for video, _ in summary.skipped] == ["clip.mp4"]
+    hits = library.search(np.ones(16, np.float32), 100)
+    spans = sorted((hit.video.name, hit.start_s) for hit in hits)
+    assert spans == [
+        ("clip.mp4", 0.0),
+        ("clip.mp4", 2.0),
+        ("clip.mp4", 4.0),
+        ("lang.mkv", 0.0),
+        ("old.avi", 0.0),
+        ("still.GIF", 0.0),
+    ]
+    assert all(library.thumbnail(hit.segment_id) for hit in hits)
+
+
+def test_an_interrupted_run_goes_on(videos, tmp_path, encoder, monkeypatch):
+    """Catches a run that commits only at its end, and files that are half in the index."""
+    library = new_library(tmp_path, encoder)
+    monkeypatch.setattr("clipvip.search.library.COMMIT_FILES", 1)
+    monkeypatch.setattr("clipvip.search.ingest.BATCH_SIZE", 1)
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        library.add([videos], encoder, on_progress=interrupt)
+    summary = Library.open(library.uri).add([videos], encoder)
+    assert (summary.unchanged, summary.videos) == (2, 3)
+
+
+def test_bad_files_are_skipped_with_their_reasons(videos, tmp_path, encoder):
+    """Catches one bad file that ends the run, and a file of which only the readable part is indexed."""
+    write_audio(videos / "ton.mp4")
+    (videos / "leer.mp4").touch()
+    (videos / "text.MP4").write_text("not a video")
+    (videos / "dangling.mp4").symlink_to("nowhere")
+    whole = write_video(videos / "whole.mp4", 100, faststart=True).read_bytes()
+    (videos / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    (videos / "whole.mp4").unlink()
+    (videos / ".hidden.mp4").touch()
+    (videos / "notes.txt").touch()
+    (videos / "loop").symlink_to(videos)
+    seen = []
+    summary = new_library(tmp_path, encoder).add([videos], encoder, on_progress=lambda *at: seen.append(at))
+    reasons = {video.name: reason for video, reason in summary.skipped}
+    assert reasons.keys() == {"ton.mp4", "leer.mp4", "text.MP4", "cut.mp4", "dangling.mp4"}
+    assert "audio only" in reasons["ton.mp4"]
+    assert not any("\n" in reason or str(videos) in reason for reason in reasons.values())
+    assert summary.videos == 5
+    assert seen[-1] == (9, 9)  # the dangling link is no file
+
+
+def test_sound_that_outlasts_the_pictures_adds_no_segments(videos, tmp_path, encoder, monkeypatch):
+    """Catches windows beyond the last frame, for which a good file would be skipped."""
+    monkeypatch.setattr("clipvip.search.ingest.probe", lambda path: replace(probe(path), duration_s=30.0))
+    library = new_library(tmp_path, encoder)
+    assert library.add([videos / "a" / "lang.mkv"], encoder).segments == 3
+    assert max(hit.end_s for hit in library.search(np.ones(16, np.float32))) == pytest.approx(7.0)
+
+
+def test_another_model_is_refused(videos, tmp_path, encoder):
+    """Catches vectors of two models in one index."""
+    library = new_library(tmp_path, encoder)
+    other = clipvip.load(write_model(tmp_path / "other", seed=1), device="cpu")
+    with pytest.raises(SearchIndexError, match=f"{encoder.fingerprint}.*{other.fingerprint}.*--index"):
+        library.add([videos], other)
+
+
+def test_create_and_open_refuse_what_is_not_theirs(tmp_path, encoder):
+    """Catches an index that is overwritten, a folder that a mere look leaves behind, and unreadable later schemas."""
+    with pytest.raises(SearchIndexError, match="no search index"):
+        Library.open(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    library = new_library(tmp_path, encoder)
+    assert library.search(np.ones(16, np.float32)) == []
+    with pytest.raises(SearchIndexError, match="already"):
+        new_library(tmp_path, encoder)
+    with pytest.raises(InputError, match="16 numbers"):
+        library.search(np.ones(3, np.float32))
+
+
+def test_find_videos_names_what_is_missing(tmp_path):
+    """Catches a mistyped folder that passes for an empty one."""
+    with pytest.raises(UsageError, match="nowhere"):
+        find_videos([tmp_path / "nowhere"])
+    with pytest.raises(ClipVipError, match="no video files"):
+        find_videos([tmp_path])
+    if os.name == "posix":
+        with open(os.fsencode(tmp_path) + b"/\xff.mp4", "w"):
+            pass
+        _, [skipped] = find_videos([tmp_path])
+        assert "UTF-8" in skipped.reason
