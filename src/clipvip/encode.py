@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly
 from clipvip.model.processor import Media
 from clipvip.records import Clip, Embeddings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Encoder:
@@ -125,7 +128,7 @@ class Encoder:
             vectors[rows] = self.encode_pixels(torch.stack([pixels for _, pixels in batch]))
             batch.clear()
 
-        decoded = enumerate(_ahead(to_pixels, items, ahead=2 * batch_size))
+        decoded = enumerate(run_ahead(to_pixels, items, ahead=2 * batch_size))
         for row, pixels in track(decoded, title, total=len(items), disable=not progress):
             batch = waiting.setdefault(len(pixels), [])
             batch.append((row, pixels))
@@ -160,13 +163,17 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> En
     else:
         model = ClipVipModel.from_clip(source, aggregator="mean")
         processor = ClipVipProcessor.from_clip(source)
-    return Encoder(model.eval().to(device, torch_dtype), processor)
+    encoder = Encoder(model.eval(), processor)
+    if torch_dtype != torch.float32:
+        _ = encoder.fingerprint  # of the weights as stored: rounding must not make it another model
+    model.to(device, torch_dtype)
+    return encoder
 
 
-def _ahead(function: Callable[[Any], Tensor], items: Iterable[Any], *, ahead: int) -> Iterator[Tensor]:
+def run_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int) -> Iterator[Result]:
     """Results in order, computed by threads up to `ahead` items early: decoding overlaps with the model."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pending: deque[Future[Tensor]] = deque()
+        pending: deque[Future[Result]] = deque()
         try:
             for item in items:
                 pending.append(pool.submit(function, item))

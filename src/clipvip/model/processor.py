@@ -92,12 +92,12 @@ class ClipVipProcessor(ProcessorMixin):
 
     def video_pixels(self, video: Media) -> Tensor:
         """One video to float32 [T, 3, S, S]; frames given as an array are taken as they are."""
-        if isinstance(video, np.ndarray | Tensor):
-            return self.frames_to_pixels(video)
+        return self.frames_to_pixels(video if isinstance(video, np.ndarray | Tensor) else self.video_frames(video))
+
+    def video_frames(self, video: str | Path | tuple[str | Path, float, float]) -> np.ndarray:
+        """The frames of a file that the model is to see, uint8 [T, H, W, 3]; squared if the decoder is to resize."""
         path, time_range = (video[0], (video[1], video[2])) if isinstance(video, tuple) else (video, None)
-        return self.frames_to_pixels(
-            read_frames(path, num_frames=self.num_frames, time_range=time_range, size=self.decoder_size)
-        )
+        return read_frames(path, num_frames=self.num_frames, time_range=time_range, size=self.decoder_size)
 
     def image_pixels(self, image: Media) -> Tensor:
         """One image to float32 [1, 3, S, S]."""

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from clipvip.encode import Encoder
+from clipvip.encode import Encoder, run_ahead
 from clipvip.errors import ClipVipError, UsageError, VideoDecodeError
 from clipvip.search.segments import cut_segments
 from clipvip.video import VideoInfo, probe, read_frames, stream_frames
@@ -44,9 +42,6 @@ EXTENSIONS = [
 BATCH_SIZE = 16
 THUMBNAIL_SIZE = (160, 320)
 """Widest and highest; only very tall videos reach the second."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +154,9 @@ def encode_files(
         if job.failure is not None:
             return job, i, job.failure
         video = job.video
-        span = video.segments[i] if len(video.segments) > 1 else None
+        path = video.file.absolute
         try:
-            frames = read_frames(
-                video.file.absolute, num_frames=processor.num_frames, time_range=span, size=processor.decoder_size
-            )
+            frames = processor.video_frames((path, *video.segments[i]) if len(video.segments) > 1 else path)
             video.thumbnails[i] = _thumbnail(frames[len(frames) // 2], *job.size)
             return job, i, processor.frames_to_pixels(frames)
         except ClipVipError as error:
@@ -172,14 +165,14 @@ def encode_files(
     done: list[EncodedVideo | Skipped] = []
 
     def segments_to_decode() -> Iterator[tuple[_Job, int]]:
-        for job in _ahead(plan, files, BATCH_SIZE):
+        for job in run_ahead(plan, files, ahead=BATCH_SIZE):
             if isinstance(job, Skipped):
                 done.append(job)
             else:
                 yield from ((job, i) for i in range(job.num_missing))
 
     waiting: dict[int, list[tuple[_Job, int, Tensor]]] = {}  # by T: single-frame files cannot share a batch with videos
-    for job, i, pixels in _ahead(decode, segments_to_decode(), 2 * BATCH_SIZE):
+    for job, i, pixels in run_ahead(decode, segments_to_decode(), ahead=2 * BATCH_SIZE):
         if isinstance(pixels, Tensor):
             batch = waiting.setdefault(len(pixels), [])
             batch.append((job, i, pixels))
@@ -236,19 +229,3 @@ def _thumbnail(frame: np.ndarray, width: int, height: int) -> bytes:
 
 def _skipped(file: VideoFile, error: ClipVipError) -> Skipped:
     return Skipped(file.absolute, str(error).removeprefix(f"{file.absolute}: "))
-
-
-def _ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """Results in order, computed by threads up to `ahead` items early."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

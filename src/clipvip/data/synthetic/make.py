@@ -22,7 +22,7 @@ from clipvip.data.synthetic.render import draw_take, render_clip, write_video
 from clipvip.data.synthetic.world import Scenario, all_scenarios, order_blind_ceiling, split_scenarios
 from clipvip.records import Clip
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Raised whenever the same seed would give other files."""
 _CHUNK = 100
 _IMAGES, _PRETRAIN, _TRAIN, _VAL, _TEST = range(10, 15)  # streams of random numbers that never meet
@@ -125,8 +125,7 @@ def _train_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> 
     scenario = pool[number % len(pool)]
     path = out / "train" / f"{number:05d}.mp4"
     write_video(path, render_clip(scenario, draw_take(rng), rng))
-    captions = tuple(texts.caption(scenario, rng) for _ in range(3))
-    return Clip(f"train{number:05d}", video=path, captions=captions, split="train")
+    return Clip(f"train{number:05d}", video=path, captions=texts.training_captions(scenario, rng), split="train")
 
 
 def _held_out_clip(out: Path, seed: int, split: str, gallery: Sequence[Scenario], number: int) -> Clip:

@@ -1,6 +1,6 @@
 """The four kinds of text the method needs, for any scenario of the small world.
 
-Captions (downstream) say the whole event; auxiliary captions describe the middle frame only, as an image captioner
+Captions (downstream) say the whole event and, if complete, everything else; as in real sets some say less. Auxiliary captions describe the middle frame only, as an image captioner
 would, and err on the shape in 5 % of cases; alt texts describe still images in another style; subtitles are what a
 narrator might say: partly relevant, often not, with words lost or garbled.
 """
@@ -53,15 +53,24 @@ WORD_LOSS_RATE = 0.12
 
 
 def caption(scenario: Scenario, rng: np.random.Generator) -> str:
-    """A full description of the clip: object, scene and event, in one of four forms with synonyms."""
+    """A complete description of the clip: object, scene and event, in one of four forms with synonyms."""
     who, does, where = _clause(scenario, rng)
-    forms = (
-        f"{who} {does} {where}",
-        f"{where}, {who} {does}",
-        f"we see how {who} {does} {where}",
-        f"{who} {where} {does}",
-    )
-    return forms[rng.integers(len(forms))]
+    forms = [f"{who} {does} {where}", f"we see how {who} {does} {where}"]
+    if where:
+        forms += [f"{where}, {who} {does}", f"{who} {where} {does}"]
+    return _pick(forms, rng).strip()
+
+
+def training_captions(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Three captions of one clip, as different people write them: a complete one, one that leaves out the scene or
+    the colour, one that tells the event alone.
+
+    The last kind matters: the static part of this world is so large that a clip and its reversal seldom share a
+    batch; were every caption complete, nothing but that rare meeting would teach the order of frames.
+    """
+    who, does, where = _clause(scenario, rng)
+    less = _pick((f"{who} {does}", f"something {does} {where}"), rng).strip()
+    return caption(scenario, rng), less, f"it {_clause(scenario, rng)[1]}"
 
 
 def auxiliary_caption(scenario: Scenario, take: Take, rng: np.random.Generator) -> str:
@@ -117,7 +126,7 @@ def subtitle(scenario: Scenario, others: Sequence[Scenario], rng: np.random.Gene
 
 
 def _clause(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str]:
-    """(who, does, where)."""
+    """(who, does, where); a change of scene is told in `does`, and `where` is then empty."""
     name = _pick(NAMES[scenario.shape], rng)
     article = _pick(("a", "the"), rng)
     who, where = f"{article} {scenario.color} {name}", _pick(PLACES[scenario.scene], rng)
@@ -130,7 +139,7 @@ def _clause(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str
             return who, change.format(b=_pick(NAMES[scenario.target], rng)), where
         case "rescene":
             there = _pick(PLACES[scenario.target], rng)
-            return who, "is", _pick((f"first {where} and then {there}", f"{where} and later {there}"), rng)
+            return who, _pick((f"is first {where} and then {there}", f"is {where} and later {there}"), rng), ""
     return who, _pick(VERBS[scenario.event], rng), where
 
 
