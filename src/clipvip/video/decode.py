@@ -1,7 +1,6 @@
 """Frames out of media files, through PyAV: always those of a full sequential decode, edit lists applied.
 
-Only plain local files in the containers listed here are opened: FFmpeg would also follow playlists and scripts
-to other files and hosts. Every failure is one `VideoDecodeError` line: name, reason, way out.
+Every failure is one `VideoDecodeError` line: name, reason, way out.
 
 Shapes: T frames, H x W pixels (after rotation).
 """
@@ -10,48 +9,25 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import av
 import numpy as np
-from av.stream import Disposition
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clipvip.errors import InputError, VideoDecodeError
+from clipvip.errors import InputError
+from clipvip.video.container import OpenVideo, StrPath, decode_error, open_video
 from clipvip.video.sampling import uniform_indices
 
-StrPath: TypeAlias = str | os.PathLike[str]
 Size: TypeAlias = tuple[int, int] | int | None
 TimeRange: TypeAlias = tuple[float, float]
 
-# Self-contained formats; the audio ones only so that their error can say "audio only".
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,gif,ivf,mxf,mp3,wav,flac,aac"
-)
-IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows more, among them EPS, which runs a program.
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name for the family
 SEEKABLE = (MP4, "matroska,webm")  # Their keyframe indices are exact.
 SEEK_FROM_S = 5.0  # Decoding a few seconds costs less than a seek that has to be taken back.
 SPARE_BYTES = 256 * 2**20  # Decoded frames kept in case they turn out to be wanted.
 EPSILON_S = 1e-6  # A start of 3 * 0.1 s means the frame at 0.3 s.
-
-
-@dataclass(frozen=True, slots=True)
-class _Video:
-    """An open file and the stream to decode."""
-
-    name: str
-    container: Any
-    stream: Any
-
-    @property
-    def step_s(self) -> float:
-        """The time from frame to frame, for streams that carry no timestamps or durations."""
-        return float(1 / (self.stream.guessed_rate or 25))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +88,7 @@ def read_frames(
             return [int(i) for i in indices(total)]
         return uniform_indices(total, num_frames if total > 1 else 1).tolist()
 
-    with _opened(path, threads) as video:
+    with open_video(path, threads) as video:
         header_total = video.stream.frames if time_range is None else 0
         chosen = choose(header_total) if header_total or fixed is not None else []
         spare_bytes = 0 if chosen else SPARE_BYTES
@@ -122,12 +98,12 @@ def read_frames(
     if not chosen or not 0 <= min(chosen) <= max(chosen) < total:
         raise InputError(f"{os.fspath(path)}: frame indices {chosen} must be a few of 0 to {total - 1}")
     if not kept.keys() >= set(chosen):
-        with _opened(path, threads) as video:
+        with open_video(path, threads) as video:
             _, kept = _collect(video, set(chosen), time_range, 0, stop_early=True)
 
     pictures = {i: _to_rgb(kept[i], size) for i in set(chosen)}
     if len({picture.shape for picture in pictures.values()}) > 1:
-        raise _failure(path, "the frame size changes on the way", "ask for a fixed size=(H, W)")
+        raise decode_error(path, "the frame size changes on the way", "ask for a fixed size=(H, W)")
     return np.stack([pictures[i] for i in chosen])
 
 
@@ -137,7 +113,7 @@ def stream_frames(path: StrPath, *, size: Size = None, threads: int = 1) -> Iter
     Raises: VideoDecodeError, also after some frames if the file breaks off; InputError for an impossible size.
     """
     _check_arguments(size, None)
-    with _opened(path, threads) as video:
+    with open_video(path, threads) as video:
         for time_s, frame in _timed_frames(video):
             yield time_s, DecodedFrame(frame, size)
 
@@ -147,7 +123,7 @@ def probe(path: StrPath) -> VideoInfo:
 
     Raises: VideoDecodeError.
     """
-    with _opened(path, threads=1) as video:
+    with open_video(path, threads=1) as video:
         stream = video.stream
         _, frame = next(_timed_frames(video))
         duration_s = None
@@ -167,23 +143,8 @@ def probe(path: StrPath) -> VideoInfo:
         )
 
 
-def read_image(path: StrPath) -> np.ndarray:
-    """A picture file, turned as its EXIF tag says: uint8 [H, W, 3], RGB.
-
-    Raises: VideoDecodeError.
-    """
-    _check_file(path)
-    try:
-        with Image.open(path, formats=IMAGES) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise _failure(path, f"not a picture in one of the formats {', '.join(IMAGES)}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise _failure(path, f"damaged picture ({error})") from error
-
-
 def _collect(
-    video: _Video, wanted: set[int], time_range: TimeRange | None, spare_bytes: int, *, stop_early: bool
+    video: OpenVideo, wanted: set[int], time_range: TimeRange | None, spare_bytes: int, *, stop_early: bool
 ) -> tuple[int, dict[int, Any]]:
     """Decode; the number of frames seen and, by index, the wanted ones and the first `spare_bytes` of the others."""
     kept: dict[int, Any] = {}
@@ -198,7 +159,7 @@ def _collect(
     return total, kept
 
 
-def _frames_within(video: _Video, time_range: TimeRange | None) -> Iterator[Any]:
+def _frames_within(video: OpenVideo, time_range: TimeRange | None) -> Iterator[Any]:
     """Frames with start_s <= t < end_s, or else the one shown at start_s."""
     start_s, end_s = time_range or (0.0, float("inf"))
     shown, shown_until_s, empty = None, 0.0, True
@@ -214,12 +175,12 @@ def _frames_within(video: _Video, time_range: TimeRange | None) -> Iterator[Any]
     else:
         if empty and start_s >= shown_until_s - EPSILON_S:
             reason = f"the range {start_s:g} to {end_s:g} s lies beyond the end ({shown_until_s:.3f} s)"
-            raise _failure(video.name, reason, "correct the range or leave it out")
+            raise decode_error(video.name, reason, "correct the range or leave it out")
     if empty and shown is not None:
         yield shown
 
 
-def _timed_frames(video: _Video, start_s: float = 0.0) -> Iterator[tuple[float, Any]]:
+def _timed_frames(video: OpenVideo, start_s: float = 0.0) -> Iterator[tuple[float, Any]]:
     """All frames with their seconds after the first one; those well before `start_s` may be left out."""
     num_decoded = 0
     try:
@@ -231,16 +192,16 @@ def _timed_frames(video: _Video, start_s: float = 0.0) -> Iterator[tuple[float, 
                 yield float((frame.pts - origin) * frame.time_base), frame
             num_decoded += 1
     except av.FFmpegError as error:
-        raise _failure(video.name, f"decoding breaks off after {num_decoded} frames ({error.strerror})") from error
+        raise decode_error(video.name, f"decoding breaks off after {num_decoded} frames ({error.strerror})") from error
     if num_decoded == 0:
-        raise _failure(video.name, "no decodable frame")
+        raise decode_error(video.name, "no decodable frame")
     # FFmpeg takes an mp4 that was cut between two frames for one that ends there.
     media_end = max((entry.pos + entry.size for entry in video.stream.index_entries), default=0)
     if video.container.format.name == MP4 and media_end > video.container.size:
-        raise _failure(video.name, f"the file was cut short: it breaks off after {num_decoded} frames")
+        raise decode_error(video.name, f"the file was cut short: it breaks off after {num_decoded} frames")
 
 
-def _decoding_from(video: _Video, start_s: float) -> tuple[int | None, Iterator[Any]]:
+def _decoding_from(video: OpenVideo, start_s: float) -> tuple[int | None, Iterator[Any]]:
     """The first frame's timestamp, and frames from the last keyframe before `start_s` on, or from the first one."""
     container, stream = video.container, video.stream
     frames = container.decode(stream)
@@ -285,60 +246,9 @@ def _to_rgb(frame: Any, size: Size) -> np.ndarray:
     return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-@contextmanager
-def _opened(path: StrPath, threads: int) -> Iterator[_Video]:
-    _check_file(path)
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-    try:
-        # The prefix makes any name a plain local path: "concat:a|b", "http://...", "-x", "%03d".
-        container = av.open(f"file:{os.fspath(path)}", options=options)
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise _failure(path, _why_unreadable(path, error)) from error
-    with container:
-        stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
-        if stream is None:
-            raise _failure(path, f"no video stream{' (audio only)' if container.streams.audio else ''}", "leave it out")
-        if stream.codec_context is None:
-            raise _failure(path, "no decoder for its codec")
-        stream.codec_context.thread_count = threads
-        yield _Video(os.fspath(path), container, stream)
-
-
-def _why_unreadable(path: StrPath, error: Exception) -> str:
-    if isinstance(error, OSError):
-        return str(error.strerror).lower()
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if isinstance(error, av.error.ArgumentError) or head.startswith(b"#EXTM3U"):
-        return "not a media container; playlists, scripts and pictures are refused as video"
-    if head[4:] == b"ftyp":
-        return "mp4 without its index (moov atom missing), usually an unfinished copy or recording"
-    return "not a media file, or its header is damaged"
-
-
-def _check_file(path: StrPath) -> None:
-    reason = None
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            reason = "not a regular file"
-        elif status.st_size == 0:
-            reason = "the file is empty"
-    except FileNotFoundError:
-        reason = "no such file"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    if reason is not None:
-        raise _failure(path, reason, "correct the path or leave it out")
-
-
 def _check_arguments(size: Size, time_range: TimeRange | None) -> None:
     sides = size if isinstance(size, tuple) else () if size is None else (size, size)
     if len(sides) not in (0, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
         raise InputError(f"size must be None, a positive int or (height, width), not {size!r}")
     if time_range is not None and not 0 <= time_range[0] < time_range[1] - EPSILON_S:
         raise InputError(f"time_range must be (start_s, end_s) with 0 <= start_s < end_s, not {time_range!r}")
-
-
-def _failure(path: StrPath, reason: str, way_out: str = "re-encode it or leave it out") -> VideoDecodeError:
-    return VideoDecodeError(f"{os.fspath(path)}: {reason}; {way_out}")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipvip.errors import InputError, VideoDecodeError
 from clipvip.video import decode, probe, read_frames, read_image, stream_frames, uniform_indices
+from clipvip.video.container import open_video
 from helpers_video import FPS, sequential_decode, write_audio, write_video
 
 KINDS = {
@@ -181,7 +182,7 @@ def test_every_broken_or_foreign_file_is_one_clear_error(tmp_path, video):
 def test_an_mp4_cut_between_two_frames_is_an_error(tmp_path):
     """Would catch FFmpeg's silent end of file where the cut happens to hit a frame boundary."""
     whole = write_video(tmp_path / "fast.mp4", 20, faststart=True, bf="0")
-    with decode._opened(whole, 1) as opened:
+    with open_video(whole, 1) as opened:
         boundary = opened.stream.index_entries[10].pos
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[:boundary])

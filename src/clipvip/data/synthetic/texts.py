@@ -1,8 +1,9 @@
 """The four kinds of text the method needs, for any scenario of the small world.
 
-Captions (downstream) say the whole event and, if complete, everything else; as in real sets some say less. Auxiliary captions describe the middle frame only, as an image captioner
-would, and err on the shape in 5 % of cases; alt texts describe still images in another style; subtitles are what a
-narrator might say: partly relevant, often not, with words lost or garbled.
+Captions (downstream) say the whole event and, if complete, everything else; as in real sets some say less. Auxiliary
+captions describe the middle frame only, as an image captioner would, and err on the shape in 5 % of cases; alt texts
+describe still images in another style; subtitles are what a narrator might say: partly relevant, often not, with
+words lost or garbled.
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""The whole story at its smallest, through the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("demo ü") / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "clipvip", "demo", "--out", str(out), "--preset", "smoke"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return out, done.stdout
+
+
+def test_leaves_what_the_contract_names(demo: tuple[Path, str]) -> None:
+    """Catches a figure or a file that others rely on and that is no longer written."""
+    out, told = demo
+    metrics = json.loads((out / "metrics.json").read_text())
+    for kind in ("plain", "dsl"):
+        for direction in ("t2v", "v2t"):
+            assert {"R@1", "R@5", "R@10", "MdR", "MnR", "MeanR@"} <= metrics["test"][kind][direction].keys()
+    assert 0 <= metrics["test"]["twin_accuracy"] <= 100
+    assert metrics["chance"]["R@1"] == pytest.approx(100 / 60)
+    assert metrics["order_blind_ceiling"] == 75.0
+    stages = {"world", "warmstart", "pretrain", "finetune", "evaluate", "index", "report", "total"}
+    assert stages == metrics["seconds"].keys()
+    assert metrics["seconds"]["total"] >= sum(metrics["seconds"][name] for name in stages - {"total"}) - 1
+    assert metrics["seed"] == 0
+    assert "torch" in metrics["versions"]
+    for name in (
+        "world/world.json",
+        "runs/warmstart/model",
+        "runs/pretrain/model",
+        "runs/finetune/model",
+        "model",
+        "index",
+    ):
+        assert (out / name).exists(), name
+    assert "clipvip search" in told
+
+
+def test_report_is_self_contained(demo: tuple[Path, str]) -> None:
+    """Catches a report that needs the network or another file, or that shows nothing."""
+    html = (demo[0] / "report.html").read_text(encoding="utf-8")
+    assert "http" not in html.replace("http-equiv", "")
+    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/jpeg;base64,") > 10
+
+
+def test_evaluate_and_search_agree_with_the_demo(demo: tuple[Path, str]) -> None:
+    """Catches a second inference path: the command line must find the demo's own scores and hits."""
+    out, _ = demo
+    metrics = json.loads((out / "metrics.json").read_text())
+    clipvip = [sys.executable, "-m", "clipvip"]
+    manifest = str(out / "world" / "retrieval.jsonl")
+    done = subprocess.run(
+        [*clipvip, "evaluate", "--model", str(out / "model"), "--data", manifest, "--split", "test", "--rescore", "dsl",
+         "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    assert report["plain"] == metrics["test"]["plain"]
+    assert report["dsl"] == metrics["test"]["dsl"]
+    assert (report["num_texts"], report["num_videos"]) == (60, 60)
+    done = subprocess.run(
+        [*clipvip, "search", "a red circle grows", "--index", str(out / "index"), "-k", "3", "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert [hit["rank"] for hit in found["results"]] == [1, 2, 3]
+    assert all(Path(hit["video"]).is_file() for hit in found["results"])

@@ -1,0 +1,158 @@
+"""Training through the command line: killed runs, refusals, and the files a run leaves."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import clipvip
+from clipvip.data.manifest import read_manifest, write_manifest
+from clipvip.errors import ConfigError, TrainingError, VideoDecodeError
+from clipvip.records import Clip
+from clipvip.training import load_recipe, train
+from clipvip.training.state import WorkDir
+from helpers_world import overrides, write_recipe, write_tiny_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    train(load_recipe(str(recipe), overrides(world)), workdir, progress=False)
+    return workdir
+
+
+def command(recipe: Path, world: Path, workdir: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "clipvip", "train", str(recipe), *overrides(world), "--workdir", str(workdir), "--json",
+    ]  # fmt: skip
+
+
+def weights(workdir: Path) -> dict[str, Tensor]:
+    return load_file(workdir / "model" / "model.safetensors")
+
+
+def kill_and_resume(recipe: Path, world: Path, workdir: Path, after_lines: int) -> dict[str, object]:
+    """Start a run, SIGKILL it once its log has so many lines, start it again; the summary of the second."""
+    log = workdir / "log.jsonl"
+    with subprocess.Popen(command(recipe, world, workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        while run.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < after_lines):
+            time.sleep(0.01)  # waiting for another process, not for a guess about its speed
+        assert run.poll() is None, "the run ended before it could be killed"
+        run.send_signal(signal.SIGKILL)
+    again = subprocess.run(command(recipe, world, workdir), capture_output=True, text=True, check=True)
+    return json.loads(again.stdout)
+
+
+def assert_same_run(workdir: Path, finished: Path) -> None:
+    ours, expected = weights(workdir), weights(finished)
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], expected[name]) for name in ours)
+
+    def curve(path: Path) -> list[dict[str, float]]:
+        rows = WorkDir(path).read_log()
+        return [{key: value for key, value in row.items() if key != "clips_per_s"} for row in rows]
+
+    assert curve(workdir) == curve(finished)
+
+
+def test_killed_run_ends_like_an_uninterrupted_one(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
+    """Catches state lost in a checkpoint (optimiser, order, draws, best score) and log lines written twice."""
+    kill_and_resume(recipe, world, tmp_path / "killed", after_lines=random.Random(time.time_ns()).randint(9, 36))
+    assert_same_run(tmp_path / "killed", finished)
+
+
+@pytest.mark.long
+def test_twelve_kills_at_random_moments(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
+    """Catches the rare moment: a kill while a checkpoint, the best model or the log is being written."""
+    for number in range(12):
+        workdir = tmp_path / str(number)
+        kill_and_resume(recipe, world, workdir, after_lines=random.Random(time.time_ns()).randint(1, 38))
+        assert_same_run(workdir, finished)
+
+
+def test_finished_run_is_not_run_again(world: Path, recipe: Path, finished: Path) -> None:
+    """Catches a second training on top of a finished one."""
+    before = (finished / "model" / "model.safetensors").stat().st_mtime_ns
+    summary = train(load_recipe(str(recipe), overrides(world)), finished, progress=False)
+    assert summary["steps"] == 40
+    assert (finished / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert not (finished / "checkpoints").exists()
+
+
+def test_result_is_the_best_by_validation_and_loads(finished: Path) -> None:
+    """Catches a selection that returns the last weights, and a model folder without its processor."""
+    summary = json.loads((finished / "summary.json").read_text())
+    scores = [row["val_R@1"] for row in WorkDir(finished).read_log() if "val_R@1" in row]
+    assert len(scores) == 4
+    assert summary["best_val_R@1"] == max(scores)
+    encoder = clipvip.load(finished / "model", device="cpu")
+    assert encoder.encode_texts(["a red circle"]).shape == (1, 16)
+    best = load_file(finished / "best" / "model.safetensors")
+    assert all(torch.equal(best[name], value) for name, value in weights(finished).items())
+
+
+def test_other_recipe_in_the_same_folder_is_refused(world: Path, recipe: Path, finished: Path) -> None:
+    """Catches two runs mixed in one folder."""
+    with pytest.raises(TrainingError, match=r"train.seed was 0, now 1.*another --workdir"):
+        train(load_recipe(str(recipe), [*overrides(world), "train.seed=1"]), finished, progress=False)
+
+
+def test_decode_errors_follow_the_policy(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches bad clips replaced or dropped silently: raise names the file, skip lists it in the summary."""
+    clips = read_manifest(world / "retrieval.jsonl", split="train")[:16]
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("not a video")
+    write_manifest(tmp_path / "m.jsonl", [*clips, Clip("bad", video=broken, captions=("x",), split="train")])
+    settings = [*overrides(world), f"data.train={tmp_path / 'm.jsonl'}", "train.steps=6", "data.val=null"]
+    with pytest.raises(VideoDecodeError, match=r"broken\.mp4"):
+        train(load_recipe(str(recipe), settings), tmp_path / "raise", progress=False)
+    skipping = load_recipe(str(recipe), [*settings, "data.on_decode_error=skip"])
+    summary = train(skipping, tmp_path / "skip", progress=False)
+    assert list(summary["skipped"]) == ["bad"]
+    assert "broken.mp4" in summary["skipped"]["bad"]
+
+
+def test_every_loss_variant_trains_on_subtitles_and_captions(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches a variant whose sources the data room does not deliver, and worker processes that draw otherwise."""
+    losses = {}
+    for variant in ("vs+fc", "vs+vc", "vs+vc+fc", "vsc", "vsc+fc"):
+        settings = [*overrides(world), f"data.train={world / 'pretrain.jsonl'}", "data.subtitle=subtitle"]
+        settings += ["train.steps=2", "data.val=null", f"loss.variant={variant}"]
+        train(load_recipe(str(recipe), settings), tmp_path / variant, progress=False)
+        losses[variant] = [row["loss"] for row in WorkDir(tmp_path / variant).read_log()]
+    assert len({values[0] for values in losses.values()}) == 5, "two variants gave the same loss"
+    with_workers = [*settings, "data.num_workers=2"]
+    train(load_recipe(str(recipe), with_workers), tmp_path / "workers", progress=False)
+    assert [row["loss"] for row in WorkDir(tmp_path / "workers").read_log()] == losses["vsc+fc"]
+
+
+def test_recipe_without_a_start_or_with_another_shape(
+    world: Path, recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Catches a run that trains something else than was asked for."""
+    with pytest.raises(ConfigError, match=r"model.init is not set"):
+        train(load_recipe("demo/finetune", overrides(world)[:2]), tmp_path / "a", progress=False)
+    settings = [*overrides(world), f"model.init={finished / 'model'}", "model.num_proxies=2"]
+    with pytest.raises(ConfigError, match="was trained with 4"):
+        train(load_recipe(str(recipe), settings), tmp_path / "b", progress=False)
