@@ -138,25 +138,27 @@ class ClipDataset(Dataset[Sample]):
             if self.on_decode_error == "raise":
                 raise
             return Sample(clip.clip_id, failure=str(error))
-        return Sample(clip.clip_id, video, frame if self.sources.frame else None, subtitle or None, caption or None)
+        return Sample(clip.clip_id, video, frame, subtitle or None, caption or None)
 
     def _texts(self, clip: Clip) -> tuple[str, ...]:
         if self.sources.subtitle == "captions":
             return clip.captions
         return (clip.subtitle,) if clip.subtitle else ()
 
-    def _pixels(self, clip: Clip, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The sampled frames [T, 3, S, S] and the middle frame [1, 3, S, S], from one decode."""
+    def _pixels(self, clip: Clip, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        """The sampled frames [T, 3, S, S] and, if wanted, the middle frame [1, 3, S, S], from one decode."""
         if clip.image is not None:
             pixels = self.to_pixels(self._decoded(clip, index)[:1])
-            return pixels, pixels
+            return pixels, pixels if self.sources.frame else None
 
         def choose(total: int) -> np.ndarray:
             if total == 1:
-                return np.zeros(2, np.int64)  # a single-frame file is an image: T = 1
-            sample = jittered_indices(total, self.num_frames, rng) if self.jitter else None
-            sample = uniform_indices(total, self.num_frames) if sample is None else sample
-            return np.append(sample, middle_index(total))
+                sample = np.zeros(1, np.int64)  # a single-frame file is an image: T = 1
+            elif self.jitter:
+                sample = jittered_indices(total, self.num_frames, rng)
+            else:
+                sample = uniform_indices(total, self.num_frames)
+            return np.append(sample, middle_index(total)) if self.sources.frame else sample
 
         if self.cache is None:
             frames = read_frames(clip.path, choose, time_range=clip.time_range, size=self.decoder_size)
@@ -164,7 +166,7 @@ class ClipDataset(Dataset[Sample]):
             decoded = self._decoded(clip, index)
             frames = decoded[choose(len(decoded))]
         pixels = self.to_pixels(frames)
-        return pixels[:-1], pixels[-1:]
+        return (pixels[:-1], pixels[-1:]) if self.sources.frame else (pixels, None)
 
     def _decoded(self, clip: Clip, index: int) -> np.ndarray:
         """All frames of a clip, uint8 [F, H, W, 3], remembered if there is a cache."""

@@ -42,13 +42,14 @@ def to_pixel_values(
         raise InputError(f"frames must be uint8 in 0..255, not {frames.dtype}")
     height, width = _scaled_size(frames.shape[1], frames.shape[2], resize, image_size)
 
-    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).float() / 255  # [T, 3, H, W]
+    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).float()  # [T, 3, H, W]
     if pixels.shape[-2:] != (height, width):
         pixels = F.interpolate(pixels, (height, width), mode="bicubic", align_corners=False, antialias=antialias)
     # Half-pixel offsets round to even, as in torchvision's centre crop.
     top, left = round((height - image_size) / 2), round((width - image_size) / 2)
     pixels = pixels[..., top : top + image_size, left : left + image_size]
-    return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
+    scale = 255 * pixels.new_tensor([mean, std]).view(2, 1, 3, 1, 1)  # 0..255 to 0..1 and the normalisation at once
+    return (pixels - scale[0]).div_(scale[1])
 
 
 def decoder_size(resize: str, image_size: int) -> tuple[int, int] | int:
