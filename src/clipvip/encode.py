@@ -83,6 +83,7 @@ class Encoder:
         if isinstance(texts, str):
             raise InputError(f"encode_texts: expected a list of strings, got one string: [{texts!r}]?")
         texts = list(texts)
+        self.processor.check_texts(texts)
         vectors = np.empty((len(texts), self.embedding_size), np.float32)
         # texts of like length share a batch, so little is computed on padding
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))

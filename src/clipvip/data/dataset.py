@@ -43,8 +43,8 @@ class Sample:
     """One clip, ready to be batched. `failure` is set, and the rest empty, where decoding failed."""
 
     clip_id: str
-    video: Tensor | None = None  # [T, 3, S, S]
-    frame: Tensor | None = None  # [1, 3, S, S]
+    video: np.ndarray | None = None  # uint8 [T, H, W, 3]
+    frame: np.ndarray | None = None  # uint8 [1, H, W, 3]
     subtitle: str | None = None
     caption: str | None = None
     failure: str | None = None
@@ -89,8 +89,8 @@ class Batch:
 class ClipDataset(Dataset[Sample]):
     """Samples addressed by (pass, index), as `PassSampler` hands them out.
 
-    num_frames: T. jitter: the released code's jittered sampling (else uniform). to_pixels: frames to a tensor.
-    decoder_size: `size` for `read_frames`. on_decode_error: "raise", or "skip" (the sample carries the reason).
+    num_frames: T. jitter: the released code's jittered sampling (else uniform). decoder_size: `size` for `read_frames`.
+    on_decode_error: "raise", or "skip" (the sample carries the reason).
     cache: keep decoded files in memory, once in every loader process; for sets of small files.
     """
 
@@ -99,7 +99,6 @@ class ClipDataset(Dataset[Sample]):
         clips: Sequence[Clip],
         *,
         num_frames: int,
-        to_pixels: ToPixels,
         sources: Sources,
         seed: int,
         jitter: bool = True,
@@ -109,7 +108,6 @@ class ClipDataset(Dataset[Sample]):
     ):
         self.clips = list(clips)
         self.num_frames = num_frames
-        self.to_pixels = to_pixels
         self.sources = sources
         self.seed = seed
         self.jitter = jitter
@@ -133,7 +131,7 @@ class ClipDataset(Dataset[Sample]):
         subtitle = texts[rng.integers(len(texts))] if texts else None
         caption = clip.caption if self.sources.caption else None
         try:
-            video, frame = self._pixels(clip, index, rng)
+            video, frame = self._frames(clip, index, rng)
         except VideoDecodeError as error:
             if self.on_decode_error == "raise":
                 raise
@@ -145,11 +143,11 @@ class ClipDataset(Dataset[Sample]):
             return clip.captions
         return (clip.subtitle,) if clip.subtitle else ()
 
-    def _pixels(self, clip: Clip, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
-        """The sampled frames [T, 3, S, S] and, if wanted, the middle frame [1, 3, S, S], from one decode."""
+    def _frames(self, clip: Clip, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        """The sampled frames [T, H, W, 3] and, if wanted, the middle frame [1, H, W, 3], from one decode."""
         if clip.image is not None:
-            pixels = self.to_pixels(self._decoded(clip, index)[:1])
-            return pixels, pixels if self.sources.frame else None
+            picture = self._decoded(clip, index)[:1]
+            return picture, picture if self.sources.frame else None
 
         def choose(total: int) -> np.ndarray:
             if total == 1:
@@ -165,8 +163,7 @@ class ClipDataset(Dataset[Sample]):
         else:
             decoded = self._decoded(clip, index)
             frames = decoded[choose(len(decoded))]
-        pixels = self.to_pixels(frames)
-        return (pixels[:-1], pixels[-1:]) if self.sources.frame else (pixels, None)
+        return (frames[:-1], frames[-1:]) if self.sources.frame else (frames, None)
 
     def _decoded(self, clip: Clip, index: int) -> np.ndarray:
         """All frames of a clip, uint8 [F, H, W, 3], remembered if there is a cache."""
@@ -181,33 +178,45 @@ class ClipDataset(Dataset[Sample]):
         return frames
 
 
-def collate(samples: Sequence[Sample], tokenize: Tokenize, sources: Sources) -> Batch:
+@dataclass(frozen=True, slots=True)
+class Collator:
     """Samples to a batch; failed ones are left out and listed.
 
+    tokenize: texts to padded ids and mask. to_pixels: frames uint8 [F, H, W, 3] to [F, 3, S, S].
     Raises: VideoDecodeError if all failed; ManifestError if videos of different T meet.
     """
-    failures = tuple((sample.clip_id, sample.failure) for sample in samples if sample.failure is not None)
-    good = [sample for sample in samples if sample.failure is None]
-    if not good:
-        raise VideoDecodeError(f"not one clip of a batch could be decoded; the first: {failures[0][1]}")
-    videos = [sample.video for sample in good if sample.video is not None]
-    if len({len(video) for video in videos}) != 1:
-        odd = min(good, key=lambda sample: len(sample.video))  # type: ignore[arg-type]  # none is None here
-        raise ManifestError(f"{odd.clip_id}: an image or single-frame file among videos; keep them in a manifest apart")
-    return Batch(
-        clip_ids=tuple(sample.clip_id for sample in good),
-        video=torch.stack(videos),
-        frame=torch.stack([s.frame for s in good if s.frame is not None]) if sources.frame else None,
-        subtitle=_text_batch([sample.subtitle for sample in good], tokenize),
-        caption=_text_batch([sample.caption for sample in good], tokenize) if sources.caption else None,
-        failures=failures,
-    )
 
+    tokenize: Tokenize
+    to_pixels: ToPixels
+    sources: Sources
 
-def _text_batch(texts: Sequence[str | None], tokenize: Tokenize) -> TextBatch:
-    tokens = tokenize([text or "" for text in texts])
-    return TextBatch(
-        tokens["input_ids"],
-        tokens["attention_mask"],
-        torch.tensor([text is not None for text in texts], dtype=torch.bool),
-    )
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """The batch."""
+        failures = tuple((sample.clip_id, sample.failure) for sample in samples if sample.failure is not None)
+        good = [sample for sample in samples if sample.failure is None]
+        if not good:
+            raise VideoDecodeError(f"not one clip of a batch could be decoded; the first: {failures[0][1]}")
+        videos = [sample.video for sample in good if sample.video is not None]
+        if len({len(video) for video in videos}) != 1:
+            odd = min(zip(videos, good, strict=True), key=lambda pair: len(pair[0]))[1].clip_id
+            raise ManifestError(f"{odd}: an image or single-frame file among videos; keep them in a manifest apart")
+        frames = [sample.frame for sample in good if sample.frame is not None]
+        return Batch(
+            clip_ids=tuple(sample.clip_id for sample in good),
+            video=self._pixels(videos),
+            frame=self._pixels(frames) if self.sources.frame else None,
+            subtitle=self._texts([sample.subtitle for sample in good]),
+            caption=self._texts([sample.caption for sample in good]) if self.sources.caption else None,
+            failures=failures,
+        )
+
+    def _pixels(self, clips: Sequence[np.ndarray]) -> Tensor:
+        """[B, T, 3, S, S]; in one go where all clips have one size, as after scaling in the decoder."""
+        if len({clip.shape for clip in clips}) == 1:
+            return self.to_pixels(np.concatenate(clips)).unflatten(0, (len(clips), -1))
+        return torch.stack([self.to_pixels(clip) for clip in clips])
+
+    def _texts(self, texts: Sequence[str | None]) -> TextBatch:
+        tokens = self.tokenize([text or "" for text in texts])
+        valid = torch.tensor([text is not None for text in texts], dtype=torch.bool)
+        return TextBatch(tokens["input_ids"], tokens["attention_mask"], valid)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from clipvip.data.dataset import Batch, ClipDataset, Tokenize, collate
+from clipvip.data.dataset import Batch, ClipDataset, Collator
 from clipvip.errors import ConfigError
 
 
@@ -49,13 +48,13 @@ def steps_per_pass(num_clips: int, batch_size: int) -> int:
 
 
 def make_loader(
-    dataset: ClipDataset, sampler: PassSampler, tokenize: Tokenize, *, num_workers: int
+    dataset: ClipDataset, sampler: PassSampler, collator: Collator, *, num_workers: int
 ) -> DataLoader[Batch]:
     """The loader. Workers are spawned, not forked: decoders and tokenisers run threads."""
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # torch's annotation has no room for a collate_fn of another type
         batch_sampler=sampler,
-        collate_fn=partial(collate, tokenize=tokenize, sources=dataset.sources),
+        collate_fn=collator,
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=num_workers > 0,

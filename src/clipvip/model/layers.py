@@ -1,6 +1,6 @@
 """The transformer block both towers share, with CLIP's parameter names.
 
-Shapes: B batch, N tokens, Q queries (the first Q <= N tokens), D width, H heads, d = D / H.
+Shapes: B batch, N tokens, Q queries, D width, H heads, d = D / H.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, attend: Attend, num_queries: int | None) -> Tensor:
-        """x [B, N, D] -> [B, Q, D]; `num_queries`: only the first Q tokens ask (None: all)."""
-        q = self._heads(self.q_proj(x[:, :num_queries]))
-        k, v = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+    def forward(self, query: Tensor, x: Tensor, attend: Attend) -> Tensor:
+        """Queries from `query` [B, Q, D], keys and values from x [B, N, D] -> [B, Q, D]."""
+        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
         return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -73,10 +72,19 @@ class Block(nn.Module):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, attend: Attend, num_queries: int | None = None) -> Tensor:
-        """x [B, N, D] -> [B, Q, D]: tokens beyond the first Q serve as keys and values only and are not updated."""
-        x = x[:, :num_queries] + self.self_attn(self.layer_norm1(x), attend, num_queries)
-        return x + self.mlp(self.layer_norm2(x))
+    def forward(self, x: Tensor, attend: Attend, query: Tensor | None = None) -> Tensor:
+        """x [B, N, D] -> [B, N, D]; with `query` [B, Q, D], the tokens whose output is wanted, only theirs [B, Q, D].
+
+        In the last block most outputs feed nothing: all tokens still serve as keys and values there, but need no
+        query and no MLP. Same output, same gradients.
+        """
+        keys = self.layer_norm1(x)
+        if query is None:
+            query, normed = x, keys
+        else:
+            normed = self.layer_norm1(query)
+        query = query + self.self_attn(normed, keys, attend)
+        return query + self.mlp(self.layer_norm2(query))
 
 
 class Encoder(nn.Module):

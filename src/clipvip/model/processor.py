@@ -119,13 +119,18 @@ class ClipVipProcessor(ProcessorMixin):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Texts to `input_ids` and `attention_mask`, padded to the longest of them."""
-        for text in texts:
-            if not isinstance(text, str):
-                raise InputError(f"texts: expected strings, got {text!r}")
+        self.check_texts(texts)
         tokens = self.tokenizer(
             list(texts), padding="longest", truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
         )
         return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+
+    @staticmethod
+    def check_texts(texts: Sequence[str]) -> None:
+        """Raises: InputError for the first text that is no string."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"texts: expected strings, got {text!r}")
 
     @property
     def decoder_size(self) -> tuple[int, int] | int | None:

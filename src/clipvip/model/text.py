@@ -5,6 +5,7 @@ Shapes: N texts, S tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -40,13 +41,21 @@ class TextTransformer(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """[N, S] -> [N, D]: the final state at each text's first end token."""
-        end = (input_ids == self.eos_token_id).int().argmax(dim=1)  # the first maximum
-        return self.hidden_states(input_ids)[torch.arange(len(end), device=end.device), end]
+        end = (input_ids == self.eos_token_id).int().argmax(dim=1, keepdim=True)  # [N, 1], the first maximum
+        seen = torch.arange(input_ids.shape[1], device=end.device) <= end  # [N, S]
+        attend = partial(F.scaled_dot_product_attention, attn_mask=seen[:, None, None])
+        *layers, last = self.encoder.layers
+        x = self._through(layers, input_ids)
+        at_end = x.take_along_dim(end[:, :, None], dim=1)  # [N, 1, D]
+        return self.final_layer_norm(last(x, attend, query=at_end)[:, 0])
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """Final layer-normed states of all tokens, [N, S, D]."""
+        return self.final_layer_norm(self._through(self.encoder.layers, input_ids))
+
+    def _through(self, layers: Iterable[nn.Module], input_ids: Tensor) -> Tensor:
         attend = partial(F.scaled_dot_product_attention, is_causal=True)
         x = self.embeddings(input_ids)
-        for layer in self.encoder.layers:
+        for layer in layers:
             x = layer(x, attend)
-        return self.final_layer_norm(x)
+        return x

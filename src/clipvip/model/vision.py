@@ -5,6 +5,7 @@ Shapes: B batch, T frames, L patches a frame, M proxies, D width. Tokens stand p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -84,19 +85,18 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, T, 3, H, W] -> [B, D]."""
-        return self.post_layernorm(self.hidden_states(pixel_values, num_queries=1)[:, 0])
+        *layers, last = self.encoder.layers
+        x = self._through(layers, pixel_values)
+        first_proxy = last(x, F.scaled_dot_product_attention, query=x[:, :1])  # a proxy sees everything
+        return self.post_layernorm(first_proxy[:, 0])
 
-    def hidden_states(self, pixel_values: Tensor, num_queries: int | None = None) -> Tensor:
-        """Output of the last block for its first `num_queries` tokens (None: all), [B, Q, D], not normalised.
+    def hidden_states(self, pixel_values: Tensor) -> Tensor:
+        """Output of the last block for all tokens, [B, M + T*L, D], not normalised."""
+        return self._through(self.encoder.layers, pixel_values)
 
-        The last block's other queries and MLPs feed nothing, so `forward` asks for proxy 0 alone: same output, same
-        gradients.
-        """
+    def _through(self, layers: Iterable[nn.Module], pixel_values: Tensor) -> Tensor:
         attend = partial(proxy_guided_attention, num_proxies=self.num_proxies, num_frames=pixel_values.shape[1])
         x = self.pre_layrnorm(self.embeddings(pixel_values))
-        *layers, last = self.encoder.layers
         for layer in layers:
             x = layer(x, attend)
-        if num_queries is not None and num_queries <= self.num_proxies:
-            return last(x, F.scaled_dot_product_attention, num_queries)  # a proxy sees everything: no structure left
-        return last(x, attend)[:, :num_queries]
+        return x

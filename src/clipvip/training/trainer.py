@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoConfig, AutoTokenizer
 
-from clipvip.data.dataset import ClipDataset, Sources
+from clipvip.data.dataset import ClipDataset, Collator, Sources
 from clipvip.data.loader import PassSampler, make_loader, steps_per_pass
 from clipvip.data.manifest import read_manifest
 from clipvip.encode import Encoder
@@ -79,8 +79,9 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         """Fetch, step, log, save, evaluate."""
-        train, sampler = self.recipe.train, self._sampler()
-        loader = make_loader(self.dataset, sampler, self.processor.tokenize, num_workers=self.recipe.data.num_workers)
+        train = self.recipe.train
+        collator = Collator(self.processor.tokenize, self.processor.frames_to_pixels, self.dataset.sources)
+        loader = make_loader(self.dataset, self._sampler(), collator, num_workers=self.recipe.data.num_workers)
         with self._bar() as bar:
             task = bar.add_task(self.work.path.name, total=self.num_steps, completed=self.step, told="")
             for batch in loader:
@@ -180,7 +181,6 @@ class _Run:
         return ClipDataset(
             clips,
             num_frames=self.recipe.model.num_frames,
-            to_pixels=self.processor.frames_to_pixels,
             sources=Sources(data.subtitle, "caption" if "c" in variant else None, "f" in variant),
             seed=self.recipe.train.seed,
             jitter=data.jitter,

@@ -42,7 +42,7 @@ def to_pixel_values(
         raise InputError(f"frames must be uint8 in 0..255, not {frames.dtype}")
     height, width = _scaled_size(frames.shape[1], frames.shape[2], resize, image_size)
 
-    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).float()  # [T, 3, H, W]
+    pixels = torch.as_tensor(frames).float().permute(0, 3, 1, 2)  # [T, 3, H, W], a view: the model reorders anyway
     if pixels.shape[-2:] != (height, width):
         pixels = F.interpolate(pixels, (height, width), mode="bicubic", align_corners=False, antialias=antialias)
     # Half-pixel offsets round to even, as in torchvision's centre crop.
