@@ -1,0 +1,64 @@
+"""Queries, galleries and what is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipvip.errors import ManifestError
+from clipvip.evaluation import chance_level, run_retrieval, score_retrieval, twin_accuracy
+from clipvip.records import Clip, Embeddings
+
+
+class TableEncoder:
+    """Looks vectors up by the number in a clip's id or a text's first word."""
+
+    def vectors(self, numbers: Sequence[int]) -> np.ndarray:
+        return np.eye(8, dtype=np.float32)[list(numbers)]
+
+    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        return self.vectors([int(text.split()[0]) for text in texts])
+
+    def encode_clips(self, clips: Sequence[Clip], *, progress: bool = False) -> Embeddings:
+        return Embeddings(tuple(c.clip_id for c in clips), self.vectors([int(c.clip_id) for c in clips]), "f")
+
+
+def clip(number: int, *captions: str, **extra: str) -> Clip:
+    return Clip(str(number), video=Path("x.mp4"), captions=captions, extra=extra)
+
+
+def test_every_caption_is_a_query_or_all_are_one() -> None:
+    """Catches captions dropped, or owners shifted by clips with several captions."""
+    clips = [clip(0, "0 a", "0 b"), clip(1, "2 wrong"), clip(2, "2 c")]
+    found = run_retrieval(TableEncoder(), clips)
+    assert found.texts == ("0 a", "0 b", "2 wrong", "2 c")
+    assert found.text_to_video.tolist() == [0, 0, 1, 2]
+    assert score_retrieval(found)["plain"]["t2v"]["R@1"] == 75.0
+    joined = run_retrieval(TableEncoder(), clips, join_captions=True)
+    assert joined.texts == ("0 a 0 b", "2 wrong", "2 c")
+
+
+def test_a_clip_without_captions_stops_the_evaluation() -> None:
+    """Catches an N that shrinks silently."""
+    with pytest.raises(ManifestError, match="1: no 'captions'"):
+        run_retrieval(TableEncoder(), [clip(0, "0"), clip(1)])
+
+
+def test_twin_accuracy_counts_only_twins_in_the_gallery() -> None:
+    """Catches twins looked up by row instead of by id, and ties counted as right."""
+    clips = [clip(0, "0", twin="1"), clip(1, "0", twin="0"), clip(2, "5", twin="3"), clip(3, "5", twin="2")]
+    clips += [clip(4, "4", twin="absent"), clip(5, "5")]
+    found = run_retrieval(TableEncoder(), clips)
+    assert twin_accuracy(found) == 100 * (1 + 0 + 0.5 + 0.5) / 4
+    assert "twin_accuracy" in score_retrieval(found)
+    assert twin_accuracy(run_retrieval(TableEncoder(), clips[4:])) is None
+    assert "twin_accuracy" not in score_retrieval(run_retrieval(TableEncoder(), clips[4:]))
+
+
+def test_chance() -> None:
+    """Catches chance levels above 100 % on tiny galleries."""
+    assert chance_level(500) == {"R@1": 0.2, "R@5": 1.0, "R@10": 2.0, "MdR": 250.5}
+    assert chance_level(4)["R@10"] == 100.0
