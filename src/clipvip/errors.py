@@ -35,3 +35,14 @@ class TrainingError(ClipVipError):
 
 class SearchIndexError(ClipVipError):
     """A search index is missing, of another model or of another schema."""
+
+
+class Interrupted(BaseException):
+    """A signal asks the command to end. Not an Exception: nothing on the way may take it for a failure.
+
+    signum: its number; the exit code is 128 + signum (130 for Ctrl-C, 143 for SIGTERM).
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"interrupted by signal {signum}")
+        self.signum = signum

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from clipvip import __version__
 from clipvip.cli import demo, evaluate, index, search, train
-from clipvip.errors import ClipVipError, UsageError
+from clipvip.errors import ClipVipError, Interrupted, UsageError
 
 app = typer.Typer(
     help="CLIP-ViP text-to-video retrieval: train it, measure it, search your own videos.",
@@ -43,10 +44,12 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: errors become one line on stderr and an exit code (1 run time, 2 usage, 130 interrupted)."""
-    # Quiet the libraries unless the user asked for their noise; nothing here ever needs the network for local folders.
+    """Entry point: errors become one line on stderr and an exit code (1 run time, 2 usage, 130 or 143 interrupted)."""
+    # Quiet the libraries unless the user asked for their noise.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for interruption in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interruption, _interrupt)
     try:
         app(prog_name="clipvip")
     except ClipVipError as error:
@@ -54,3 +57,10 @@ def main() -> None:
             raise
         typer.echo(f"clipvip: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except Interrupted as interruption:
+        typer.echo("clipvip: interrupted; what was written is kept, and the same command goes on from there", err=True)
+        sys.exit(128 + interruption.signum)
+
+
+def _interrupt(signum: int, _: object) -> None:
+    raise Interrupted(signum)

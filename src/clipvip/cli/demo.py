@@ -54,6 +54,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     from clipvip.encode import load
     from clipvip.evaluation import chance_level, score_retrieval
 
+    claim_folder(out, seed, preset)
     console = Console()
     seconds: dict[str, float] = {}
     started = time.perf_counter()
@@ -121,6 +122,25 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     return metrics
 
 
+def claim_folder(out: Path, seed: int, preset: str) -> None:
+    """Note in `out/demo.json` what is made there. Raises: UsageError if it holds a demo of another kind."""
+    import json
+
+    from clipvip.errors import UsageError
+
+    note, wanted = out / "demo.json", {"seed": seed, "preset": preset}
+    if note.exists():
+        held = json.loads(note.read_text(encoding="utf-8"))
+        if held != wanted:
+            raise UsageError(
+                f"{out}: holds a demo with --seed {held['seed']} --preset {held['preset']}; "
+                "choose another --out, or delete that folder"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(wanted), encoding="utf-8")
+
+
 def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, Any]:
     """Videos, manifests, and a tokeniser trained on the training texts; returns the contents of world.json."""
     from rich.progress import Progress
@@ -148,21 +168,20 @@ def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, 
 
 def train_stage(name: str, out: Path, seed: int, preset: str) -> dict[str, Any]:
     """One training run, exactly as `clipvip train demo/NAME ... --workdir OUT/runs/NAME` would do it."""
+    import json
+
     from clipvip.training import load_recipe, train
 
     world, runs = out / "world", out / "runs"
-    sources = {
-        "warmstart": (f"model.tokenizer={world / 'tokenizer'}", "images", "images"),
-        "pretrain": (f"model.init={runs / 'warmstart' / 'model'}", "pretrain", "retrieval"),
-        "finetune": (f"model.init={runs / 'pretrain' / 'model'}", "retrieval", "retrieval"),
+    model = {"pretrain": runs / "warmstart" / "model", "finetune": runs / "pretrain" / "model"}
+    manifest = {"warmstart": "images", "pretrain": "pretrain", "finetune": "retrieval"}[name]
+    paths = {
+        "data.train": world / f"{manifest}.jsonl",
+        "data.val": world / ("images.jsonl" if name == "warmstart" else "retrieval.jsonl"),
+        **({"model.tokenizer": world / "tokenizer"} if name == "warmstart" else {"model.init": model[name]}),
     }
-    start, train_manifest, val_manifest = sources[name]
-    overrides = [
-        start,
-        f"data.train={world / train_manifest}.jsonl",
-        f"data.val={world / val_manifest}.jsonl",
-        f"train.seed={seed}",
-    ]
+    # values are YAML, in which a JSON string means itself whatever characters a path has
+    overrides = [f"train.seed={seed}", *(f"{key}={json.dumps(str(path))}" for key, path in paths.items())]
     if preset == "smoke":
         overrides.append(f"train.steps={SMOKE_STEPS[name]}")
     return train(load_recipe(f"demo/{name}", overrides), runs / name)

@@ -20,6 +20,7 @@ from clipvip.data.manifest import write_manifest
 from clipvip.data.synthetic import texts
 from clipvip.data.synthetic.render import draw_take, render_clip, write_video
 from clipvip.data.synthetic.world import Scenario, all_scenarios, order_blind_ceiling, split_scenarios
+from clipvip.errors import UsageError
 from clipvip.records import Clip
 
 WORLD_VERSION = 2
@@ -49,6 +50,7 @@ def make_world(
     """Write the world under `out` on all cores; a complete one of the same seed and size is kept.
 
     on_progress: called with (files done, files in all). Returns: the contents of `world.json`.
+    Raises: UsageError if `out` holds something else than a world.
     """
     out = out.absolute()
     splits = split_scenarios(seed, size.val, size.test)
@@ -58,11 +60,15 @@ def make_world(
         "size": asdict(size),
         "order_blind_ceiling": order_blind_ceiling(splits.test),
     }
-    marker = out / "world.json"
+    marker, unfinished = out / "world.json", out / "world.unfinished"
     if marker.exists() and json.loads(marker.read_text()) == facts:
         return facts
-    if out.exists():
+    if out.exists() and any(out.iterdir()):
+        if not (marker.exists() or unfinished.exists()):
+            raise UsageError(f"{out}: not empty, and not a world made here; choose another folder")
         shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
     for folder in ("images", "pretrain", "train", "val", "test"):
         (out / folder).mkdir(parents=True)
 
@@ -90,6 +96,7 @@ def make_world(
     for name, clips in manifests.items():
         write_manifest(out / name, clips)
     marker.write_text(json.dumps(facts, indent=2))
+    unfinished.unlink()
     return facts
 
 
