@@ -1,7 +1,7 @@
 # make setup | demo | test | test-long | check | bench      (Python 3.11+ and make are all that is needed)
 #
 # TORCH_INDEX: package index to take torch from, for another build of it (CPU only, or another CUDA version):
-#     make setup TORCH_INDEX=<index URL from pytorch's "get started" page>
+#     make setup TORCH_INDEX=<index URL from pytorch's "get started" page>       (before the first set-up, or after `make clean`)
 # PYTHON: the interpreter that makes .venv:  make setup PYTHON=python3.12
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipvip needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) --constraint constraints.txt torch)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,search,dev]'
 	touch $@
 
@@ -37,7 +37,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/vision_tower.py
+	$(BIN)/python benchmarks/encoder.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,13 +18,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from transformers import AutoConfig
 
 from clipvip.errors import CheckpointError, InputError, UsageError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.clipvip import load_strictly
+from clipvip.model.clipvip import load_strictly, read_config
 from clipvip.model.processor import Media
 from clipvip.records import Clip, Embeddings
 
@@ -57,9 +56,12 @@ class Encoder:
                 digest.update(name.encode())
                 digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         config = self.model.config
+        tokenizer = json.loads(self.processor.tokenizer.backend_tokenizer.to_str())
         settings = {
             "processor": {k: v for k, v in self.processor.to_dict().items() if k != "processor_class"},
-            "tokenizer": self.processor.tokenizer.backend_tokenizer.to_str(),
+            # truncation and padding are left from the last call, not part of what the tokeniser is
+            "tokenizer": {k: v for k, v in tokenizer.items() if k not in ("truncation", "padding")},
+            "end_token": config.text_config.eos_token_id,
             "aggregator": config.aggregator,
             "heads": [config.text_config.num_attention_heads, config.vision_config.num_attention_heads],
             "act": [config.text_config.hidden_act, config.vision_config.hidden_act],
@@ -72,23 +74,25 @@ class Encoder:
 
         Raises: VideoDecodeError for the first file that cannot be decoded.
         """
-        return self._encode_media(list(videos), self.processor.video_pixels, batch_size, progress, "encoding videos")
+        return self._encode_media(
+            _as_list("encode_videos", videos), self.processor.video_pixels, batch_size, progress, "encoding videos"
+        )
 
     def encode_images(self, images: Iterable[Media], *, batch_size: int = 64, progress: bool = False) -> np.ndarray:
         """Images to float32 [N, E], each as a one-frame video. images: paths, or uint8 [H, W, 3]."""
-        return self._encode_media(list(images), self.processor.image_pixels, batch_size, progress, "encoding images")
+        return self._encode_media(
+            _as_list("encode_images", images), self.processor.image_pixels, batch_size, progress, "encoding images"
+        )
 
     def encode_texts(self, texts: Iterable[str], *, batch_size: int = 256, progress: bool = False) -> np.ndarray:
         """Texts to float32 [N, E]."""
-        if isinstance(texts, str):
-            raise InputError(f"encode_texts: expected a list of strings, got one string: [{texts!r}]?")
-        texts = list(texts)
+        texts = _as_list("encode_texts", texts)
         self.processor.check_texts(texts)
         vectors = np.empty((len(texts), self.embedding_size), np.float32)
         # texts of like length share a batch, so little is computed on padding
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        for rows in track(chunks, "encoding texts", disable=not progress):
+        for rows in _track(chunks, "encoding texts", len(chunks), progress):
             tokens = self.processor.tokenize([texts[i] for i in rows])
             with torch.inference_mode():
                 features = self.model.encode_text(tokens["input_ids"].to(self.model.device), tokens["attention_mask"])
@@ -130,7 +134,7 @@ class Encoder:
             batch.clear()
 
         decoded = enumerate(run_ahead(to_pixels, items, ahead=2 * batch_size))
-        for row, pixels in track(decoded, title, total=len(items), disable=not progress):
+        for row, pixels in _track(decoded, title, len(items), progress):
             batch = waiting.setdefault(len(pixels), [])
             batch.append((row, pixels))
             if len(batch) == batch_size:
@@ -148,32 +152,63 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> En
     "float32" or "bfloat16". Plain CLIP weights load with aggregator="mean": search works with any CLIP.
     Raises: CheckpointError if the folder is missing, incomplete or not such a model.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = _device(device)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype != "auto" and dtype not in dtypes:
         raise UsageError(f"dtype={dtype!r}: choose auto, float32 or bfloat16")
-    torch_dtype = dtypes[dtype] if dtype != "auto" else torch.bfloat16 if device == "cuda" else torch.float32
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: no model there: {' '.join(str(error).split())}") from error
+    torch_dtype = dtypes[dtype] if dtype != "auto" else torch.bfloat16 if kind.type == "cuda" else torch.float32
+    config = read_config(source)
     if isinstance(config, ClipVipConfig):
         model = load_strictly(ClipVipModel, source)
-        processor = ClipVipProcessor.from_pretrained(source)
+        processor = _load_processor(source, model)
     else:
         model = ClipVipModel.from_clip(source, aggregator="mean")
         processor = ClipVipProcessor.from_clip(source)
+        processor.check_fits(source, model.config)
     encoder = Encoder(model.eval(), processor)
     if torch_dtype != torch.float32:
         _ = encoder.fingerprint  # of the weights as stored: rounding must not make it another model
-    model.to(device, torch_dtype)
+    model.to(kind, torch_dtype)
     return encoder
+
+
+def _track(items: Iterable[Item], title: str, total: int, progress: bool) -> Iterable[Item]:
+    return track(items, title, total=total, console=Console(stderr=True), disable=not progress)
+
+
+def _load_processor(source: str | Path, model: ClipVipModel) -> ClipVipProcessor:
+    try:
+        processor = ClipVipProcessor.from_pretrained(source)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{source}: no usable processor there: {' '.join(str(error).split())}") from error
+    processor.check_fits(source, model.config)
+    return processor
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device={name!r}: {reason}; choose auto, cpu, or a device this machine has") from None
+    return device
+
+
+def _as_list(what: str, items: Iterable[Any]) -> list[Any]:
+    """The items; a single one, forgotten to be put into a list, would be taken apart letter by letter."""
+    if isinstance(items, str | Path) or (
+        isinstance(items, tuple) and len(items) == 3 and not isinstance(items[1], str)
+    ):
+        raise InputError(f"{what}: expected a list, got one item: [{items!r}]?")
+    return list(items)
 
 
 def run_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int) -> Iterator[Result]:
     """Results in order, computed by threads up to `ahead` items early: decoding overlaps with the model."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor() as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:

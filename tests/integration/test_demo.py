@@ -77,3 +77,16 @@ def test_evaluate_and_search_agree_with_the_demo(demo: tuple[Path, str]) -> None
     found = json.loads(done.stdout)
     assert [hit["rank"] for hit in found["results"]] == [1, 2, 3]
     assert all(Path(hit["video"]).is_file() for hit in found["results"])
+
+
+def test_other_seed_or_a_foreign_folder_is_refused(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """Catches a demo that deletes what it did not make, or mixes two seeds."""
+    (tmp_path / "model").mkdir()
+    for folder, told in ((demo[0], "holds a demo with --seed 0"), (tmp_path, "not empty, and no demo of ours")):
+        done = subprocess.run(
+            [sys.executable, "-m", "clipvip", "demo", "--out", str(folder), "--preset", "smoke", "--seed", "1"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert told in done.stderr
+    assert (tmp_path / "model").is_dir()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import clipvip
 from clipvip.data.manifest import read_manifest, write_manifest
-from clipvip.errors import ConfigError, TrainingError, VideoDecodeError
+from clipvip.errors import ConfigError, ManifestError, TrainingError, VideoDecodeError
 from clipvip.records import Clip
 from clipvip.training import load_recipe, train
 from clipvip.training.state import WorkDir
@@ -156,3 +156,35 @@ def test_recipe_without_a_start_or_with_another_shape(
     settings = [*overrides(world), f"model.init={finished / 'model'}", "model.num_proxies=2"]
     with pytest.raises(ConfigError, match="was trained with 4"):
         train(load_recipe(str(recipe), settings), tmp_path / "b", progress=False)
+
+
+def test_misspelt_architecture_and_missing_captions_are_errors(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches a size that is silently the default, and a loss that silently loses its caption terms."""
+    misspelt = [*overrides(world), "model.architecture.vision_config.hidden_sise=64"]
+    with pytest.raises(ConfigError, match="unknown key 'hidden_sise'; did you mean 'hidden_size'"):
+        train(load_recipe(str(recipe), misspelt), tmp_path / "a", progress=False)
+    with pytest.raises(ManifestError, match="has a 'caption'"):
+        train(load_recipe(str(recipe), [*overrides(world), "loss.variant=vsc+fc"]), tmp_path / "b", progress=False)
+
+
+def test_a_run_that_diverges_stops_before_it_saves(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches NaN weights in a checkpoint: the run could then never recover."""
+    wild = [*overrides(world), "optim.lr=1e30", "train.log_every=1000", "train.save_every=3", "data.val=null"]
+    with pytest.raises(TrainingError, match=r"step \d+: loss .*lower optim.lr"):
+        train(load_recipe(str(recipe), wild), tmp_path / "wild", progress=False)
+
+
+def test_interruption_exits_with_the_signal(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
+    """Catches Ctrl-C reported as a failure (exit 1), with a traceback, or with a run that cannot go on."""
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        workdir = tmp_path / str(code)
+        log = workdir / "log.jsonl"
+        with subprocess.Popen(command(recipe, world, workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+            while run.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") > 8):
+                time.sleep(0.01)  # waiting for another process, not for a guess about its speed
+            run.send_signal(number)
+            _, told = run.communicate()
+        assert run.returncode == code, told
+        assert b"Traceback" not in told
+    subprocess.run(command(recipe, world, workdir), capture_output=True, check=True)
+    assert_same_run(workdir, finished)

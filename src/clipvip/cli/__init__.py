@@ -48,18 +48,31 @@ def main() -> None:
     # Quiet the libraries unless the user asked for their noise.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for interruption in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(interruption, _interrupt)
+    if "--debug" in sys.argv[1:]:  # wherever it stands
+        sys.argv = [sys.argv[0], "--debug", *(word for word in sys.argv[1:] if word != "--debug")]
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in handled}
     try:
         app(prog_name="clipvip")
-    except ClipVipError as error:
+    except Interrupted as interruption:
+        typer.echo("clipvip: interrupted; what was written is kept", err=True)
+        sys.exit(128 + interruption.signum)
+    except (ClipVipError, OSError, ModuleNotFoundError) as error:
         if _debug:
             raise
-        typer.echo(f"clipvip: {error}", err=True)
+        typer.echo(f"clipvip: {_told(error)}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except Interrupted as interruption:
-        typer.echo("clipvip: interrupted; what was written is kept, and the same command goes on from there", err=True)
-        sys.exit(128 + interruption.signum)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f'the package {error.name!r} is missing; install everything with `pip install "clipvip[train,search]"`'
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+    return str(error)
 
 
 def _interrupt(signum: int, _: object) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +49,6 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     """The story, stage by stage; returns (and writes to `out/metrics.json`) the figures of the contract."""
     import json
     import shutil
-    import time
 
     from rich.console import Console
 
@@ -53,18 +56,17 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     from clipvip.cli.evaluate import score_table
     from clipvip.encode import load
     from clipvip.evaluation import chance_level, score_retrieval
+    from clipvip.search import Library  # noqa: F401  # a missing extra shall be known now, not after the training
 
     claim_folder(out, seed, preset)
     console = Console()
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
+    clock = Stopwatch(out / "demo.json")
 
     def stage(name: str, told: str) -> None:
-        seconds[name] = time.perf_counter()
         console.rule(f"[bold]{told}", align="left")
+        clock.start(name)
 
-    def done(name: str) -> None:
-        seconds[name] = round(time.perf_counter() - seconds[name], 1)
+    done = clock.stop
 
     stage("world", "1 of 6  world: videos, captions, subtitles")
     world = make_world_with_tokenizer(out / "world", seed, preset)
@@ -113,25 +115,24 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     }
     write_report(out, metrics, found, searches)
     done("report")
-    seconds["total"] = round(time.perf_counter() - started, 1)
-    metrics["seconds"] = seconds
+    metrics["seconds"] = seconds = clock.seconds | {"total": round(sum(clock.seconds.values()), 1)}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    console.print(f"Done in {seconds['total']:.0f} s. Report: {out / 'report.html'}\n\nTry next:")
+    console.print(f"Done in {seconds['total']:.0f} s. Report: {out / 'report.html'}\n\nTry next:", markup=False)
     for line in next_commands(out):
-        console.print(f"  {line}", style="cyan", soft_wrap=True, highlight=False)
+        console.print(f"  {line}", style="cyan", soft_wrap=True, highlight=False, markup=False)
     return metrics
 
 
 def claim_folder(out: Path, seed: int, preset: str) -> None:
     """Note in `out/demo.json` what is made there. Raises: UsageError if it holds a demo of another kind."""
-    import json
-
     from clipvip.errors import UsageError
 
     note, wanted = out / "demo.json", {"seed": seed, "preset": preset}
+    if not note.exists() and out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out}: not empty, and no demo of ours; choose another --out")
     if note.exists():
         held = json.loads(note.read_text(encoding="utf-8"))
-        if held != wanted:
+        if any(held[key] != value for key, value in wanted.items()):
             raise UsageError(
                 f"{out}: holds a demo with --seed {held['seed']} --preset {held['preset']}; "
                 "choose another --out, or delete that folder"
@@ -139,6 +140,25 @@ def claim_folder(out: Path, seed: int, preset: str) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(wanted), encoding="utf-8")
+
+
+class Stopwatch:
+    """Seconds by stage, kept in a JSON file, so that a restarted demo reports the time of all its attempts."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self._note = json.loads(file.read_text(encoding="utf-8"))
+        self.seconds: dict[str, float] = self._note.setdefault("seconds", {})
+        self._started = 0.0
+
+    def start(self, name: str) -> None:
+        """Begin a stage; what an interrupted attempt at it took is not known and not counted."""
+        self._started = time.perf_counter()
+
+    def stop(self, name: str) -> None:
+        """End it. A stage found finished from before keeps the time it really took."""
+        self.seconds[name] = max(round(time.perf_counter() - self._started, 1), self.seconds.get(name, 0.0))
+        self._file.write_text(json.dumps(self._note), encoding="utf-8")
 
 
 def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, Any]:
@@ -168,8 +188,6 @@ def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, 
 
 def train_stage(name: str, out: Path, seed: int, preset: str) -> dict[str, Any]:
     """One training run, exactly as `clipvip train demo/NAME ... --workdir OUT/runs/NAME` would do it."""
-    import json
-
     from clipvip.training import load_recipe, train
 
     world, runs = out / "world", out / "runs"
@@ -180,8 +198,7 @@ def train_stage(name: str, out: Path, seed: int, preset: str) -> dict[str, Any]:
         "data.val": world / ("images.jsonl" if name == "warmstart" else "retrieval.jsonl"),
         **({"model.tokenizer": world / "tokenizer"} if name == "warmstart" else {"model.init": model[name]}),
     }
-    # values are YAML, in which a JSON string means itself whatever characters a path has
-    overrides = [f"train.seed={seed}", *(f"{key}={json.dumps(str(path))}" for key, path in paths.items())]
+    overrides = [f"train.seed={seed}", *(f"{key}={path}" for key, path in paths.items())]
     if preset == "smoke":
         overrides.append(f"train.steps={SMOKE_STEPS[name]}")
     return train(load_recipe(f"demo/{name}", overrides), runs / name)
@@ -197,7 +214,6 @@ def retrieve_test(encoder: Encoder, world: Path) -> Retrieval:
 
 def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict[str, Any]]:
     """Index the test videos and ask three things; each answer as `clipvip search --json` prints it."""
-    import shutil
     from dataclasses import asdict
 
     from clipvip.cli.search import hits_table
@@ -228,9 +244,12 @@ def versions() -> dict[str, str]:
 
 def next_commands(out: Path) -> list[str]:
     """What a newcomer may want to type now."""
-    model, manifest = out / "model", out / "world" / "retrieval.jsonl"
+    index, model = shlex.quote(str(out / "index")), shlex.quote(str(out / "model"))
+    manifest = shlex.quote(str(out / "world" / "retrieval.jsonl"))
+    activate = [] if shutil.which("clipvip") else [". .venv/bin/activate"]
     return [
-        f'clipvip search "a green cross appears on the street" --index {out / "index"}',
+        *activate,
+        f'clipvip search "a green cross appears on the street" --index {index}',
         f"clipvip evaluate --model {model} --data {manifest} --split test --rescore dsl",
         f"clipvip index YOUR_FOLDER --model {model} --index my-index   # or any CLIP folder as --model",
         "clipvip train --list",

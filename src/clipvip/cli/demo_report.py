@@ -36,10 +36,7 @@ def write_report(out: Path, metrics: dict[str, Any], found: Retrieval, searches:
         curves=_curves(out / "runs"),
         right=right,
         wrong=wrong,
-        searches=[
-            {"query": s["query"], "hits": [{**hit, "strip": _strip(Path(hit["video"]))} for hit in s["results"]]}
-            for s in searches
-        ],
+        searches=[{"query": s["query"], "hits": [_shown(hit) for hit in s["results"]]} for s in searches],
         directions=("t2v", "v2t"),
         keys=("R@1", "R@5", "R@10", "MdR", "MnR"),
     )
@@ -68,6 +65,11 @@ def _examples(found: Retrieval) -> tuple[list[dict[str, Any]], list[dict[str, An
             examples.append({"text": found.texts[query], "rank": int(ranks[query]), "hits": hits, "meant": meant})
         groups.append(examples)
     return groups[0], groups[1]
+
+
+def _shown(hit: dict[str, Any]) -> dict[str, Any]:
+    path = Path(hit["video"])
+    return {**hit, "name": path.name, "strip": _strip(path)}
 
 
 def _strip(path: Path) -> str:

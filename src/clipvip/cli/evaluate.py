@@ -43,6 +43,8 @@ def command(
 
     if rescore not in (None, "dsl"):
         raise UsageError(f"--rescore {rescore}: choose dsl, or leave it out")
+    if output and not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")  # not after all the work
     clips = read_manifest(data, videos=videos, split=split)
     found = run_retrieval(load(model, device=device), clips, join_captions=join_captions, progress=not as_json)
     scores = score_retrieval(found)

@@ -114,7 +114,12 @@ class ClipDataset(Dataset[Sample]):
         self.decoder_size = decoder_size
         self.on_decode_error = on_decode_error
         self.cache: dict[int, np.ndarray] | None = {} if cache else None
-        if not any(self._texts(clip) for clip in self.clips):
+        if sources.caption and not any(clip.caption for clip in self.clips):
+            raise ManifestError(
+                f"none of {len(self.clips)} clips has a 'caption' (first: {self.clips[0].clip_id}); "
+                "this loss variant needs auxiliary captions"
+            )
+        if not any(any(self._texts(clip)) for clip in self.clips):
             raise ManifestError(
                 f"none of {len(self.clips)} clips has a {sources.subtitle!r} text (first: {self.clips[0].clip_id}); "
                 "check the manifest or data.subtitle of the recipe"

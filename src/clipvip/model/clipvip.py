@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -126,7 +128,7 @@ class ClipVipModel(PreTrainedModel):
         New parameters come from torch's global generator: seed it for a reproducible start.
         Raises: CheckpointError if any other weight is missing, left over or of another shape.
         """
-        clip = AutoConfig.from_pretrained(source)
+        clip = read_config(source)
         if clip.model_type not in ("clip", "clipvip"):
             raise CheckpointError(f"{source}: a {clip.model_type!r} model; from_clip wants CLIP weights")
         text = clip.text_config.to_dict()
@@ -195,6 +197,14 @@ class ClipVipModel(PreTrainedModel):
         return pixel_values
 
 
+def read_config(source: str | Path) -> PreTrainedConfig:
+    """The configuration of a model folder or hub id. Raises: CheckpointError if there is none, or a malformed one."""
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise CheckpointError(f"{source}: no usable model there: {' '.join(str(error).split())}") from error
+
+
 def load_strictly(
     model_class: type[ClipVipModel], source: str | Path, *, may_miss: tuple[str, ...] = (), **options: Any
 ) -> ClipVipModel:
@@ -203,8 +213,9 @@ def load_strictly(
     Raises: CheckpointError naming the missing, left-over or mis-shaped keys.
     """
     try:
-        model, info = model_class.from_pretrained(source, output_loading_info=True, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+        # float32 whatever the file holds: training steps are too small for half precision weights
+        model, info = model_class.from_pretrained(source, output_loading_info=True, dtype=torch.float32, **options)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{source}: cannot load a CLIP-ViP model: {' '.join(str(error).split())}") from error
     problems = {
         "missing": sorted(set(info["missing_keys"]) - set(may_miss)),

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from clipvip.errors import CheckpointError, ConfigError, InputError
+from clipvip.model.config import ClipVipConfig
 from clipvip.video import read_frames, read_image
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD, decoder_size, to_pixel_values
 
@@ -131,6 +132,25 @@ class ClipVipProcessor(ProcessorMixin):
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"texts: expected strings, got {text!r}")
+
+    def check_fits(self, source: str | Path, config: ClipVipConfig) -> None:
+        """Raises: CheckpointError if this processor cannot be that of a model with `config`, both from `source`."""
+        ours, theirs = self.tokenizer.eos_token_id, config.text.eos_token_id
+        if len(self.tokenizer) > config.text.vocab_size or ours != theirs:
+            raise CheckpointError(
+                f"{source}: the tokeniser ({len(self.tokenizer)} tokens, end token {ours}) is not the model's "
+                f"({config.text.vocab_size} tokens, end token {theirs}); are its tokeniser files missing?"
+            )
+        if self.max_text_tokens > config.text.max_position_embeddings:
+            raise CheckpointError(
+                f"{source}: max_text_tokens={self.max_text_tokens}, but the model has positions for "
+                f"{config.text.max_position_embeddings}; choose at most that"
+            )
+        if self.image_size != config.vision.image_size:
+            raise CheckpointError(
+                f"{source}: its processor makes {self.image_size} pixels, its model takes {config.vision.image_size}; "
+                "is processor_config.json missing?"
+            )
 
     @property
     def decoder_size(self) -> tuple[int, int] | int | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -33,7 +33,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         merged = _merge(merged, _parse_override(override))
     profile = merged.get("profile", "clipvip")
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise ConfigError(f"{source}: profile={profile!r}: choose one of {', '.join(PROFILES)}")
     merged = _merge(PROFILES[profile], merged)
     try:
@@ -47,6 +47,8 @@ def _with_bases(source: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{source}: its bases go round in a circle: {' -> '.join((*seen, source))}")
     own = _read(source)
     base = own.pop("base", None)
+    if not isinstance(base, str | None):
+        raise ConfigError(f"{source}: base={base!r}: expected a recipe's name or file")
     return own if base is None else _merge(_with_bases(base, (*seen, source)), own)
 
 
@@ -55,7 +57,7 @@ def _read(source: str) -> dict[str, Any]:
     path = inside if inside.is_file() else Path(source)
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         known = [] if source.endswith((".yaml", ".yml")) else list(list_recipes())
         near = difflib.get_close_matches(source, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`clipvip train --list` shows the recipes"
@@ -73,10 +75,17 @@ def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r}: an override looks like section.key=value, for example optim.lr=1e-5")
-    value: Any = yaml.safe_load(text) if text else None
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = float(value)  # YAML takes 1e-5 for a string
+    value: Any = text
+    if not _takes_text(key):
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"{override!r}: the value is not valid YAML") from None
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)  # YAML takes 1e-5 for a string
+    elif text in ("", "null"):
+        value = None
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
@@ -102,6 +111,14 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"field {where!r} is missing; give it in the recipe or as {where}=VALUE"
     return f"{where}={problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a field holds a path or a text: then its value is taken as it is, whatever YAML would make of it."""
+    section, _, name = key.partition(".")
+    model = Recipe.model_fields[section].annotation if section in Recipe.model_fields else None
+    field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
+    return field is not None and bool({str, Path} & {field.annotation, *get_args(field.annotation)})
 
 
 def _fields_beside(location: tuple[int | str, ...]) -> list[str]:

@@ -114,7 +114,8 @@ class WorkDir:
         _replace_text(self._log, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _complete(self) -> list[Path]:
-        return sorted(path for path in self._checkpoints.glob("step-*") if not path.name.endswith(".partial"))
+        complete = (path for path in self._checkpoints.glob("step-*") if not path.name.endswith(".partial"))
+        return sorted(complete, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def save_model(folder: Path, model: ClipVipModel, processor: ClipVipProcessor) -> None:
@@ -143,9 +144,12 @@ class _aside:
             if file.is_file():
                 with file.open("rb+") as handle:
                     os.fsync(handle.fileno())  # a rename must not reach the disk before the bytes it stands for
+        old = self.final.with_name(self.final.name + ".old.partial")
+        shutil.rmtree(old, ignore_errors=True)
         if self.final.exists():
-            shutil.rmtree(self.final)
+            os.replace(self.final, old)
         os.replace(self.partial, self.final)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _replace_text(path: Path, text: str) -> None:

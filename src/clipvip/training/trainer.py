@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
 import time
 from pathlib import Path
@@ -10,8 +12,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from huggingface_hub.errors import StrictDataclassError
+from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPVisionConfig
 
 from clipvip.data.dataset import ClipDataset, Collator, Sources
 from clipvip.data.loader import PassSampler, make_loader, steps_per_pass
@@ -20,7 +25,7 @@ from clipvip.encode import Encoder
 from clipvip.errors import CheckpointError, ConfigError, TrainingError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE, ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.clipvip import load_strictly
+from clipvip.model.clipvip import load_strictly, read_config
 from clipvip.records import Clip
 from clipvip.training.config import ModelSection, Recipe
 from clipvip.training.optim import lr_factor, make_optimizer, set_lr
@@ -83,18 +88,24 @@ class _Run:
         collator = Collator(self.processor.tokenize, self.processor.frames_to_pixels, self.dataset.sources)
         loader = make_loader(self.dataset, self._sampler(), collator, num_workers=self.recipe.data.num_workers)
         with self._bar() as bar:
-            task = bar.add_task(self.work.path.name, total=self.num_steps, completed=self.step, told="")
+            task = bar.add_task(escape(self.work.path.name), total=self.num_steps, completed=self.step, told="")
             for batch in loader:
                 loss, norm = self._update(batch.to(self.accelerator.device))
                 self.step += 1
                 self._note_failures(batch.failures)
                 last = self.step == self.num_steps
-                if last or self.step % train.log_every == 0:
+                log, evaluate, save = (
+                    last or (every is not None and self.step % every == 0)
+                    for every in (train.log_every, train.eval_every, train.save_every)
+                )
+                if log or evaluate or save:
+                    self._check_finite(loss, norm, batch.clip_ids)
+                if log:
                     bar.update(task, told=self._log_step(loss, norm))
                 bar.update(task, completed=self.step)
-                if last or (train.eval_every and self.step % train.eval_every == 0):
+                if evaluate:
                     self._validate()
-                if last or self.step % train.save_every == 0:
+                if save:
                     self._save()
         return self._finish()
 
@@ -111,6 +122,15 @@ class _Run:
             self.model.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
         return loss.detach(), norm
 
+    def _check_finite(self, loss: torch.Tensor, norm: torch.Tensor, clip_ids: tuple[str, ...]) -> None:
+        """Before anything is saved or selected. Raises: TrainingError."""
+        if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+            raise TrainingError(
+                f"step {self.step}: loss {float(loss)}, gradient norm {float(norm)}; lower optim.lr (now "
+                f"{self.recipe.optim.lr}) or look at the batch: {', '.join(clip_ids[:4])}, ...; "
+                f"the last checkpoint in {self.work.path} is from before"
+            )
+
     def _log_step(self, loss: torch.Tensor, norm: torch.Tensor) -> str:
         now = time.perf_counter()
         elapsed, self._logged_at = now - self._logged_at, now
@@ -124,11 +144,6 @@ class _Run:
             "logit_scale": float(self.model.logit_scale.detach()),
             "clips_per_s": round(clips_per_s, 1),
         }
-        if not math.isfinite(row["loss"]):
-            raise TrainingError(
-                f"step {self.step}: the loss is {row['loss']}; lower optim.lr (now {self.recipe.optim.lr}); "
-                f"the last checkpoint in {self.work.path} is intact"
-            )
         self._record(row)
         return f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {clips_per_s:.0f} clips/s"
 
@@ -208,7 +223,7 @@ class _Run:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[told]}"),
         )  # fmt: skip
-        return Progress(*columns, disable=not self.progress)
+        return Progress(*columns, console=Console(stderr=True), disable=not self.progress)
 
 
 def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
@@ -223,14 +238,16 @@ def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
                 "model.init is not set: give a CLIP or clipvip folder as model.init=FOLDER, "
                 "or model.architecture and model.tokenizer for a model from scratch"
             )
-        tokenizer = AutoTokenizer.from_pretrained(section.tokenizer)
+        tokenizer = load_tokenizer(section.tokenizer)
         text = dict(section.architecture.get("text_config", {}))
         text |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
         text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        model = ClipVipModel(ClipVipConfig(**{**section.architecture, "text_config": text}, **options))
+        model = ClipVipModel(_scratch_config({**section.architecture, "text_config": text}, options))
     else:
+        if section.architecture is not None:
+            raise ConfigError("model.architecture is for a model from scratch, but model.init is set: give one of them")
         model = _initialised(section, options)
-        tokenizer = AutoTokenizer.from_pretrained(section.tokenizer or section.init)
+        tokenizer = load_tokenizer(section.tokenizer or section.init)
     if section.logit_scale is not None:
         with torch.no_grad():
             model.logit_scale.fill_(section.logit_scale)
@@ -242,16 +259,41 @@ def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
         resize_in=section.resize_in,
         max_text_tokens=section.max_text_tokens,
     )
+    processor.check_fits(section.tokenizer or section.init or "", model.config)
     return model, processor
+
+
+def _scratch_config(architecture: dict[str, Any], options: dict[str, Any]) -> ClipVipConfig:
+    """The configuration of a model from scratch. Raises: ConfigError for a key that no configuration has."""
+    known = {
+        "": {"text_config", "vision_config", "projection_dim", "logit_scale_init_value", "initializer_factor"},
+        "text_config": {field.name for field in dataclasses.fields(CLIPTextConfig)},
+        "vision_config": {field.name for field in dataclasses.fields(CLIPVisionConfig)},
+    }
+    for section, names in known.items():
+        for key in architecture.get(section, {}) if section else architecture:
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"model.architecture{'.' + section if section else ''}: unknown key {key!r}{hint}")
+    try:
+        return ClipVipConfig(**architecture, **options)
+    except StrictDataclassError as error:
+        raise ConfigError(f"model.architecture: {' '.join(str(error).split())}") from None
+
+
+def load_tokenizer(source: str) -> Any:
+    """A tokeniser folder or hub id. Raises: CheckpointError."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{source}: no usable tokeniser there: {' '.join(str(error).split())}") from error
 
 
 def _initialised(section: ModelSection, options: dict[str, Any]) -> ClipVipModel:
     """Image-text weights become a new video model; a video model goes on as it is."""
     assert section.init is not None
-    try:
-        config = AutoConfig.from_pretrained(section.init)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"model.init={section.init}: no model there: {' '.join(str(error).split())}") from None
+    config = read_config(section.init)
     if not isinstance(config, ClipVipConfig) or config.aggregator != section.aggregator:
         return ClipVipModel.from_clip(section.init, **options)
     if section.num_proxies not in (None, config.num_proxies):

@@ -94,8 +94,12 @@ def test_bad_input_is_named(encoder: clipvip.Encoder, tmp_path: Path) -> None:
     """Catches obscure failures deep in the model."""
     with pytest.raises(VideoDecodeError, match=r"nowhere\.mp4: no such file"):
         encoder.encode_videos([tmp_path / "nowhere.mp4"])
-    with pytest.raises(InputError, match="one string"):
+    with pytest.raises(InputError, match=r"expected a list, got one item: \['a red circle'\]"):
         encoder.encode_texts("a red circle")
+    with pytest.raises(InputError, match="expected a list"):
+        encoder.encode_videos("a.mp4")
+    with pytest.raises(InputError, match="expected a list"):
+        encoder.encode_videos(("a.mp4", 0.0, 1.0))
     with pytest.raises(InputError, match="expected strings, got 3"):
         encoder.encode_texts([3])  # type: ignore[list-item]
     with pytest.raises(InputError, match="uint8"):
@@ -107,6 +111,9 @@ def test_bad_input_is_named(encoder: clipvip.Encoder, tmp_path: Path) -> None:
 def test_fingerprint_follows_what_matters(folder: Path, tmp_path: Path) -> None:
     """Catches an index that mixes models, and a search refused for another dtype."""
     base = clipvip.load(folder, device="cpu").fingerprint
+    used = clipvip.load(folder, device="cpu")
+    used.encode_texts(["a tokeniser remembers its last padding"])
+    assert used.fingerprint == base
     assert clipvip.load(folder, device="cpu", dtype="bfloat16").fingerprint == base
     assert clipvip.load(write_model(tmp_path / "same"), device="cpu").fingerprint == base
     assert clipvip.load(write_model(tmp_path / "other", seed=1), device="cpu").fingerprint != base
@@ -159,10 +166,25 @@ def test_plain_clip_loads_with_mean(tmp_path: Path, videos: list[Path]) -> None:
 
 def test_missing_or_foreign_models_are_named(tmp_path: Path) -> None:
     """Catches tracebacks for a mistyped model folder."""
-    with pytest.raises(CheckpointError, match="no model there"):
+    with pytest.raises(CheckpointError, match="no usable model there"):
         clipvip.load(tmp_path / "nothing")
     with pytest.raises(UsageError, match="dtype='int8'"):
         clipvip.load(tmp_path, dtype="int8")
+    with pytest.raises(UsageError, match="device='toaster'"):
+        clipvip.load(tmp_path, device="toaster")
+    model = write_model(tmp_path / "m")
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-100])
+    with pytest.raises(CheckpointError, match="cannot load"):
+        clipvip.load(model)
+    (model / "model.safetensors").write_bytes(weights)
+    (model / "processor_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"processor makes 224 pixels|max_text_tokens=70|processor"):
+        clipvip.load(model)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model / name).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError):
+        clipvip.load(model)
 
 
 def test_processor_round_trip(folder: Path, tmp_path: Path) -> None:

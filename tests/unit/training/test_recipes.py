@@ -35,6 +35,15 @@ def test_bases_and_overrides_merge_field_by_field(tmp_path: Path) -> None:
     assert mine.data.val is None
 
 
+@pytest.mark.parametrize("path", ["2024/m.jsonl", "2024", "a: b/#2.jsonl", "[x]/@y", "'it", "\U0001f600/m", "1e5"])
+def test_paths_are_taken_as_they_are(path: str) -> None:
+    """Catches a folder name that YAML reads as a number, a list or a comment."""
+    recipe = load_recipe("demo/finetune", [f"data.train={path}", f"model.init={path}", "data.val="])
+    assert recipe.data.train == Path(path)
+    assert recipe.model.init == path
+    assert recipe.data.val is None
+
+
 def test_released_profile_sets_what_the_recipe_leaves_open() -> None:
     """Catches a profile that is only a label, or that overrides the recipe."""
     released = load_recipe("demo/finetune", [*DATA, "profile=released"])
@@ -55,6 +64,8 @@ def test_released_profile_sets_what_the_recipe_leaves_open() -> None:
         ("demo/finetune", [*DATA, "optim.lr=fast"], "optim.lr='fast'"),
         ("demo/finetune", [*DATA, "train.epochs=3"], "exactly one of train.epochs and train.steps"),
         ("demo/finetune", [*DATA, "profile=mine"], "profile='mine': choose one of clipvip, released"),
+        ("demo/finetune", [*DATA, "profile=[1]"], "profile="),
+        ("demo/finetune", [*DATA, "optim.lr=["], "not valid YAML"),
         ("demo/finetune", [*DATA, "loss.variant=vs+x"], "loss.variant='vs\\+x'"),
     ],
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,8 @@ def make_world(
     if out.exists() and any(out.iterdir()):
         if not (marker.exists() or unfinished.exists()):
             raise UsageError(f"{out}: not empty, and not a world made here; choose another folder")
+        marker.unlink(missing_ok=True)  # first: half a deleted world must not pass for a whole one
+        unfinished.touch()
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
@@ -82,22 +86,45 @@ def make_world(
     manifests: dict[str, list[Clip]] = {}
     total, done = sum(count for *_, count in tasks), 0
     # spawn, not fork: it exists everywhere, and the caller may already run threads
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_workers(), get_context("spawn"), initializer=_end_with_parent) as pool:
         jobs = [
             (name, pool.submit(_make_chunk, make, range(start, min(start + _CHUNK, count))))
             for name, make, count in tasks
             for start in range(0, count, _CHUNK)
         ]
-        for name, job in jobs:
-            manifests.setdefault(name, []).extend(clips := job.result())
-            done += len(clips)
-            if on_progress:
-                on_progress(done, total)
+        try:
+            for name, job in jobs:
+                manifests.setdefault(name, []).extend(clips := job.result())
+                done += len(clips)
+                if on_progress:
+                    on_progress(done, total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for name, clips in manifests.items():
         write_manifest(out / name, clips)
-    marker.write_text(json.dumps(facts, indent=2))
-    unfinished.unlink()
+    unfinished.write_text(json.dumps(facts, indent=2))
+    os.replace(unfinished, marker)
     return facts
+
+
+def num_workers() -> int:
+    """Processes worth starting: the cores this one may use (Windows allows a pool no more than 61)."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(61, usable)
+
+
+def _end_with_parent() -> None:
+    """Worker start: Ctrl-C is the parent's business, and a worker does not outlive a killed parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_chunk(make: Callable[[int], Clip], numbers: range) -> list[Clip]:
