@@ -54,8 +54,10 @@ def test_reversed_frames_show_the_twin(event: str) -> None:
     mirrored = take.__class__(take.x, take.y, take.radius, 1 - take.cut)
     twin = render_clip(scenario.twin, mirrored, np.random.default_rng(1)).astype(float)
     inner = [i for i in range(NUM_FRAMES) if abs(i / (NUM_FRAMES - 1) - (1 - take.cut)) > 0.05]
+    if event == "rescene":  # textures are drawn anew, in the order of the scenes: compare their colours only
+        backwards, twin = backwards.mean(axis=(1, 2), keepdims=True), twin.mean(axis=(1, 2), keepdims=True)
     difference = np.abs(backwards - twin)[inner].mean(axis=(1, 2, 3))
-    assert np.median(difference) < 6, difference.round(1)
+    assert difference.max() < 6, difference.round(1)
     assert scenario.event == "still" or caption(scenario, np.random.default_rng(0)) != caption(
         scenario.twin, np.random.default_rng(0)
     )
@@ -70,12 +72,8 @@ def test_uniform_frames_of_a_reversed_clip_are_the_same_set() -> None:
 def test_auxiliary_captions_tell_no_motion_and_err_sometimes() -> None:
     """Catches motion words in what is to be an image caption, and captions too perfect for a machine."""
     rng = np.random.default_rng(0)
-    verbs = {word for verb in VERBS.values() for phrase in verb for word in phrase.split()} - {
-        "in",
-        "and",
-        "dark",
-        "of",
-    }
+    verbs = {phrase.split()[-1 if phrase.startswith("does") else 0] for verb in VERBS.values() for phrase in verb}
+    verbs |= {"turns", "becomes", "then", "later"}
     wrong = 0
     universe = all_scenarios()
     for _ in range(2000):
