@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
 import time
 from pathlib import Path
@@ -12,22 +10,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPVisionConfig
 
 from clipvip.data.dataset import ClipDataset, Collator, Sources
 from clipvip.data.loader import PassSampler, make_loader, steps_per_pass
 from clipvip.data.manifest import read_manifest
 from clipvip.encode import Encoder
-from clipvip.errors import CheckpointError, ConfigError, TrainingError
+from clipvip.errors import TrainingError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
-from clipvip.model import MAX_LOGIT_SCALE, ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.clipvip import load_strictly, read_config
+from clipvip.model import MAX_LOGIT_SCALE
 from clipvip.records import Clip
-from clipvip.training.config import ModelSection, Recipe
+from clipvip.training.build import build_model
+from clipvip.training.config import Recipe
 from clipvip.training.optim import lr_factor, make_optimizer, set_lr
 from clipvip.training.state import WorkDir
 from clipvip.training.step import OmnisourceObjective
@@ -224,80 +220,3 @@ class _Run:
             TextColumn("{task.fields[told]}"),
         )  # fmt: skip
         return Progress(*columns, console=Console(stderr=True), disable=not self.progress)
-
-
-def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
-    """The model and processor a recipe's `model` section asks for; new parameters from torch's global generator.
-
-    Raises: ConfigError, CheckpointError.
-    """
-    options = {key: getattr(section, key) for key in ("aggregator", "num_frames", "num_proxies", "proxy_init")}
-    if section.init is None:
-        if section.architecture is None or section.tokenizer is None:
-            raise ConfigError(
-                "model.init is not set: give a CLIP or clipvip folder as model.init=FOLDER, "
-                "or model.architecture and model.tokenizer for a model from scratch"
-            )
-        tokenizer = load_tokenizer(section.tokenizer)
-        text = dict(section.architecture.get("text_config", {}))
-        text |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
-        text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        model = ClipVipModel(_scratch_config({**section.architecture, "text_config": text}, options))
-    else:
-        if section.architecture is not None:
-            raise ConfigError("model.architecture is for a model from scratch, but model.init is set: give one of them")
-        model = _initialised(section, options)
-        tokenizer = load_tokenizer(section.tokenizer or section.init)
-    if section.logit_scale is not None:
-        with torch.no_grad():
-            model.logit_scale.fill_(section.logit_scale)
-    processor = ClipVipProcessor(
-        tokenizer,
-        num_frames=section.num_frames,
-        image_size=model.config.vision_config.image_size,
-        resize=section.resize,
-        resize_in=section.resize_in,
-        max_text_tokens=section.max_text_tokens,
-    )
-    processor.check_fits(section.tokenizer or section.init or "", model.config)
-    return model, processor
-
-
-def _scratch_config(architecture: dict[str, Any], options: dict[str, Any]) -> ClipVipConfig:
-    """The configuration of a model from scratch. Raises: ConfigError for a key that no configuration has."""
-    known = {
-        "": {"text_config", "vision_config", "projection_dim", "logit_scale_init_value", "initializer_factor"},
-        "text_config": {field.name for field in dataclasses.fields(CLIPTextConfig)},
-        "vision_config": {field.name for field in dataclasses.fields(CLIPVisionConfig)},
-    }
-    for section, names in known.items():
-        for key in architecture.get(section, {}) if section else architecture:
-            if key not in names:
-                near = difflib.get_close_matches(key, names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(f"model.architecture{'.' + section if section else ''}: unknown key {key!r}{hint}")
-    try:
-        return ClipVipConfig(**architecture, **options)
-    except StrictDataclassError as error:
-        raise ConfigError(f"model.architecture: {' '.join(str(error).split())}") from None
-
-
-def load_tokenizer(source: str) -> Any:
-    """A tokeniser folder or hub id. Raises: CheckpointError."""
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{source}: no usable tokeniser there: {' '.join(str(error).split())}") from error
-
-
-def _initialised(section: ModelSection, options: dict[str, Any]) -> ClipVipModel:
-    """Image-text weights become a new video model; a video model goes on as it is."""
-    assert section.init is not None
-    config = read_config(section.init)
-    if not isinstance(config, ClipVipConfig) or config.aggregator != section.aggregator:
-        return ClipVipModel.from_clip(section.init, **options)
-    if section.num_proxies not in (None, config.num_proxies):
-        raise ConfigError(
-            f"model.num_proxies={section.num_proxies}, but {section.init} was trained with {config.num_proxies}"
-        )
-    return load_strictly(ClipVipModel, section.init)

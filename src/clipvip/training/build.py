@@ -1,0 +1,93 @@
+"""The model and processor that a recipe's `model` section asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPVisionConfig
+
+from clipvip.errors import CheckpointError, ConfigError
+from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
+from clipvip.model.clipvip import load_strictly, read_config
+from clipvip.training.config import ModelSection
+
+
+def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
+    """The model and processor a recipe's `model` section asks for; new parameters from torch's global generator.
+
+    Raises: ConfigError, CheckpointError.
+    """
+    options = {key: getattr(section, key) for key in ("aggregator", "num_frames", "num_proxies", "proxy_init")}
+    if section.init is None:
+        if section.architecture is None or section.tokenizer is None:
+            raise ConfigError(
+                "model.init is not set: give a CLIP or clipvip folder as model.init=FOLDER, "
+                "or model.architecture and model.tokenizer for a model from scratch"
+            )
+        tokenizer = load_tokenizer(section.tokenizer)
+        text = dict(section.architecture.get("text_config", {}))
+        text |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
+        text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        model = ClipVipModel(_scratch_config({**section.architecture, "text_config": text}, options))
+    else:
+        if section.architecture is not None:
+            raise ConfigError("model.architecture is for a model from scratch, but model.init is set: give one of them")
+        model = _initialised(section, options)
+        tokenizer = load_tokenizer(section.tokenizer or section.init)
+    if section.logit_scale is not None:
+        with torch.no_grad():
+            model.logit_scale.fill_(section.logit_scale)
+    processor = ClipVipProcessor(
+        tokenizer,
+        num_frames=section.num_frames,
+        image_size=model.config.vision_config.image_size,
+        resize=section.resize,
+        resize_in=section.resize_in,
+        max_text_tokens=section.max_text_tokens,
+    )
+    processor.check_fits(section.tokenizer or section.init or "", model.config)
+    return model, processor
+
+
+def _scratch_config(architecture: dict[str, Any], options: dict[str, Any]) -> ClipVipConfig:
+    """The configuration of a model from scratch. Raises: ConfigError for a key that no configuration has."""
+    known = {
+        "": {"text_config", "vision_config", "projection_dim", "logit_scale_init_value", "initializer_factor"},
+        "text_config": {field.name for field in dataclasses.fields(CLIPTextConfig)},
+        "vision_config": {field.name for field in dataclasses.fields(CLIPVisionConfig)},
+    }
+    for section, names in known.items():
+        for key in architecture.get(section, {}) if section else architecture:
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"model.architecture{'.' + section if section else ''}: unknown key {key!r}{hint}")
+    try:
+        return ClipVipConfig(**architecture, **options)
+    except StrictDataclassError as error:
+        raise ConfigError(f"model.architecture: {' '.join(str(error).split())}") from None
+
+
+def load_tokenizer(source: str) -> Any:
+    """A tokeniser folder or hub id. Raises: CheckpointError."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{source}: no usable tokeniser there: {' '.join(str(error).split())}") from error
+
+
+def _initialised(section: ModelSection, options: dict[str, Any]) -> ClipVipModel:
+    """Image-text weights become a new video model; a video model goes on as it is."""
+    assert section.init is not None
+    config = read_config(section.init)
+    if not isinstance(config, ClipVipConfig) or config.aggregator != section.aggregator:
+        return ClipVipModel.from_clip(section.init, **options)
+    if section.num_proxies not in (None, config.num_proxies):
+        raise ConfigError(
+            f"model.num_proxies={section.num_proxies}, but {section.init} was trained with {config.num_proxies}"
+        )
+    return load_strictly(ClipVipModel, section.init)
