@@ -22,22 +22,19 @@ def train_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1400) -> CLIPTo
     bpe = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     bpe.normalizer, bpe.pre_tokenizer = pattern.normalizer, pattern.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    symbols = [*alphabet, *(letter + END_OF_WORD for letter in alphabet)]
     bpe.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=vocab_size - 2 - len(alphabet),  # the trainer does not count bytes at a word's end
-            initial_alphabet=alphabet,
+            vocab_size=vocab_size - 2,
+            # named here, the bytes get fixed ids; found by the trainer, ids (and so the order of merges that occur
+            # equally often) would differ from process to process
+            special_tokens=symbols,
             end_of_word_suffix=END_OF_WORD,
             show_progress=False,
         ),
     )
     merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
-    symbols = [
-        *alphabet,
-        *(letter + END_OF_WORD for letter in alphabet),
-        *("".join(merge) for merge in merges),
-        BOS,
-        EOS,
-    ]
+    symbols += ["".join(merge) for merge in merges] + [BOS, EOS]
     vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
