@@ -47,9 +47,6 @@ def command(
 
 def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     """The story, stage by stage; returns (and writes to `out/metrics.json`) the figures of the contract."""
-    import json
-    import shutil
-
     from rich.console import Console
 
     from clipvip.cli.demo_report import write_report
