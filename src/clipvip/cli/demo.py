@@ -123,6 +123,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
 def claim_folder(out: Path, seed: int, preset: str) -> None:
     """Note in `out/demo.json` what is made there. Raises: UsageError if it holds a demo of another kind."""
     from clipvip.errors import UsageError
+    from clipvip.training.state import replace_text
 
     note, wanted = out / "demo.json", {"seed": seed, "preset": preset}
     if not note.exists() and out.exists() and any(out.iterdir()):
@@ -136,11 +137,11 @@ def claim_folder(out: Path, seed: int, preset: str) -> None:
             )
         return
     out.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(wanted), encoding="utf-8")
+    replace_text(note, json.dumps(wanted))
 
 
 class Stopwatch:
-    """Seconds by stage, kept in a JSON file, so that a restarted demo reports the time of all its attempts."""
+    """Seconds by stage, kept in a JSON file, so that a restarted demo still knows what its finished stages took."""
 
     def __init__(self, file: Path):
         self._file = file
@@ -149,13 +150,15 @@ class Stopwatch:
         self._started = 0.0
 
     def start(self, name: str) -> None:
-        """Begin a stage; what an interrupted attempt at it took is not known and not counted."""
+        """Begin a stage. An interrupted attempt at it is not counted."""
         self._started = time.perf_counter()
 
     def stop(self, name: str) -> None:
         """End it. A stage found finished from before keeps the time it really took."""
+        from clipvip.training.state import replace_text
+
         self.seconds[name] = max(round(time.perf_counter() - self._started, 1), self.seconds.get(name, 0.0))
-        self._file.write_text(json.dumps(self._note), encoding="utf-8")
+        replace_text(self._file, json.dumps(self._note))
 
 
 def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, Any]:

@@ -47,9 +47,7 @@ def command(
         raise UsageError(f"--output {output}: there is no folder {output.parent}")  # not after all the work
     clips = read_manifest(data, videos=videos, split=split)
     found = run_retrieval(load(model, device=device), clips, join_captions=join_captions, progress=not as_json)
-    scores = score_retrieval(found)
-    if rescore is None:
-        del scores["dsl"]
+    scores = score_retrieval(found, dsl=rescore == "dsl")
     report = {
         "model": model,
         "fingerprint": found.fingerprint,

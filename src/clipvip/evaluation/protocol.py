@@ -58,17 +58,16 @@ def run_retrieval(
     return Retrieval(tuple(clips), tuple(texts), np.array(owners), similarity, gallery.fingerprint)
 
 
-def score_retrieval(retrieval: Retrieval) -> dict[str, Any]:
+def score_retrieval(retrieval: Retrieval, *, dsl: bool = True) -> dict[str, Any]:
     """{"plain", "dsl"} metrics of both directions, and "twin_accuracy" where the gallery has time-reversed twins.
 
-    "dsl" is transductive: it needs all test queries at once (t2v normalises over texts, v2t over videos).
+    "dsl" (if wanted) is transductive: it needs all test queries at once (t2v normalises over texts, v2t over videos).
     """
     similarity, owners = retrieval.similarity, retrieval.text_to_video
-    over_texts, over_videos = dual_softmax(similarity, axis=0), dual_softmax(similarity, axis=1)
-    scores: dict[str, Any] = {
-        "plain": retrieval_metrics(similarity, owners),
-        "dsl": retrieval_metrics(over_texts, owners, similarity_v2t=over_videos),
-    }
+    scores: dict[str, Any] = {"plain": retrieval_metrics(similarity, owners)}
+    if dsl:
+        over_texts, over_videos = dual_softmax(similarity, axis=0), dual_softmax(similarity, axis=1)
+        scores["dsl"] = retrieval_metrics(over_texts, owners, similarity_v2t=over_videos)
     twins = twin_accuracy(retrieval)
     if twins is not None:
         scores["twin_accuracy"] = twins

@@ -27,11 +27,11 @@ class ModelSection(_Strict):
     aggregator: Literal["vip", "mean"] = "vip"
     """How frames become one feature."""
     num_frames: int = Field(12, ge=1)
-    """Frames a clip."""
+    """Frames a clip; an `init` with a temporal embedding of another length keeps it, interpolated."""
     num_proxies: int | None = Field(None, ge=1)
     """Proxy tokens, the class token included; None: 4, or 1 for frame-wise aggregators."""
     proxy_init: Literal["class", "normal"] = "class"
-    """Start of the added proxies (see ClipVipConfig)."""
+    """Start of the added proxies (see ClipVipConfig); an `init` that has proxies keeps its own."""
     logit_scale: float | None = None
     """Start of the log inverse temperature; None: 4.60 on CLIP weights or from scratch, the stored one otherwise."""
     resize: Literal["squash", "crop"] = "squash"

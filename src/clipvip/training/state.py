@@ -53,7 +53,7 @@ class WorkDir:
                 )
             return
         self._checkpoints.mkdir(parents=True, exist_ok=True)
-        _replace_text(file, yaml.safe_dump(settings, sort_keys=False))
+        replace_text(file, yaml.safe_dump(settings, sort_keys=False))
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -94,7 +94,7 @@ class WorkDir:
         """Copy `source` (a model folder) to `model/` and write the summary; checkpoints are dropped."""
         with _aside(self.model) as folder:
             shutil.copytree(source or self._complete()[-1] / "model", folder, dirs_exist_ok=True)
-        _replace_text(self._summary, json.dumps(dict(summary), indent=2))
+        replace_text(self._summary, json.dumps(dict(summary), indent=2))
         shutil.rmtree(self._checkpoints)
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -111,7 +111,7 @@ class WorkDir:
 
     def _trim_log(self, step: int) -> None:
         rows = [row for row in self.read_log() if row["step"] <= step]
-        _replace_text(self._log, "".join(json.dumps(row) + "\n" for row in rows))
+        replace_text(self._log, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _complete(self) -> list[Path]:
         complete = (path for path in self._checkpoints.glob("step-*") if not path.name.endswith(".partial"))
@@ -152,7 +152,8 @@ class _aside:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, finds the old text or the new one, never half of it."""
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -68,9 +68,10 @@ def make_world(
     if out.exists() and any(out.iterdir()):
         if not (marker.exists() or unfinished.exists()):
             raise UsageError(f"{out}: not empty, and not a world made here; choose another folder")
-        marker.unlink(missing_ok=True)  # first: half a deleted world must not pass for a whole one
-        unfinished.touch()
-        shutil.rmtree(out)
+        unfinished.touch()  # first and last: half a deleted world is neither whole nor somebody else's
+        marker.unlink(missing_ok=True)
+        for old in set(out.iterdir()) - {unfinished}:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     out.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
     for folder in ("images", "pretrain", "train", "val", "test"):

@@ -64,7 +64,7 @@ def caption(scenario: Scenario, rng: np.random.Generator) -> str:
 
 def training_captions(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str]:
     """Three captions of one clip, as different people write them: a complete one, one that leaves out the scene or
-    the colour, one that tells the event alone.
+    the object, one that tells the event alone.
 
     The last kind matters: the static part of this world is so large that a clip and its reversal seldom share a
     batch; were every caption complete, nothing but that rare meeting would teach the order of frames.
