@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from clipvip.model.config import ClipVipConfig
+from clipvip.model.layers import Encoder, attention
 
 
 def proxy_guided_attention(q: Tensor, k: Tensor, v: Tensor, num_proxies: int, num_frames: int) -> Tensor:
@@ -17,25 +20,52 @@ def proxy_guided_attention(q: Tensor, k: Tensor, v: Tensor, num_proxies: int, nu
     Decomposed, so that no [N, N] mask exists: one call for the proxies' M queries over all N tokens, one batched over
     frames for the patches, whose keys are the proxies' in front of the frame's own.
 
-    q, k, v: [B, H, N, d]. Returns: [B, H, N, d]. Source: CLIP-ViP section 3.3, figure 3.
+    q, k, v: [B, N, H, d]. Returns: [B, N, H, d]. Source: CLIP-ViP section 3.3, figure 3.
     """
-    batch, heads, _, width = k.shape
-    proxies = F.scaled_dot_product_attention(q[:, :, :num_proxies], k, v)  # [B, H, M, d]
+    batch = len(k)
+    proxies = attention(q[:, :num_proxies], k, v)  # [B, M, H, d]
 
-    def by_frame(x: Tensor) -> Tensor:  # [B, H, N, d] -> [B, T, H, L, d]
-        return x[:, :, num_proxies:].unflatten(2, (num_frames, -1)).transpose(1, 2)
+    def by_frame(x: Tensor) -> Tensor:  # [B, N, H, d] -> [B, T, L, H, d]
+        return x[:, num_proxies:].unflatten(1, (num_frames, -1))
 
-    def with_proxies(x: Tensor) -> Tensor:  # [B, H, N, d] -> [B, T, H, M + L, d]
-        shared = x[:, None, :, :num_proxies].expand(batch, num_frames, heads, num_proxies, width)
-        return torch.cat([shared, by_frame(x)], dim=3)
+    def with_proxies(x: Tensor) -> Tensor:  # [B, N, H, d] -> [B*T, M + L, H, d]
+        shared = x[:, None, :num_proxies].expand(-1, num_frames, -1, -1, -1)
+        return torch.cat([shared, by_frame(x)], dim=2).flatten(0, 1)
 
-    frames = F.scaled_dot_product_attention(
-        by_frame(q).flatten(0, 1), with_proxies(k).flatten(0, 1), with_proxies(v).flatten(0, 1)
-    )  # [B*T, H, L, d]
-    patches = frames.unflatten(0, (batch, num_frames)).transpose(1, 2).flatten(2, 3)  # [B, H, T*L, d]
-    return torch.cat([proxies, patches], dim=2)
+    patches = attention(by_frame(q).flatten(0, 1), with_proxies(k), with_proxies(v))  # [B*T, L, H, d]
+    return torch.cat([proxies, patches.unflatten(0, (batch, num_frames)).flatten(1, 2)], dim=1)
 
 
 def mean_pool(frame_features: Tensor) -> Tensor:
     """Average of unit-norm frame features, [B, T, E] -> [B, E] (CLIP4Clip's MeanPool; not normalised again here)."""
     return F.normalize(frame_features, dim=-1).mean(dim=1)
+
+
+def temporal_positions(rows: Tensor, num_frames: int) -> Tensor:
+    """Positions for any number of frames, [T', D] -> [T, D]: linear interpolation if it is not the trained number.
+
+    One frame gets the middle position: the mean of the two middle rows for an even T'.
+    """
+    if num_frames == len(rows):
+        return rows
+    return F.interpolate(rows.T[None], size=num_frames, mode="linear", align_corners=False)[0].T
+
+
+class TemporalTransformer(nn.Module):
+    """The `transformer` aggregator: frame features see each other, with temporal positions and a residual.
+
+    Source: CLIP4Clip (arXiv 2104.08860), section 3.3, "sequential type: transformer" (seqTransf in its code).
+    """
+
+    def __init__(self, config: ClipVipConfig):
+        super().__init__()
+        tower = config.temporal
+        self.temporal_embedding = nn.Parameter(torch.empty(config.num_frames, tower.hidden_size))
+        self.encoder = Encoder(tower)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frame features [B, T, E] -> [B, T, E]."""
+        x = frames + temporal_positions(self.temporal_embedding, frames.shape[1])
+        for layer in self.encoder.layers:
+            x = layer(x, attention)
+        return frames + x

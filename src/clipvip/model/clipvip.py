@@ -19,8 +19,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from clipvip.errors import CheckpointError, InputError
-from clipvip.model.aggregators import mean_pool
+from clipvip.errors import CheckpointError, InputError, UsageError
+from clipvip.model import inference
+from clipvip.model.aggregators import TemporalTransformer, mean_pool
 from clipvip.model.config import FRAMEWISE, ClipVipConfig
 from clipvip.model.layers import MLP, Attention, init_block_weights
 from clipvip.model.text import TextEmbeddings, TextTransformer
@@ -29,8 +30,12 @@ from clipvip.model.vision import VisionEmbeddings, VisionTransformer
 MAX_LOGIT_SCALE = math.log(200.0)
 PROXY_NOISE = 0.3
 """Noise of the added proxies' start, in units of the class embedding's own spread: enough to tell proxies apart."""
-NEW_PARAMETERS = ("vision_model.embeddings.proxy_tokens", "vision_model.embeddings.temporal_embedding")
-"""What CLIP-ViP adds to CLIP: absent from image-text checkpoints, trained with their own learning-rate factor."""
+NEW_PARAMETERS = (
+    "vision_model.embeddings.proxy_tokens",
+    "vision_model.embeddings.temporal_embedding",
+    "temporal_transformer.",
+)
+"""Prefixes of what a video model adds to CLIP: absent from image-text weights; training has a rate factor for them."""
 
 
 @dataclass
@@ -47,12 +52,14 @@ class ClipVipModel(PreTrainedModel):
     """CLIP-ViP: an image-text model that sees video through proxy tokens (arXiv 2209.06430).
 
     `state_dict()` has transformers' CLIP keys plus `vision_model.embeddings.proxy_tokens` [M-1, D] and
-    `vision_model.embeddings.temporal_embedding` [T, D] (absent where the aggregator has no use for them).
+    `vision_model.embeddings.temporal_embedding` [T, D] (absent where the aggregator has no use for them), and
+    `temporal_transformer.*` with the `transformer` aggregator.
     """
 
     config_class = ClipVipConfig
     base_model_prefix = "clipvip"
     main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _keys_to_ignore_on_load_unexpected = [r".*\.position_ids$"]  # noqa: RUF012  # buffers of older CLIP files
 
@@ -62,23 +69,29 @@ class ClipVipModel(PreTrainedModel):
         self.vision_model = VisionTransformer(config)
         self.visual_projection = nn.Linear(config.vision.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.text.hidden_size, config.projection_dim, bias=False)
+        self.temporal_transformer = TemporalTransformer(config) if config.aggregator == "transformer" else None
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.optimized_for: torch.dtype | None = None
         self.post_init()
 
     def encode_video(self, pixel_values: Tensor, normalize: bool = True) -> Tensor:
         """Video (or image) features.
 
         pixel_values: float [B, T, 3, H, W], normalised as the processor does; [B, 3, H, W] = images = T of 1.
-        Returns: [B, E], of unit norm unless `normalize=False`.
-        Raises: InputError for another shape or dtype. Values are the processor's to check: no host sync here.
+        Returns: [B, E], of unit norm (then float32 whatever the weights are) unless `normalize=False`.
+        Raises: InputError for another shape or dtype. Values are the processor's to check: no host sync here, and a
+        NaN pixel gives NaN features.
         """
         pixel_values = self._checked_pixels(pixel_values)
         if self.config.aggregator in FRAMEWISE:
             frames = self.visual_projection(self.vision_model(pixel_values.flatten(0, 1)[:, None]))
-            features = mean_pool(frames.unflatten(0, pixel_values.shape[:2]))
+            frames = frames.unflatten(0, pixel_values.shape[:2])
+            if self.temporal_transformer is not None:
+                frames = self.temporal_transformer(frames)
+            features = mean_pool(frames)
         else:
             features = self.visual_projection(self.vision_model(pixel_values))
-        return F.normalize(features, dim=-1) if normalize else features
+        return _unit(features) if normalize else features
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = True) -> Tensor:
         """Text features.
@@ -86,10 +99,11 @@ class ClipVipModel(PreTrainedModel):
         input_ids: int [N, S], each row with an end token; attention_mask: [N, S], 1 = real token. Attention is causal
         and pooling happens at the first end token, so padding cannot change the result: on the CPU the mask serves to
         cut the batch to its longest text, elsewhere (where looking at it would stall the device) it is not read.
-        Returns: [N, E], of unit norm unless `normalize=False`.
-        Raises: InputError for another shape or dtype, or more tokens than there are positions.
+        Returns: [N, E], of unit norm (then float32 whatever the weights are) unless `normalize=False`.
+        Raises: InputError for another shape or dtype, more tokens than there are positions, or (looked at on the CPU
+        only) a token beyond the vocabulary.
         """
-        limit = self.config.text.max_position_embeddings
+        limit, vocabulary = self.config.text.max_position_embeddings, self.config.text.vocab_size
         if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
             raise InputError(f"input_ids: expected integers [N, tokens], got {input_ids.dtype} {list(input_ids.shape)}")
         if not 0 < input_ids.shape[1] <= limit:
@@ -101,8 +115,15 @@ class ClipVipModel(PreTrainedModel):
                 )
             if attention_mask.device.type == "cpu" and len(attention_mask):
                 input_ids = input_ids[:, : max(int(attention_mask.ne(0).sum(1).max()), 1)]
+        if input_ids.device.type == "cpu" and input_ids.numel():
+            low, high = (int(bound) for bound in input_ids.aminmax())
+            if low < 0 or high >= vocabulary:
+                wrong = low if low < 0 else high
+                raise InputError(
+                    f"input_ids: token {wrong}, but the vocabulary has 0 to {vocabulary - 1}; another tokeniser's?"
+                )
         features = self.text_projection(self.text_model(input_ids))
-        return F.normalize(features, dim=-1) if normalize else features
+        return _unit(features) if normalize else features
 
     def forward(
         self,
@@ -117,6 +138,51 @@ class ClipVipModel(PreTrainedModel):
         text = None if input_ids is None else self.encode_text(input_ids, attention_mask)
         per_text = None if video is None or text is None else self.logit_scale.exp() * text @ video.T
         return ClipVipOutput(video, text, None if per_text is None else per_text.T, per_text)
+
+    @torch.no_grad()
+    def optimize_for_inference(self, dtype: str = "auto") -> ClipVipModel:
+        """Make encoding faster, in place, and return the model; training, moving or saving it afterwards is an error.
+
+        dtype: "float32" (embeddings within 1e-5 of before), "bfloat16" (within 2e-3, cosine at least 0.999) or "auto"
+        (bfloat16 where the hardware computes in it). Fuses projections, folds constants, drops temporaries, and on a
+        CPU packs the weights for oneDNN where that is faster: measured once a process, and only if the results agree.
+        No global torch setting changes. Move the model to its device before.
+        Raises: UsageError for another dtype, or if the model is optimised already.
+        """
+        choices = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        if dtype not in ("auto", *choices):
+            raise UsageError(f"dtype={dtype!r}: choose auto, {' or '.join(choices)}")
+        self._refuse_if_optimized("optimising")
+        wanted = inference.fastest_dtype(self.device) if dtype == "auto" else choices[dtype]
+        self.eval().requires_grad_(False)
+        for tower in (self.vision_model, self.text_model):  # the rest sees a token a frame, or a clip
+            inference.optimize_tower(tower, wanted, self.device)
+        self.optimized_for = wanted
+        return self
+
+    def train(self, mode: bool = True) -> ClipVipModel:
+        """As in torch. Raises: UsageError if the model is optimised for inference."""
+        if mode:
+            self._refuse_if_optimized("training")
+        return super().train(mode)
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """As in torch. Raises: UsageError if the model is optimised for inference."""
+        self._refuse_if_optimized("saving")
+        return super().state_dict(*args, **options)
+
+    def save_pretrained(self, *args: Any, **options: Any) -> Any:
+        """As in transformers. Raises: UsageError if the model is optimised for inference."""
+        self._refuse_if_optimized("saving")
+        return super().save_pretrained(*args, **options)
+
+    def _apply(self, *args: Any, **options: Any) -> ClipVipModel:
+        self._refuse_if_optimized("moving")
+        return super()._apply(*args, **options)
+
+    def _refuse_if_optimized(self, what: str) -> None:
+        if self.optimized_for is not None:
+            raise UsageError(f"{what} a model that is optimised for inference: its weights are fused; load it again")
 
     @classmethod
     def from_clip(cls, source: str | Path, *, logit_scale: float = 4.60, **video_options: Any) -> ClipVipModel:
@@ -144,6 +210,8 @@ class ClipVipModel(PreTrainedModel):
         model = load_strictly(cls, source, config=config, may_miss=NEW_PARAMETERS)
         with torch.no_grad():
             model.logit_scale.fill_(logit_scale)
+            if model.temporal_transformer is not None and config.temporal_starts_from_text:
+                _start_from_text(model.temporal_transformer, model.text_model)
         return model
 
     @torch.no_grad()
@@ -159,6 +227,8 @@ class ClipVipModel(PreTrainedModel):
             init.normal_(module.patch_embedding.weight, std=vision.initializer_range * factor)
             init.normal_(module.position_embedding.weight, std=vision.initializer_range * factor)
             self._init_video_parameters(module)
+        elif isinstance(module, TemporalTransformer):
+            init.normal_(module.temporal_embedding, std=0.01 * factor)
         elif isinstance(module, Attention | MLP):
             init_block_weights(module, factor, init.normal_)
             for linear in module.children():
@@ -197,6 +267,11 @@ class ClipVipModel(PreTrainedModel):
         return pixel_values
 
 
+def _unit(features: Tensor) -> Tensor:
+    """Features at unit norm along their last axis, in float32 at least."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
 def read_config(source: str | Path) -> PreTrainedConfig:
     """The configuration of a model folder or hub id. Raises: CheckpointError if there is none, or a malformed one."""
     try:
@@ -208,7 +283,7 @@ def read_config(source: str | Path) -> PreTrainedConfig:
 def load_strictly(
     model_class: type[ClipVipModel], source: str | Path, *, may_miss: tuple[str, ...] = (), **options: Any
 ) -> ClipVipModel:
-    """`from_pretrained` in which every key must find its place, except that `may_miss` may be new.
+    """`from_pretrained` in which every key must find its place, except that keys starting with `may_miss` may be new.
 
     Raises: CheckpointError naming the missing, left-over or mis-shaped keys.
     """
@@ -218,7 +293,7 @@ def load_strictly(
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{source}: cannot load a CLIP-ViP model: {' '.join(str(error).split())}") from error
     problems = {
-        "missing": sorted(set(info["missing_keys"]) - set(may_miss)),
+        "missing": sorted(key for key in info["missing_keys"] if not key.startswith(may_miss)),
         "left over": sorted(info["unexpected_keys"]),
         "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
     }
@@ -230,3 +305,10 @@ def load_strictly(
     if told:
         raise CheckpointError(f"{source}: weights do not fit the model: {'; '.join(told)}")
     return model
+
+
+def _start_from_text(temporal: TemporalTransformer, text: TextTransformer) -> None:
+    """Copy the text tower's first layers and positions: both read sequences of E-wide features (CLIP4Clip's start)."""
+    temporal.temporal_embedding.copy_(text.embeddings.position_embedding.weight[: len(temporal.temporal_embedding)])
+    for ours, theirs in zip(temporal.encoder.layers, text.encoder.layers, strict=False):
+        ours.load_state_dict(theirs.state_dict())

@@ -7,9 +7,9 @@ from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 from clipvip.errors import ConfigError
 
-AGGREGATORS = ("vip", "mean")
-FRAMEWISE = ("mean",)
-"""Aggregators that see one frame at a time: they have neither proxies of their own nor a temporal embedding."""
+AGGREGATORS = ("vip", "mean", "transformer", "full")
+FRAMEWISE = ("mean", "transformer")
+"""Aggregators whose vision tower sees one frame at a time: it has neither added proxies nor a temporal embedding."""
 
 
 @strict
@@ -20,9 +20,11 @@ class ClipVipConfig(PreTrainedConfig):
     projection_dim: E, the size of the shared embedding space.
     num_frames: T, frames of a training clip = rows of the temporal embedding; other T are interpolated.
     num_proxies: M, video proxy tokens, the class token included; None: 4, or 1 for frame-wise aggregators.
-    aggregator: "vip" (proxy-guided attention) or "mean" (frame-wise CLIP, frame features averaged).
+    aggregator: "vip" (proxy-guided attention), "full" (all tokens attend to all), "mean" (frame-wise CLIP, frame
+        features averaged) or "transformer" (the same, but frame features see each other first: CLIP4Clip's seqTransf).
     proxy_init: start of the added proxies: "class" (class embedding + small noise, so that a fresh model stays close
         to CLIP) or "normal" (N(0, 1), as the released code does).
+    num_temporal_layers: depth of the "transformer" aggregator (4 as in CLIP4Clip); no other has use for it.
     logit_scale_init_value: log of 1/temperature at the start.
     Source: CLIP-ViP section 3.3; the released configuration files.
     """
@@ -37,6 +39,7 @@ class ClipVipConfig(PreTrainedConfig):
     num_proxies: int | None = None
     aggregator: str = "vip"
     proxy_init: str = "class"
+    num_temporal_layers: int = 4
     logit_scale_init_value: float | int = 4.60
     initializer_factor: float | int = 1.0
 
@@ -49,6 +52,28 @@ class ClipVipConfig(PreTrainedConfig):
     def vision(self) -> CLIPVisionConfig:
         """`vision_config`, which construction has made an object."""
         return self.vision_config
+
+    @property
+    def temporal(self) -> CLIPTextConfig:
+        """Sizes of the `transformer` aggregator: E wide, otherwise like the text tower it starts from."""
+        return CLIPTextConfig(
+            hidden_size=self.projection_dim,
+            intermediate_size=4 * self.projection_dim,
+            num_hidden_layers=self.num_temporal_layers,
+            num_attention_heads=self.text.num_attention_heads,
+            hidden_act=self.text.hidden_act,
+            layer_norm_eps=self.text.layer_norm_eps,
+        )
+
+    @property
+    def temporal_starts_from_text(self) -> bool:
+        """Whether the text tower's layers and positions fit the temporal transformer, as all public CLIP models' do."""
+        text, temporal = self.text, self.temporal
+        return (
+            (text.hidden_size, text.intermediate_size) == (temporal.hidden_size, temporal.intermediate_size)
+            and text.num_hidden_layers >= self.num_temporal_layers
+            and text.max_position_embeddings >= self.num_frames
+        )
 
     @property
     def num_added_proxies(self) -> int:
@@ -76,6 +101,14 @@ class ClipVipConfig(PreTrainedConfig):
                 f"num_proxies={self.num_proxies} with aggregator={self.aggregator!r}: "
                 "a frame-wise aggregator has no added proxies; set num_proxies=1 or aggregator='vip'"
             )
+        if self.aggregator == "transformer":
+            if self.num_temporal_layers < 1:
+                raise ConfigError(f"num_temporal_layers={self.num_temporal_layers}: must be at least 1")
+            if self.projection_dim % self.text.num_attention_heads:
+                raise ConfigError(
+                    f"projection_dim={self.projection_dim} with aggregator='transformer': its heads are the text "
+                    f"tower's, and {self.text.num_attention_heads} do not divide it"
+                )
 
 
 __all__ = ["AGGREGATORS", "FRAMEWISE", "ClipVipConfig"]

@@ -1,4 +1,4 @@
-"""The transformer block both towers share, with CLIP's parameter names.
+"""The transformer block all towers share, with CLIP's parameter names.
 
 Shapes: B batch, N tokens, Q queries, D width, H heads, d = D / H.
 """
@@ -8,15 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 QUICK_GELU = 1.702
 TowerConfig: TypeAlias = CLIPTextConfig | CLIPVisionConfig
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q [B, H, Q, d], k [B, H, N, d], v [B, H, N, d]) -> [B, H, Q, d]: who sees whom is the tower's business."""
+"""(q [B, Q, H, d], k [B, N, H, d], v [B, N, H, d]) -> [B, Q, H, d]: who sees whom is the tower's business."""
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Scaled dot-product attention, an `Attend`: every query sees every key, unless a mask says otherwise.
+
+    Heads stand after tokens, as the projections leave them: concatenating tokens then copies whole rows.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -33,18 +44,16 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, x: Tensor, attend: Attend) -> Tensor:
         """Queries from `query` [B, Q, D], keys and values from x [B, N, D] -> [B, Q, D]."""
-        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
-        return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, N, D] -> [B, H, N, d]
+        heads = (self.num_heads, -1)
+        q, k, v = (y.unflatten(-1, heads) for y in (self.q_proj(query), self.k_proj(x), self.v_proj(x)))
+        return self.out_proj(attend(q, k, v).flatten(2))
 
 
 class MLP(nn.Module):
     """Two linear layers with the configured activation between.
 
-    CLIP's quick GELU, h * sigmoid(a h) with a = 1.702, is silu(a h) / a: with both factors moved into the (small)
-    weights, the (large) activations see one fused operation instead of three.
+    CLIP's quick GELU, h * sigmoid(a h) with a = 1.702, is silu(a h) / a: with the factors moved into the first product
+    and the second's (small) weights, the (large) activations see one fused operation instead of three.
     """
 
     def __init__(self, config: TowerConfig):
@@ -58,12 +67,14 @@ class MLP(nn.Module):
         """[..., D] -> [..., D]."""
         if self.config.hidden_act != "quick_gelu":
             return self.fc2(self.activation_fn(self.fc1(x)))
-        h = F.silu(F.linear(x, QUICK_GELU * self.fc1.weight, QUICK_GELU * self.fc1.bias))
-        return F.linear(h, self.fc2.weight / QUICK_GELU, self.fc2.bias)
+        rows, weight = x.flatten(0, -2), self.fc1.weight
+        h = torch.addmm(QUICK_GELU * self.fc1.bias, rows, weight.T, alpha=QUICK_GELU)
+        h = F.silu(h, inplace=not torch.is_grad_enabled())
+        return F.linear(h, self.fc2.weight / QUICK_GELU, self.fc2.bias).view(x.shape)
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block."""
+class Block(GradientCheckpointingLayer):
+    """Pre-norm transformer block; `gradient_checkpointing_enable` of the model makes it forget its activations."""
 
     def __init__(self, config: TowerConfig):
         super().__init__()

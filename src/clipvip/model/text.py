@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig
 
-from clipvip.model.layers import Encoder
+from clipvip.model.layers import Encoder, attention
 
 
 class TextEmbeddings(nn.Module):
@@ -43,7 +42,7 @@ class TextTransformer(nn.Module):
         """[N, S] -> [N, D]: the final state at each text's first end token."""
         end = (input_ids == self.eos_token_id).int().argmax(dim=1, keepdim=True)  # [N, 1], the first maximum
         seen = torch.arange(input_ids.shape[1], device=end.device) <= end  # [N, S]
-        attend = partial(F.scaled_dot_product_attention, attn_mask=seen[:, None, None])
+        attend = partial(attention, attn_mask=seen[:, None, None])
         *layers, last = self.encoder.layers
         x = self._through(layers, input_ids)
         at_end = x.take_along_dim(end[:, :, None], dim=1)  # [N, 1, D]
@@ -54,7 +53,7 @@ class TextTransformer(nn.Module):
         return self.final_layer_norm(self._through(self.encoder.layers, input_ids))
 
     def _through(self, layers: Iterable[nn.Module], input_ids: Tensor) -> Tensor:
-        attend = partial(F.scaled_dot_product_attention, is_causal=True)
+        attend = partial(attention, is_causal=True)
         x = self.embeddings(input_ids)
         for layer in layers:
             x = layer(x, attend)

@@ -12,24 +12,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipvip.model.aggregators import proxy_guided_attention
+from clipvip.model.aggregators import proxy_guided_attention, temporal_positions
 from clipvip.model.config import FRAMEWISE, ClipVipConfig
-from clipvip.model.layers import Encoder
+from clipvip.model.layers import Attend, Encoder, attention
+
+
+def cut_patches(pixel_values: Tensor, size: int) -> Tensor:
+    """Frames to patches of pixels, [B, T, 3, H, W] -> [B, T, L, 3*size*size]: their convolution is then one product."""
+    grid = pixel_values.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))  # [B, T, 3, h, p, w, p]
+    return grid.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
+
+
+class PatchEmbedding(nn.Conv2d):
+    """CLIP's patch convolution (stride = kernel), computed as one matrix product."""
+
+    def __init__(self, num_channels: int, width: int, size: int):
+        super().__init__(num_channels, width, size, size, bias=False)
+        self.size = size
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, T, 3, H, W] -> [B, T, L, D]."""
+        return F.linear(cut_patches(pixel_values, self.size).to(self.weight.dtype), self.weight.flatten(1))
 
 
 class VisionEmbeddings(nn.Module):
     """Pixels to tokens: patches with spatial and temporal positions, proxies in front with spatial position 0."""
 
+    patch_embedding: nn.Module
     proxy_tokens: nn.Parameter | None
     temporal_embedding: nn.Parameter | None
 
     def __init__(self, config: ClipVipConfig):
         super().__init__()
         vision = config.vision
-        width, self.patch_size = vision.hidden_size, vision.patch_size
+        width = vision.hidden_size
         num_patches = (vision.image_size // vision.patch_size) ** 2
         self.class_embedding = nn.Parameter(torch.empty(width))
-        self.patch_embedding = nn.Conv2d(vision.num_channels, width, self.patch_size, self.patch_size, bias=False)
+        self.patch_embedding = PatchEmbedding(vision.num_channels, width, vision.patch_size)
         self.position_embedding = nn.Embedding(num_patches + 1, width)
         framewise = config.aggregator in FRAMEWISE
         added = config.num_added_proxies
@@ -41,34 +60,16 @@ class VisionEmbeddings(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, T, 3, H, W] -> [B, M + T*L, D]."""
         batch, num_frames = pixel_values.shape[:2]
-        position = self.position_embedding.weight
-        patches = self._patches(pixel_values) + position[1:]  # [B, T, L, D]
+        spatial = self.position_embedding.weight
+        positions = spatial[1:]  # [L, D] or [T, L, D]: summed first, so that the (many) tokens are touched once
         if self.temporal_embedding is not None:
-            patches = patches + self._temporal(num_frames)[:, None]
+            positions = positions + temporal_positions(self.temporal_embedding, num_frames)[:, None]
+        patches = self.patch_embedding(pixel_values) + positions  # [B, T, L, D]
         proxies = self.class_embedding[None]
         if self.proxy_tokens is not None:
             proxies = torch.cat([proxies, self.proxy_tokens])
-        proxies = (proxies + position[0]).expand(batch, -1, -1)  # [B, M, D]
+        proxies = (proxies + spatial[0]).expand(batch, -1, -1)  # [B, M, D]
         return torch.cat([proxies, patches.flatten(1, 2)], dim=1)
-
-    def _patches(self, pixel_values: Tensor) -> Tensor:
-        """The patch convolution as one matrix product, [B, T, 3, H, W] -> [B, T, L, D]."""
-        size = self.patch_size
-        grid = pixel_values.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))  # [B, T, 3, h, p, w, p]
-        grid = grid.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)  # [B, T, L, 3*p*p]
-        weight = self.patch_embedding.weight
-        return F.linear(grid.to(weight.dtype), weight.flatten(1))
-
-    def _temporal(self, num_frames: int) -> Tensor:
-        """Temporal positions for any T, [T, D]; other than the trained number: linear interpolation.
-
-        One frame gets the middle position: the mean of the two middle rows for an even trained T.
-        """
-        temporal = self.temporal_embedding
-        assert temporal is not None
-        if num_frames == temporal.shape[0]:
-            return temporal
-        return F.interpolate(temporal.T[None], size=num_frames, mode="linear", align_corners=False)[0].T
 
 
 class VisionTransformer(nn.Module):
@@ -78,6 +79,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         vision = config.vision
         self.num_proxies = 1 + config.num_added_proxies
+        self.proxy_guided = config.aggregator == "vip"
         self.embeddings = VisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)  # CLIP's own spelling
         self.encoder = Encoder(vision)
@@ -87,7 +89,7 @@ class VisionTransformer(nn.Module):
         """[B, T, 3, H, W] -> [B, D]."""
         *layers, last = self.encoder.layers
         x = self._through(layers, pixel_values)
-        first_proxy = last(x, F.scaled_dot_product_attention, query=x[:, :1])  # a proxy sees everything
+        first_proxy = last(x, attention, query=x[:, :1])  # a proxy sees everything
         return self.post_layernorm(first_proxy[:, 0])
 
     def hidden_states(self, pixel_values: Tensor) -> Tensor:
@@ -95,7 +97,10 @@ class VisionTransformer(nn.Module):
         return self._through(self.encoder.layers, pixel_values)
 
     def _through(self, layers: Iterable[nn.Module], pixel_values: Tensor) -> Tensor:
-        attend = partial(proxy_guided_attention, num_proxies=self.num_proxies, num_frames=pixel_values.shape[1])
+        attend: Attend = attention
+        num_frames = pixel_values.shape[1]
+        if self.proxy_guided and num_frames > 1:  # within one frame everything sees everything
+            attend = partial(proxy_guided_attention, num_proxies=self.num_proxies, num_frames=num_frames)
         x = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in layers:
             x = layer(x, attend)

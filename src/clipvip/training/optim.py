@@ -10,7 +10,7 @@ from torch import nn
 from clipvip.model import NEW_PARAMETERS
 from clipvip.training.config import OptimSection
 
-_EMBEDDINGS = ("token_embedding", "position_embedding", "class_embedding", *NEW_PARAMETERS)
+_EMBEDDINGS = ("token_embedding", "position_embedding", "class_embedding", "proxy_tokens", "temporal_embedding")
 
 
 def lr_factor(step: int, num_steps: int, warmup_ratio: float) -> float:
@@ -43,7 +43,7 @@ def make_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.AdamW:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (name in NEW_PARAMETERS, decayed(name, parameter, config.decay))
+            key = (name.startswith(NEW_PARAMETERS), decayed(name, parameter, config.decay))
             groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
         [

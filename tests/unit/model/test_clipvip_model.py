@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
 from clipvip.errors import CheckpointError, ConfigError, InputError
 from clipvip.model import ClipVipConfig, ClipVipModel
 from clipvip.model.aggregators import proxy_guided_attention
+from clipvip.model.layers import attention
 from helpers_golden import golden_config, golden_state
 
 
@@ -58,11 +59,11 @@ def test_decomposed_attention_equals_dense_mask() -> None:
     torch.manual_seed(0)
     num_proxies, num_frames, num_patches = 3, 4, 5
     num_tokens = num_proxies + num_frames * num_patches
-    q, k, v = torch.randn(3, 2, 2, num_tokens, 8, dtype=torch.float64)
+    q, k, v = torch.randn(3, 2, num_tokens, 2, 8, dtype=torch.float64)
     frame = torch.arange(num_tokens).sub(num_proxies).div(num_patches, rounding_mode="floor")
     frame[:num_proxies] = -1
     sees = (frame[:, None] == frame[None]) | (frame[:, None] == -1) | (frame[None] == -1)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=sees)
+    expected = attention(q, k, v, attn_mask=sees)
     torch.testing.assert_close(proxy_guided_attention(q, k, v, num_proxies, num_frames), expected)
 
 
