@@ -35,7 +35,8 @@ Result = TypeVar("Result")
 class Encoder:
     """A model with its processor, ready for inference.
 
-    Use `clipvip.load(folder)` to get one. Vectors are float32 NumPy arrays [N, E] of unit norm, in the order given.
+    Use `clipvip.load(folder)` to get one, with a model that is optimised for inference; one of your own around a model
+    in training gives the same embeddings. Vectors are float32 NumPy arrays [N, E] of unit norm, in the order given.
     """
 
     def __init__(self, model: ClipVipModel, processor: ClipVipProcessor):
@@ -47,14 +48,22 @@ class Encoder:
         """E."""
         return self.model.config.projection_dim
 
+    @property
+    def dtype(self) -> str:
+        """What the model computes in: "float32" or "bfloat16"."""
+        return str(self.model.optimized_for or self.model.dtype).removeprefix("torch.")
+
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies weights, processor and sampling (not dtype or device): embeddings compare only if it agrees."""
+        """Identifies weights, processor and sampling (not dtype or device): embeddings compare only if it agrees.
+
+        Raises: UsageError if the model was optimised for inference before this was first asked for.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             if name != "logit_scale":  # scales similarities, changes no embedding
                 digest.update(name.encode())
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
         config = self.model.config
         tokenizer = json.loads(self.processor.tokenizer.backend_tokenizer.to_str())
         settings = {
@@ -112,10 +121,19 @@ class Encoder:
         return Embeddings(tuple(clip.clip_id for clip in clips), vectors, self.fingerprint)
 
     def encode_pixels(self, pixel_values: Tensor) -> np.ndarray:
-        """Processed pixels [B, T, 3, S, S] to float32 [B, E]: for callers that decode on their own."""
+        """Processed pixels [B, T, 3, S, S] to float32 [B, E]: for callers that decode on their own.
+
+        Raises: InputError naming the first row whose pixels (or the model's weights) are not finite.
+        """
         with torch.inference_mode():
             features = self.model.encode_video(pixel_values.to(self.model.device, self.model.dtype))
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+        vectors = features.float().cpu().numpy()
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            row = int(finite.argmin())
+            what = "the model's weights" if pixel_values[row].isfinite().all() else f"pixel_values[{row}]"
+            raise InputError(f"{what}: NaN or infinite values, so no embedding")
+        return vectors
 
     def _encode_media(
         self,
@@ -146,17 +164,19 @@ class Encoder:
 
 
 def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Encoder:
-    """An `Encoder` from a clipvip model folder, a CLIP folder, or a hub id of either.
+    """An `Encoder` from a clipvip model folder, a CLIP folder, or a hub id of either, optimised for inference.
 
-    device: "auto" (CUDA, then MPS, then CPU) or a torch device name. dtype: "auto" (bfloat16 on CUDA, else float32),
-    "float32" or "bfloat16". Plain CLIP weights load with aggregator="mean": search works with any CLIP.
+    device: "auto" (CUDA, then MPS, then CPU) or a torch device name.
+    dtype: "auto" (bfloat16 on CUDA, else float32: embeddings of different CPUs agree to 1e-5), "float32", or "bfloat16"
+    (on a CPU that computes in it several times faster). Plain CLIP weights load with aggregator="mean": search works
+    with any CLIP.
     Raises: CheckpointError if the folder is missing, incomplete or not such a model.
     """
     kind = _device(device)
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if dtype != "auto" and dtype not in dtypes:
+    if dtype not in ("auto", "float32", "bfloat16"):
         raise UsageError(f"dtype={dtype!r}: choose auto, float32 or bfloat16")
-    torch_dtype = dtypes[dtype] if dtype != "auto" else torch.bfloat16 if kind.type == "cuda" else torch.float32
+    if dtype == "auto" and kind.type != "cuda":
+        dtype = "float32"
     config = read_config(source)
     if isinstance(config, ClipVipConfig):
         model = load_strictly(ClipVipModel, source)
@@ -165,10 +185,9 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> En
         model = ClipVipModel.from_clip(source, aggregator="mean")
         processor = ClipVipProcessor.from_clip(source)
         processor.check_fits(source, model.config)
-    encoder = Encoder(model.eval(), processor)
-    if torch_dtype != torch.float32:
-        _ = encoder.fingerprint  # of the weights as stored: rounding must not make it another model
-    model.to(kind, torch_dtype)
+    encoder = Encoder(model.to(kind), processor)
+    _ = encoder.fingerprint  # of the weights as stored: fusing and rounding must not make it another model
+    model.optimize_for_inference(dtype)
     return encoder
 
 

@@ -46,3 +46,7 @@ class Interrupted(BaseException):
     def __init__(self, signum: int):
         super().__init__(f"interrupted by signal {signum}")
         self.signum = signum
+
+
+class ClipVipWarning(UserWarning):
+    """Something was done that the caller may not expect; the text names the thing and the way out."""

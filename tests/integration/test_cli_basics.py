@@ -29,7 +29,7 @@ def test_public_names_arrive() -> None:
 
 def test_help_of_every_verb_has_an_example() -> None:
     """Catches a verb without help."""
-    for verb in ("demo", "train", "evaluate", "index", "search"):
+    for verb in ("demo", "convert", "train", "evaluate", "index", "search"):
         done = run("-m", "clipvip", verb, "--help")
         assert done.returncode == 0, done.stderr
         assert f"clipvip {verb}" in done.stdout.replace("\n", " "), verb

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from torch import Tensor
 import clipvip
 from clipvip.data.manifest import read_manifest, write_manifest
 from clipvip.errors import ConfigError, ManifestError, TrainingError, VideoDecodeError
+from clipvip.model.layers import Block
 from clipvip.records import Clip
-from clipvip.training import load_recipe, train
+from clipvip.training import load_recipe, train, trainer
 from clipvip.training.state import WorkDir
 from helpers_world import overrides, write_recipe, write_tiny_world
 
@@ -191,3 +193,87 @@ def test_interruption_exits_with_the_signal(world: Path, recipe: Path, finished:
         assert b"Traceback" not in told
     subprocess.run(command(recipe, world, workdir), capture_output=True, check=True)
     assert_same_run(workdir, finished)
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "transformer", "full"])
+def test_every_aggregator_trains_saves_and_encodes(aggregator: str, world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches an aggregator that only exists in the configuration: config, trainer and inference in one go."""
+    changed = [*overrides(world), f"model.aggregator={aggregator}", "train.steps=6", "train.eval_every=6"]
+    summary = train(load_recipe(str(recipe), changed), tmp_path / "run", progress=False)
+    assert summary["best_val_R@1"] is not None
+    encoder = clipvip.load(tmp_path / "run" / "model")
+    assert encoder.model.config.aggregator == aggregator
+    videos = [clip.path for clip in read_manifest(world / "retrieval.jsonl")[:3]]
+    assert encoder.encode_videos(videos).shape == (3, 16)
+
+
+def test_temporal_layers_are_the_transformers_alone(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches an option that is accepted and ignored, or overruled by the weights a run starts from."""
+    deep = [*overrides(world), "train.steps=1", "model.aggregator=transformer", "model.num_temporal_layers=2"]
+    train(load_recipe(str(recipe), deep), tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="num_temporal_layers=2 with aggregator='vip': only 'transformer'"):
+        train(load_recipe(str(recipe), [*deep, "model.aggregator=vip"]), tmp_path / "other", progress=False)
+    start = [f"model.init={tmp_path / 'run' / 'model'}", "model.architecture=null", "model.num_temporal_layers=3"]
+    with pytest.raises(ConfigError, match=r"model.num_temporal_layers=3, but .* was trained with 2"):
+        train(load_recipe(str(recipe), [*deep, *start]), tmp_path / "more", progress=False)
+
+
+def test_checkpointed_run_equals_a_plain_one(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
+    """Catches the option being ignored, or changing more than memory and time."""
+    seen = []
+    plain = Block.forward
+
+    def forward(self: Block, *args: Tensor, **options: Tensor) -> Tensor:
+        seen.append(self.training and self.gradient_checkpointing)
+        return plain(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Block, "forward", forward)
+        changed = [*overrides(world), "train.activation_checkpointing=true"]
+        train(load_recipe(str(recipe), changed), tmp_path / "run", progress=False)
+    assert any(seen)
+    ours, expected = weights(tmp_path / "run"), weights(finished)
+    for name, weight in expected.items():
+        torch.testing.assert_close(ours[name], weight, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_matmul_precision_is_the_runs_own(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches a process left in reduced precision after a run that asked for it, or a run that never got it."""
+    seen = []
+    changed = [*overrides(world), "train.float32_matmul=medium", "train.steps=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        loop = trainer._Run.go
+        patch.setattr(trainer._Run, "go", lambda run: seen.append(torch.get_float32_matmul_precision()) or loop(run))
+        train(load_recipe(str(recipe), changed), tmp_path / "run", progress=False)
+    assert seen == ["medium"]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_run_learns_the_same(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches blocks that cannot be compiled, or are not, and kernels that compute something else."""
+    short = [*overrides(world), "data.val=null", "train.steps=3"]
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    train(load_recipe(str(recipe), [*short, "train.compile=true"]), tmp_path / "run", progress=False)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    train(load_recipe(str(recipe), short), tmp_path / "plain", progress=False)
+    ours, plain = (
+        [row["loss"] for row in WorkDir(tmp_path / name).read_log() if "loss" in row] for name in ("run", "plain")
+    )
+    assert ours == pytest.approx(plain, rel=1e-4)
+
+
+def test_compile_without_a_compiler_is_one_clear_line(
+    world: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a page of compiler traceback where one line says what to do."""
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    run = subprocess.run(
+        [*command(recipe, world, tmp_path / "run"), "train.compile=true"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    *_, told = run.stderr.splitlines()  # the progress line stands before it
+    assert "Traceback" not in run.stderr
+    assert told.startswith("clipvip: train.compile=true: ")
+    assert "install a C++ compiler" in told

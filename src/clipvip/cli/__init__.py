@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from clipvip import __version__
-from clipvip.cli import demo, evaluate, index, search, train
-from clipvip.errors import ClipVipError, Interrupted, UsageError
+from clipvip.cli import convert, demo, evaluate, index, search, train
+from clipvip.errors import ClipVipError, ClipVipWarning, Interrupted, UsageError
 
 app = typer.Typer(
     help="CLIP-ViP text-to-video retrieval: train it, measure it, search your own videos.",
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, train, evaluate, index, search):
+for verb in (demo, convert, train, evaluate, index, search):
     app.command(verb.NAME)(verb.command)
 
 _debug = False
@@ -51,6 +52,12 @@ def main() -> None:
     if "--debug" in sys.argv[1:]:  # wherever it stands
         sys.argv = [sys.argv[0], "--debug", *(word for word in sys.argv[1:] if word != "--debug")]
     handled = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    show = warnings.showwarning
+    warnings.showwarning = lambda message, category, *rest, **options: (
+        typer.echo(f"clipvip: {message}", err=True)
+        if issubclass(category, ClipVipWarning)
+        else show(message, category, *rest, **options)
+    )
     before = {number: signal.signal(number, _interrupt) for number in handled}
     try:
         app(prog_name="clipvip")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipvip.cli.options import Device, Dtype
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -26,7 +28,8 @@ def command(
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Measure text-to-video and video-to-text retrieval: R@1/5/10, median and mean rank.
 
@@ -46,11 +49,13 @@ def command(
     if output and not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}")  # not after all the work
     clips = read_manifest(data, videos=videos, split=split)
-    found = run_retrieval(load(model, device=device), clips, join_captions=join_captions, progress=not as_json)
+    encoder = load(model, device=device, dtype=dtype)
+    found = run_retrieval(encoder, clips, join_captions=join_captions, progress=not as_json)
     scores = score_retrieval(found, dsl=rescore == "dsl")
     report = {
         "model": model,
         "fingerprint": found.fingerprint,
+        "dtype": encoder.dtype,
         "data": str(data),
         "split": split,
         "num_texts": len(found.texts),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipvip.cli.options import Device, Dtype
+
 NAME = "index"
 
 
@@ -22,7 +24,8 @@ def command(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Make the videos in folders searchable; unreadable files are named and skipped.
 
@@ -44,7 +47,7 @@ def command(
 
     started = time.perf_counter()
     find_videos(dirs)  # a mistyped folder shall not wait for the model
-    encoder = load(model, device=device)
+    encoder = load(model, device=device, dtype=dtype)
     if Library.exists(index):
         library = Library.open(index)
         wanted = {"--window": (window, library.settings.window_s), "--stride": (stride, library.settings.stride_s)}

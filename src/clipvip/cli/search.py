@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipvip.cli.options import Device, Dtype
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,7 +22,8 @@ def command(
     top: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of answers.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     model: Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Find the moments that a text describes, best first.
 
@@ -41,7 +44,7 @@ def command(
 
     library = Library.open(index)
     source = model or library.settings.model
-    encoder = load(source, device=device)
+    encoder = load(source, device=device, dtype=dtype)
     library.check_encoder(encoder)
     hits = library.search(encoder.encode_texts([query])[0], top)
     if as_json:

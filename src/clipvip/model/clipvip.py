@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -197,16 +198,7 @@ class ClipVipModel(PreTrainedModel):
         clip = read_config(source)
         if clip.model_type not in ("clip", "clipvip"):
             raise CheckpointError(f"{source}: a {clip.model_type!r} model; from_clip wants CLIP weights")
-        text = clip.text_config.to_dict()
-        if text["eos_token_id"] == 2:  # OpenAI's own folders carry this placeholder; the end token is their last id
-            text["eos_token_id"] = text["vocab_size"] - 1
-        config = ClipVipConfig(
-            text_config=text,
-            vision_config=clip.vision_config.to_dict(),
-            projection_dim=clip.projection_dim,
-            logit_scale_init_value=logit_scale,
-            **video_options,
-        )
+        config = ClipVipConfig.from_clip(clip, logit_scale_init_value=logit_scale, **video_options)
         model = load_strictly(cls, source, config=config, may_miss=NEW_PARAMETERS)
         with torch.no_grad():
             model.logit_scale.fill_(logit_scale)
@@ -290,7 +282,7 @@ def load_strictly(
     try:
         # float32 whatever the file holds: training steps are too small for half precision weights
         model, info = model_class.from_pretrained(source, output_loading_info=True, dtype=torch.float32, **options)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
         raise CheckpointError(f"{source}: cannot load a CLIP-ViP model: {' '.join(str(error).split())}") from error
     problems = {
         "missing": sorted(key for key in info["missing_keys"] if not key.startswith(may_miss)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
@@ -42,6 +44,15 @@ class ClipVipConfig(PreTrainedConfig):
     num_temporal_layers: int = 4
     logit_scale_init_value: float | int = 4.60
     initializer_factor: float | int = 1.0
+
+    @classmethod
+    def from_clip(cls, clip: PreTrainedConfig, **video_options: Any) -> ClipVipConfig:
+        """The configuration of a video model with the towers of a CLIP (or clipvip) configuration."""
+        text = clip.text_config.to_dict()
+        if text["eos_token_id"] == 2:  # OpenAI's own folders carry this placeholder; the end token is their last id
+            text["eos_token_id"] = text["vocab_size"] - 1
+        vision = clip.vision_config.to_dict()
+        return cls(text_config=text, vision_config=vision, projection_dim=clip.projection_dim, **video_options)
 
     @property
     def text(self) -> CLIPTextConfig:

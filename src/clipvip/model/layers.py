@@ -74,7 +74,7 @@ class MLP(nn.Module):
 
 
 class Block(GradientCheckpointingLayer):
-    """Pre-norm transformer block; `gradient_checkpointing_enable` of the model makes it forget its activations."""
+    """Pre-norm transformer block; `activation_checkpointing_enable` of the model makes it forget its activations."""
 
     def __init__(self, config: TowerConfig):
         super().__init__()

@@ -5,6 +5,7 @@ Shapes: B videos, T frames, S image size, N texts.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from clipvip.errors import CheckpointError, ConfigError, InputError
+from clipvip.errors import CheckpointError, ClipVipWarning, ConfigError, InputError
 from clipvip.model.config import ClipVipConfig
 from clipvip.video import read_frames, read_image
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD, decoder_size, to_pixel_values
@@ -59,6 +60,7 @@ class ClipVipProcessor(ProcessorMixin):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.max_text_tokens = max_text_tokens
+        self._told_of_cut = False
         super().__init__(tokenizer)
 
     def __call__(
@@ -119,11 +121,23 @@ class ClipVipProcessor(ProcessorMixin):
         )
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Texts to `input_ids` and `attention_mask`, padded to the longest of them."""
+        """Texts to `input_ids` and `attention_mask`, padded to the longest of them.
+
+        Texts over `max_text_tokens` are cut, their end token kept; the first time a ClipVipWarning says so.
+        Raises: InputError for a text that is no string.
+        """
         self.check_texts(texts)
         tokens = self.tokenizer(
             list(texts), padding="longest", truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
         )
+        if not self._told_of_cut and (cut := [i for i, text in enumerate(tokens.encodings) if text.overflowing]):
+            self._told_of_cut = True
+            warnings.warn(
+                f"text {texts[cut[0]][:40]!r}... is longer than {self.max_text_tokens} tokens and was cut, its end "
+                "token kept; so will be others (max_text_tokens of the processor or recipe; said once)",
+                ClipVipWarning,
+                stacklevel=2,
+            )
         return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
     @staticmethod

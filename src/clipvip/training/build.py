@@ -21,7 +21,13 @@ def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
 
     Raises: ConfigError, CheckpointError.
     """
-    options = {key: getattr(section, key) for key in ("aggregator", "num_frames", "num_proxies", "proxy_init")}
+    keys = ("aggregator", "num_frames", "num_proxies", "proxy_init", "num_temporal_layers")
+    options = {key: value for key in keys if (value := getattr(section, key)) is not None}
+    if "num_temporal_layers" in options and section.aggregator != "transformer":
+        raise ConfigError(
+            f"model.num_temporal_layers={section.num_temporal_layers} with aggregator={section.aggregator!r}: "
+            "only 'transformer' has temporal layers; leave it out"
+        )
     if section.init is None:
         if section.architecture is None or section.tokenizer is None:
             raise ConfigError(
@@ -86,8 +92,7 @@ def _initialised(section: ModelSection, options: dict[str, Any]) -> ClipVipModel
     config = read_config(section.init)
     if not isinstance(config, ClipVipConfig) or config.aggregator != section.aggregator:
         return ClipVipModel.from_clip(section.init, **options)
-    if section.num_proxies not in (None, config.num_proxies):
-        raise ConfigError(
-            f"model.num_proxies={section.num_proxies}, but {section.init} was trained with {config.num_proxies}"
-        )
+    for key in ("num_proxies", "num_temporal_layers"):
+        if options.get(key, getattr(config, key)) != getattr(config, key):
+            raise ConfigError(f"model.{key}={options[key]}, but {section.init} was trained with {getattr(config, key)}")
     return load_strictly(ClipVipModel, section.init)

@@ -24,8 +24,10 @@ class ModelSection(_Strict):
     """Keys of ClipVipConfig for a model from scratch (text_config, vision_config, projection_dim, ...)."""
     tokenizer: str | None = None
     """Folder or hub id of the tokeniser; None: that of `init`."""
-    aggregator: Literal["vip", "mean"] = "vip"
-    """How frames become one feature."""
+    aggregator: Literal["vip", "mean", "transformer", "full"] = "vip"
+    """How frames become one feature (see ClipVipConfig)."""
+    num_temporal_layers: int | None = Field(None, ge=1)
+    """Depth of the `transformer` aggregator, and of no other; None: 4, or that of `init`."""
     num_frames: int = Field(12, ge=1)
     """Frames a clip; an `init` with a temporal embedding of another length keeps it, interpolated."""
     num_proxies: int | None = Field(None, ge=1)
@@ -110,6 +112,13 @@ class TrainSection(_Strict):
     """Optimiser steps; give this or `epochs`."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of activations; weights are float32."""
+    float32_matmul: Literal["highest", "high", "medium"] = "highest"
+    """torch.set_float32_matmul_precision for the time of the run: what float32 products may be computed in. Below
+    "highest", TF32 on GPUs; "medium" on CPUs: oneDNN, which rounds to bfloat16 where the CPU has AMX."""
+    compile: bool = False
+    """torch.compile each transformer block; needs a C++ compiler on the CPU."""
+    activation_checkpointing: bool = False
+    """Forget the activations within each block and compute them again for the backward pass: less memory, more time."""
     seed: int = Field(0, ge=0)
     """Of initialisation, order and draws."""
     log_every: int = Field(10, gt=0)

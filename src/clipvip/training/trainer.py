@@ -21,6 +21,7 @@ from clipvip.encode import Encoder
 from clipvip.errors import TrainingError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE
+from clipvip.model.layers import Block
 from clipvip.records import Clip
 from clipvip.training.build import build_model
 from clipvip.training.config import Recipe
@@ -39,7 +40,12 @@ def train(recipe: Recipe, workdir: Path, *, progress: bool = True) -> dict[str, 
     work.open(recipe)
     if work.summary is not None:
         return work.summary
-    return _Run(recipe, work, progress).go()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(recipe.train.float32_matmul)
+    try:
+        return _Run(recipe, work, progress).go()
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _Run:
@@ -60,6 +66,12 @@ class _Run:
         set_seed(recipe.train.seed)
         self.model, self.processor = build_model(recipe.model)
         self.model.to(self.accelerator.device).train()
+        if recipe.train.activation_checkpointing:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+        if recipe.train.compile:
+            for module in self.model.modules():
+                if isinstance(module, Block):
+                    module.compile()
         self.optimizer = make_optimizer(self.model, recipe.optim)
         self.objective = self.accelerator.prepare(OmnisourceObjective(self.model, recipe.loss))
         self.val = self._clips("val")
@@ -110,13 +122,27 @@ class _Run:
         optim = self.recipe.optim
         set_lr(self.optimizer, lr_factor(self.step + 1, self.num_steps, optim.warmup_ratio))
         self.optimizer.zero_grad()
-        loss = self.objective(batch)
+        loss = self._loss(batch)
         self.accelerator.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm)
         self.optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
         return loss.detach(), norm
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        """Raises: TrainingError if torch.compile was asked for and cannot."""
+        if not self.recipe.train.compile:
+            return self.objective(batch)
+        from torch._dynamo.exc import TorchDynamoException  # heavy, and only compiled runs have it loaded anyway
+
+        try:
+            return self.objective(batch)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TrainingError(
+                f"train.compile=true: {reason}; install a C++ compiler, or set train.compile=false"
+            ) from error
 
     def _check_finite(self, loss: torch.Tensor, norm: torch.Tensor, clip_ids: tuple[str, ...]) -> None:
         """Before anything is saved or selected. Raises: TrainingError."""

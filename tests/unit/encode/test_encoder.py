@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 import clipvip
-from clipvip.errors import CheckpointError, InputError, UsageError, VideoDecodeError
+from clipvip.errors import CheckpointError, ClipVipWarning, InputError, UsageError, VideoDecodeError
 from clipvip.model import ClipVipProcessor
 from clipvip.model.tokenizer import train_clip_tokenizer
 from clipvip.records import Clip
@@ -224,3 +225,36 @@ def test_processor_call(folder: Path, videos: list[Path]) -> None:
         processor(videos=[videos[0], videos[1]])
     with pytest.raises(InputError, match="not both"):
         processor(videos=videos[0], images=np.zeros((8, 8, 3), np.uint8))
+
+
+def test_a_cut_text_is_said_once(folder: Path) -> None:
+    """Catches a silent cut, and a warning for every batch of a large manifest."""
+    encoder = clipvip.load(folder, device="cpu")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        encoder.encode_texts(["a red circle"])
+        assert not told
+        encoder.encode_texts(["a red circle " * 20, "grass", "the blue square " * 20], batch_size=1)
+    (warning,) = told
+    assert warning.category is ClipVipWarning
+    assert "is longer than 32 tokens and was cut" in str(warning.message)
+
+
+def test_pixels_that_are_no_numbers_are_named(folder: Path) -> None:
+    """Catches NaN embeddings, which would sit in an index for good and match nothing."""
+    encoder = clipvip.load(folder, device="cpu")
+    pixels = torch.zeros(3, 4, 3, 32, 32)
+    pixels[1, 2, 0, 5, 5] = torch.nan
+    with pytest.raises(InputError, match=r"pixel_values\[1\]: NaN or infinite"):
+        encoder.encode_pixels(pixels)
+
+
+def test_load_gives_a_model_for_inference(folder: Path) -> None:
+    """Catches `load` leaving the speed on the table, or bfloat16 that is not what it says."""
+    single, half = clipvip.load(folder, device="cpu"), clipvip.load(folder, device="cpu", dtype="bfloat16")
+    assert (single.dtype, half.dtype) == ("float32", "bfloat16")
+    texts = ["a red circle", "grass"]
+    a, b = single.encode_texts(texts), half.encode_texts(texts)
+    assert b.dtype == np.float32
+    assert 0 < np.abs(a - b).max() < 0.02
+    np.testing.assert_allclose(np.linalg.norm(b, axis=1), 1, atol=1e-6)

@@ -186,10 +186,12 @@ def test_bad_pixels(bad: Tensor, message: str) -> None:
         (torch.zeros(2, 0, dtype=torch.int64), None, "0 tokens"),
         (torch.zeros(2, 5), None, "expected integers"),
         (torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 4), "attention_mask"),
+        (torch.full((2, 5), 100), None, "token 100, but the vocabulary has 0 to 99"),
+        (torch.full((2, 5), -1), None, "token -1"),
     ],
 )
 def test_bad_texts(ids: Tensor, mask: Tensor | None, message: str) -> None:
-    """Catches over-long texts and masks of another batch."""
+    """Catches over-long texts, masks of another batch and token ids of another tokeniser."""
     with pytest.raises(InputError, match=message):
         ClipVipModel(golden_config()).encode_text(ids, mask)
 

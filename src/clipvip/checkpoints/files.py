@@ -1,0 +1,174 @@
+"""Checkpoint files: read without running what is in them, written so that a kill leaves no half of one."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import pickletools
+import re
+import shutil
+import struct
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from clipvip.errors import CheckpointError
+
+WRAPPERS = ("state_dict", "model_state_dict")
+"""Entries under which training checkpoints keep the weights: open_clip's, and the released code's restart file."""
+WRAPPING_PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put in front of every key."""
+# what torch.load raises on files that are damaged, cut off or something else altogether (found by feeding it such)
+_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+_UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, *_UNREADABLE)
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def read_file(path: Path) -> Any:
+    """What a checkpoint file holds, tensors on the CPU: `torch.save` or safetensors, told apart by content.
+
+    Nothing in the file is executed. Raises: CheckpointError for a file that is missing, empty, damaged, no checkpoint,
+    a TorchScript archive, or a pickle that holds code.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    if not head:
+        raise CheckpointError(f"{path}: an empty file; copy or download it again")
+    if head.startswith(_LFS_POINTER):
+        raise CheckpointError(f"{path}: a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+    if path.suffix == ".safetensors" or head[8:9] == b"{":  # safetensors: 8 bytes of length, then JSON
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: a damaged or cut off safetensors file ({_one_line(error)})") from error
+    if _is_torchscript(path):
+        raise CheckpointError(
+            f"{path}: a TorchScript archive, as OpenAI's own downloads are; it holds code, which was not executed. "
+            "If you trust it, make a state dict of it and convert that: "
+            f"torch.save(torch.jit.load({str(path)!r}, map_location='cpu').state_dict(), 'state_dict.pt')"
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # remarks on pickle protocols: the outcome says more
+            return torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, struct.error, *_UNREADABLE) as error:
+        called = _code(path, error)
+        if called:
+            raise CheckpointError(
+                f"{path}: its pickle holds code ({called}), which was not executed; if you trust where it comes from, "
+                "load it in a process of its own with torch.load(..., weights_only=False) and save only its tensors: "
+                "torch.save(model.state_dict(), 'state_dict.pt')"
+            ) from error
+        raise CheckpointError(f"{path}: damaged, cut off, or not a checkpoint ({_one_line(error)})") from error
+
+
+def weights(content: Any, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a loaded checkpoint by their own names, and notes on what was taken off around them.
+
+    Training checkpoints keep them in an entry beside epoch, optimiser and the like; wrappers put a prefix on every key.
+    Raises: CheckpointError if `content` is no state dict.
+    """
+    notes = []
+    for entry in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
+            others = ", ".join(sorted(str(key) for key in content if key != entry))
+            notes.append(f"weights are its entry {entry!r}" + (f"; not read: {others}" if others else ""))
+            content = content[entry]
+    if not isinstance(content, Mapping) or not content:
+        kind = "nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise CheckpointError(f"{where}: holds {kind}, expected a state dict (names and tensors)")
+    state = dict(content)
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{where}: {key!r} is a {type(value).__name__}; a state dict has only named tensors")
+        if not key.isprintable():
+            raise CheckpointError(f"{where}: {key!r} is no parameter's name; the file may be damaged")
+    for prefix in WRAPPING_PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+            notes.append(f"prefix {prefix!r} taken off every key")
+    return state, tuple(notes)
+
+
+@contextmanager
+def written_aside(final: Path) -> Iterator[Path]:
+    """A path beside `final` to write a file or folder at; it takes `final`'s name when the block ends well.
+
+    An empty folder at `final` is replaced. If the block fails, what was written is removed.
+    """
+    final = final.resolve()  # a link, or "."
+    final.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+    try:
+        yield place / final.name
+        made = place / final.name
+        for file in [made, *made.rglob("*")]:
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())  # the name must not reach the disk before the bytes it stands for
+        if final.is_dir():
+            final.rmdir()
+        made.rename(final)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except _UNREADABLE_ZIP:
+        return False
+
+
+def _code(path: Path, error: Exception) -> str:
+    """What a pickle wants to call, "" if torch refused it for another reason. Reads opcodes, executes none."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        return named[1]
+    if not isinstance(error, pickle.UnpicklingError):
+        return ""
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(_pickle_in(path))):
+            if opcode.name in ("GLOBAL", "INST"):
+                return str(argument).replace(" ", ".")
+            if opcode.name == "STACK_GLOBAL":
+                return ".".join(strings[-2:])
+            if isinstance(argument, str):
+                strings.append(argument)
+    except ValueError:  # no pickle either
+        return ""
+    return ""
+
+
+def _pickle_in(path: Path, limit: int = 2**20) -> bytes:
+    """The pickle of a `torch.save` archive, or the start of the file itself."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((name for name in archive.namelist() if name.endswith("data.pkl")), "data.pkl")
+            with archive.open(name) as file:
+                return file.read(limit)
+    except _UNREADABLE_ZIP:
+        with path.open("rb") as file:
+            return file.read(limit)
+
+
+def _one_line(error: Exception) -> str:
+    """An error's first sentence: torch's own advice, to load with `weights_only=False`, is not ours."""
+    text = " ".join(str(error).split())
+    text = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
+    return text[:120] or type(error).__name__
