@@ -37,7 +37,8 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/encoder.py
+	$(BIN)/python benchmarks/encoder.py --model b32 --threads 1
+	$(BIN)/python benchmarks/encoder.py --model b16 --threads 1
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
