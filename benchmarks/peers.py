@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPVisionModel
 from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from clipvip.model import ClipVipConfig, ClipVipModel
-from clipvip.model.layers import attention
+from clipvip.model.products import attention
 
 VIT_B = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
          "image_size": 224}  # fmt: skip

@@ -106,7 +106,7 @@ class FusedPatchEmbedding(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, T, 3, H, W] -> [B, T, L, D]."""
-        return self.dense(cut_patches(pixel_values, self.size).to(self.dtype))
+        return self.dense(cut_patches(pixel_values.to(self.dtype), self.size))
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

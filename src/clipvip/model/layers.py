@@ -15,19 +15,20 @@ from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from clipvip.model.products import in_autocast_dtype, linear
+
 QUICK_GELU = 1.702
 TowerConfig: TypeAlias = CLIPTextConfig | CLIPVisionConfig
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q [B, Q, H, d], k [B, N, H, d], v [B, N, H, d]) -> [B, Q, H, d]: who sees whom is the tower's business."""
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Scaled dot-product attention, an `Attend`: every query sees every key, unless a mask says otherwise.
+class Linear(nn.Linear):
+    """torch's, computed by `products.linear`."""
 
-    Heads stand after tokens, as the projections leave them: concatenating tokens then copies whole rows.
-    """
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal).transpose(1, 2)
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., K] -> [..., O]."""
+        return linear(x, self.weight, self.bias)
 
 
 class Attention(nn.Module):
@@ -37,10 +38,10 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         self.num_heads = config.num_attention_heads
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, query: Tensor, x: Tensor, attend: Attend) -> Tensor:
         """Queries from `query` [B, Q, D], keys and values from x [B, N, D] -> [B, Q, D]."""
@@ -52,25 +53,24 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with the configured activation between.
 
-    CLIP's quick GELU, h * sigmoid(a h) with a = 1.702, is silu(a h) / a: with the factors moved into the first product
-    and the second's (small) weights, the (large) activations see one fused operation instead of three.
+    CLIP's quick GELU, h * sigmoid(a h) with a = 1.702, is silu(a h) / a: with the factors moved into the matrix
+    products, the (large) activations see one fused operation instead of three.
     """
 
     def __init__(self, config: TowerConfig):
         super().__init__()
         self.config = config
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
         self.activation_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
         if self.config.hidden_act != "quick_gelu":
             return self.fc2(self.activation_fn(self.fc1(x)))
-        rows, weight = x.flatten(0, -2), self.fc1.weight
-        h = torch.addmm(QUICK_GELU * self.fc1.bias, rows, weight.T, alpha=QUICK_GELU)
+        h = linear(x, self.fc1.weight, QUICK_GELU * self.fc1.bias, QUICK_GELU)
         h = F.silu(h, inplace=not torch.is_grad_enabled())
-        return F.linear(h, self.fc2.weight / QUICK_GELU, self.fc2.bias).view(x.shape)
+        return linear(h, self.fc2.weight, self.fc2.bias, 1 / QUICK_GELU)
 
 
 class Block(GradientCheckpointingLayer):
@@ -89,7 +89,7 @@ class Block(GradientCheckpointingLayer):
         In the last block most outputs feed nothing: all tokens still serve as keys and values there, but need no
         query and no MLP. Same output, same gradients.
         """
-        keys = self.layer_norm1(x)
+        keys = in_autocast_dtype(self.layer_norm1(x))
         if query is None:
             query, normed = x, keys
         else:

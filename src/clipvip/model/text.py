@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig
 
-from clipvip.model.layers import Encoder, attention
+from clipvip.model.layers import Encoder
+from clipvip.model.products import attention
 
 
 class TextEmbeddings(nn.Module):

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipvip.model.aggregators import proxy_guided_attention, temporal_positions
 from clipvip.model.config import FRAMEWISE, ClipVipConfig
-from clipvip.model.layers import Attend, Encoder, attention
+from clipvip.model.layers import Attend, Encoder
+from clipvip.model.products import attention, in_autocast_dtype, linear
 
 
 def cut_patches(pixel_values: Tensor, size: int) -> Tensor:
@@ -32,7 +32,8 @@ class PatchEmbedding(nn.Conv2d):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, T, 3, H, W] -> [B, T, L, D]."""
-        return F.linear(cut_patches(pixel_values, self.size).to(self.weight.dtype), self.weight.flatten(1))
+        pixel_values = in_autocast_dtype(pixel_values.to(self.weight.dtype))
+        return linear(cut_patches(pixel_values, self.size), self.weight.flatten(1), None)
 
 
 class VisionEmbeddings(nn.Module):

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
 from clipvip.errors import CheckpointError, ConfigError, InputError
 from clipvip.model import ClipVipConfig, ClipVipModel
 from clipvip.model.aggregators import proxy_guided_attention
-from clipvip.model.layers import attention
+from clipvip.model.products import attention
 from helpers_golden import golden_config, golden_state
 
 

@@ -1,0 +1,110 @@
+"""Linear layers and attention where torch's own are slow: bfloat16 training on CPUs. Elsewhere they are torch's own.
+
+Measured with torch 2.13 on a CPU with AMX (docs/benchmarks.md): oneDNN takes twice as long for a weight gradient whose
+transposed factor is the wider one, shares a product with few outputs badly among threads, and SDPA's bfloat16 backward
+pass is several times slower than the same thing written as matrix products.
+
+Shapes: R rows, K inputs, O outputs, B batch, N tokens, Q queries, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SLICE = 256
+"""Outputs a slice of a product that threads should share."""
+
+
+def in_autocast_dtype(x: Tensor) -> Tensor:
+    """What autocast would make of `x` for each product that reads it: cast here, it is cast once."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> Tensor:
+    """scale * x W^T + bias: x [..., K], weight [O, K], bias [O] -> [..., O]."""
+    x = in_autocast_dtype(x)
+    if _trains_in_bfloat16_on_a_cpu(x):
+        return _Linear.apply(x.flatten(0, -2), weight, bias, scale).unflatten(0, x.shape[:-1])
+    if scale == 1.0 or bias is None:
+        return F.linear(x, weight if scale == 1.0 else scale * weight, bias)
+    product = torch.addmm(bias, x.flatten(0, -2), in_autocast_dtype(weight).T, alpha=scale)
+    return product.unflatten(0, x.shape[:-1])
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Scaled dot-product attention: every query sees every key, unless a mask says otherwise.
+
+    q: [B, Q, H, d]; k, v: [B, N, H, d]. Heads stand after tokens, as the projections leave them: concatenating tokens
+    then copies whole rows. attn_mask: bool, broadcastable to [B, H, Q, N], true where a query sees a key.
+    Returns: [B, Q, H, d].
+    """
+    if _trains_in_bfloat16_on_a_cpu(q):
+        return _attention_by_products(q, k, v, attn_mask, is_causal)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal).transpose(1, 2)
+
+
+class _Linear(torch.autograd.Function):
+    """`linear` of bfloat16 rows with a weight of any dtype, whose gradient is of that dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        """x [R, K] -> [R, O]."""
+        low = weight.to(x.dtype)
+        ctx.save_for_backward(x, low)
+        ctx.scale, ctx.dtypes = scale, (weight.dtype, None if bias is None else bias.dtype)
+        return _product(x, low.T, None if bias is None else bias.to(x.dtype), scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """[R, O] -> gradients of x [R, K], weight [O, K] and bias [O]."""
+        (g,), (x, weight), (weight_dtype, bias_dtype) = gradients, ctx.saved_tensors, ctx.dtypes
+        for_x = _product(g, weight, None, ctx.scale) if ctx.needs_input_grad[0] else None
+        outputs, inputs = weight.shape
+        if outputs < inputs:  # the narrower factor is copied, so that neither is read across its rows
+            for_weight = _scaled(g.T.contiguous(), x, ctx.scale)
+        elif outputs > inputs:
+            for_weight = _scaled(x.T.contiguous(), g, ctx.scale).T.contiguous()
+        else:
+            for_weight = _scaled(g.T, x, ctx.scale)
+        for_bias = None if bias_dtype is None else g.sum(0).to(bias_dtype)
+        return for_x, for_weight.to(weight_dtype), for_bias, None
+
+
+def _product(x: Tensor, factor: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """scale * x factor + bias, [R, K] x [K, O] -> [R, O]."""
+    inputs, outputs = factor.shape
+    if torch.get_num_threads() == 1 or outputs > min(inputs - 1, 4 * SLICE):
+        return _scaled(x, factor, scale, bias)
+    biases = [None] * -(-outputs // SLICE) if bias is None else bias.split(SLICE)
+    slices = zip(factor.split(SLICE, dim=1), biases, strict=True)
+    return torch.cat([_scaled(x, part, scale, part_bias) for part, part_bias in slices], dim=1)
+
+
+def _scaled(a: Tensor, b: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """scale * a b + bias in one product."""
+    if bias is None:
+        return torch.addmm(a.new_empty(1), a, b, beta=0, alpha=scale)
+    return torch.addmm(bias, a, b, alpha=scale)
+
+
+def _attention_by_products(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+    batch, num_queries, heads, width = q.shape
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # [B*H, Q or N, d]
+    scores = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=width**-0.5)
+    if is_causal:
+        attn_mask = torch.ones(num_queries, k.shape[1], dtype=torch.bool).tril()
+    if attn_mask is not None:
+        scores = scores.unflatten(0, (batch, heads)).masked_fill(~attn_mask, -torch.inf).flatten(0, 1)
+    return torch.bmm(scores.softmax(-1), v).unflatten(0, (batch, heads)).transpose(1, 2)
+
+
+def _trains_in_bfloat16_on_a_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.is_grad_enabled()
