@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clipvip import __version__
-from clipvip.cli import convert, demo, evaluate, index, search, train
+from clipvip.cli import convert, data, demo, evaluate, index, search, train
 from clipvip.errors import ClipVipError, ClipVipWarning, Interrupted, UsageError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 for verb in (demo, convert, train, evaluate, index, search):
     app.command(verb.NAME)(verb.command)
+app.add_typer(data.app, name=data.NAME)
 
 _debug = False
 

@@ -1,0 +1,29 @@
+"""A sign of life on the terminal for work whose length nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def counting(label: str, unit: str = "clips") -> Iterator[Callable[[Iterable[T]], Iterable[T]]]:
+    """Gives a function that passes things on and counts them on stderr; silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn(f"{label}: {{task.completed:,.0f}} {unit}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+
+        def watch(things: Iterable[T]) -> Iterable[T]:
+            for done, thing in enumerate(things, 1):
+                if done % 500 == 0:
+                    bar.update(task, completed=done)
+                yield thing
+
+        yield watch

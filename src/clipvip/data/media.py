@@ -1,0 +1,67 @@
+"""Media files on disk: which are there, and under which of the names that data sets are handed around with."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+
+VIDEO_EXTENSIONS = (
+    ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".3g2", ".wmv", ".flv", ".ts", ".mts",
+    ".ogv", ".gif",
+)  # fmt: skip
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+MEDIA_EXTENSIONS = frozenset((*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS))
+
+
+class MediaFolder:
+    """Looks files up in folder listings, each read once: one call a folder, not a dozen a file.
+
+    Files are taken to stay as they are while the object lives.
+    """
+
+    def __init__(self) -> None:
+        self._names = lru_cache(maxsize=256)(_names)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file (or a folder of frames) of exactly this name."""
+        folder, name = os.path.split(path)
+        return name in self._names(folder)[0]
+
+    def find(self, paths: Iterable[str], extensions: tuple[str, ...]) -> str | None:
+        """The first of `paths` that is there, as it is or with another extension (also put behind its own)."""
+        for path in paths:
+            folder, name = os.path.split(path)
+            names, stems = self._names(folder)
+            if name in names:
+                return path
+            for stem in (without_extension(name), name):
+                found = [other for other in stems.get(stem, ()) if _extension(other) in extensions]
+                if found:
+                    return os.path.join(folder, min(found, key=lambda other: extensions.index(_extension(other))))
+        return None
+
+
+def without_extension(name: str) -> str:
+    """`name` less a media extension; "00.12-00.15" keeps all of it."""
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in MEDIA_EXTENSIONS else name
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _names(folder: str) -> tuple[frozenset[str], dict[str, list[str]]]:
+    try:
+        names = sorted(os.listdir(folder or os.curdir))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
+        names = []
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        if _extension(name) in MEDIA_EXTENSIONS:
+            stems.setdefault(without_extension(name), []).append(name)
+    return frozenset(names), stems
