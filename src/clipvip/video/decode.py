@@ -18,14 +18,16 @@ import numpy as np
 
 from clipvip.errors import InputError
 from clipvip.video.container import OpenVideo, StrPath, decode_error, open_video
+from clipvip.video.index import MP4, PacketIndex, cached_index, packet_index
+from clipvip.video.plan import decode_planned
 from clipvip.video.sampling import uniform_indices
 
 Size: TypeAlias = tuple[int, int] | int | None
 TimeRange: TypeAlias = tuple[float, float]
 
-MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name for the family
 SEEKABLE = (MP4, "matroska,webm")  # Their keyframe indices are exact.
 SEEK_FROM_S = 5.0  # Decoding a few seconds costs less than a seek that has to be taken back.
+SCAN_BYTES = 512 * 2**20  # Larger files are not read as a whole for the frames of a time range.
 SPARE_BYTES = 256 * 2**20  # Decoded frames kept in case they turn out to be wanted.
 EPSILON_S = 1e-6  # A start of 3 * 0.1 s means the frame at 0.3 s.
 
@@ -89,22 +91,26 @@ def read_frames(
         return uniform_indices(total, num_frames if total > 1 else 1).tolist()
 
     with open_video(path, threads) as video:
+        index = _index_for(video, time_range)
+        if index is not None:
+            pts = _pts_within(video, index, time_range)
+            chosen = _checked_indices(path, choose(len(pts)), len(pts))
+            planned = decode_planned(video, index, pts[chosen])
+            if planned is not None:
+                return _stacked(path, [planned[t] for t in pts[chosen].tolist()], size)
+
+    with open_video(path, threads) as video:
         header_total = video.stream.frames if time_range is None else 0
         chosen = choose(header_total) if header_total or fixed is not None else []
         spare_bytes = 0 if chosen else SPARE_BYTES
         total, kept = _collect(video, set(chosen), time_range, spare_bytes, stop_early=fixed is not None)
     if fixed is None and total != header_total:
         chosen = choose(total)
-    if not chosen or not 0 <= min(chosen) <= max(chosen) < total:
-        raise InputError(f"{os.fspath(path)}: frame indices {chosen} must be a few of 0 to {total - 1}")
+    _checked_indices(path, chosen, total)
     if not kept.keys() >= set(chosen):
         with open_video(path, threads) as video:
             _, kept = _collect(video, set(chosen), time_range, 0, stop_early=True)
-
-    pictures = {i: _to_rgb(kept[i], size) for i in set(chosen)}
-    if len({picture.shape for picture in pictures.values()}) > 1:
-        raise decode_error(path, "the frame size changes on the way", "ask for a fixed size=(H, W)")
-    return np.stack([pictures[i] for i in chosen])
+    return _stacked(path, [kept[i] for i in chosen], size)
 
 
 def stream_frames(path: StrPath, *, size: Size = None, threads: int = 1) -> Iterator[tuple[float, DecodedFrame]]:
@@ -143,6 +149,46 @@ def probe(path: StrPath) -> VideoInfo:
         )
 
 
+def _index_for(video: OpenVideo, time_range: TimeRange | None) -> PacketIndex | None:
+    """The file's index, unless making it would mean to read a long film for the sake of a few seconds."""
+    known, _ = cached_index(video)
+    if not known and time_range is not None and video.container.size > SCAN_BYTES:
+        return None
+    return packet_index(video)
+
+
+def _pts_within(video: OpenVideo, index: PacketIndex, time_range: TimeRange | None) -> np.ndarray:
+    """Timestamps of the frames with start_s <= t < end_s, or else of the one shown at start_s."""
+    if time_range is None:
+        return index.pts
+    start_s, end_s = time_range
+    first, last = np.searchsorted(index.times_s, (start_s - EPSILON_S, end_s - EPSILON_S))
+    if first == last == len(index.pts):
+        _check_shown(video, time_range, index.times_s[-1] + index.last_s)
+    return index.pts[first:last] if first < last else index.pts[first - 1 : first]
+
+
+def _check_shown(video: OpenVideo, time_range: TimeRange, shown_until_s: float) -> None:
+    if time_range[0] >= shown_until_s - EPSILON_S:
+        reason = f"the range {time_range[0]:g} to {time_range[1]:g} s lies beyond the end ({shown_until_s:.3f} s)"
+        raise decode_error(video.name, reason, "correct the range or leave it out")
+
+
+def _checked_indices(path: StrPath, chosen: list[int], total: int) -> list[int]:
+    if not chosen or not 0 <= min(chosen) <= max(chosen) < total:
+        raise InputError(f"{os.fspath(path)}: frame indices {chosen} must be a few of 0 to {total - 1}")
+    return chosen
+
+
+def _stacked(path: StrPath, frames: list[Any], size: Size) -> np.ndarray:
+    """Frames to uint8 [T, H, W, 3]; one that stands there twice is converted once."""
+    pictures = {id(frame): frame for frame in frames}
+    pictures = {key: _to_rgb(frame, size) for key, frame in pictures.items()}
+    if len({picture.shape for picture in pictures.values()}) > 1:
+        raise decode_error(path, "the frame size changes on the way", "ask for a fixed size=(H, W)")
+    return np.stack([pictures[id(frame)] for frame in frames])
+
+
 def _collect(
     video: OpenVideo, wanted: set[int], time_range: TimeRange | None, spare_bytes: int, *, stop_early: bool
 ) -> tuple[int, dict[int, Any]]:
@@ -173,9 +219,8 @@ def _frames_within(video: OpenVideo, time_range: TimeRange | None) -> Iterator[A
         else:
             break
     else:
-        if empty and start_s >= shown_until_s - EPSILON_S:
-            reason = f"the range {start_s:g} to {end_s:g} s lies beyond the end ({shown_until_s:.3f} s)"
-            raise decode_error(video.name, reason, "correct the range or leave it out")
+        if empty:
+            _check_shown(video, (start_s, end_s), shown_until_s)
     if empty and shown is not None:
         yield shown
 
