@@ -1,0 +1,94 @@
+"""Linear layers and attention of bfloat16 training on CPUs against torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipvip.model import ClipVipModel, products
+from helpers_golden import golden_config, golden_state
+
+
+def gradients(run: Callable[..., Tensor], *inputs: Tensor | None) -> list[Tensor]:
+    """The output of `run` under autocast, then the gradients of all inputs, for a fixed direction."""
+    leaves = [None if x is None else x.detach().clone().requires_grad_() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16):
+        output = run(*leaves)
+    assert output.dtype == torch.bfloat16
+    torch.manual_seed(1)
+    output.backward(torch.randn(output.shape).to(output.dtype))  # not randn_like: it fills in the order of memory
+    return [output.detach(), *(x.grad for x in leaves if x is not None and x.grad is not None)]
+
+
+def assert_close(ours: list[Tensor], expected: list[Tensor]) -> None:
+    """Within a few bfloat16 roundings of the largest value."""
+    assert len(ours) == len(expected)
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert mine.shape == theirs.shape
+        assert (mine.float() - theirs.float()).abs().max() <= 2.0**-6 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(96, 96), (64, 320), (700, 300), (1024, 600)])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 1.702])
+def test_linear_layers_and_their_gradients(inputs: int, outputs: int, with_bias: bool, scale: float) -> None:
+    """Catches a gradient that is transposed, unscaled or glued together from the wrong slices, in every shape class."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 5, inputs), torch.randn(outputs, inputs) / inputs**0.5
+    bias = torch.randn(outputs) if with_bias else None
+
+    def expected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, scale * weight, bias)
+
+    given = (x, weight) if bias is None else (x, weight, bias)
+    ours = gradients(lambda x, weight, bias=None: products.linear(x, weight, bias, scale), *given)
+    assert_close(ours, gradients(expected, *given))
+    assert all(gradient.dtype == torch.float32 for gradient in ours[1:])
+
+
+@pytest.mark.parametrize("kind", ["all", "causal", "mask"])
+def test_attention_and_its_gradients(kind: str) -> None:
+    """Catches a lost scale, a mask that hides the wrong side, or heads mixed up with tokens."""
+    torch.manual_seed(0)
+    queries = 7 if kind == "causal" else 3
+    q, k, v = (torch.randn(2, n, 4, 16) for n in (queries, 7, 7))
+    mask = torch.arange(7) <= torch.tensor([2, 5])[:, None, None, None] if kind == "mask" else None
+
+    def run(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def cast(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask, kind == "causal")
+
+        return cast
+
+    def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2)
+
+    assert_close(gradients(run(products.attention), q, k, v), gradients(run(sdpa), q, k, v))
+
+
+def test_bfloat16_training_follows_float32() -> None:
+    """Catches a bfloat16 step that trains something else: every gradient must point where float32's does."""
+    model = ClipVipModel(golden_config())
+    model.load_state_dict({name: 0.3 * weight for name, weight in golden_state().items()})
+    video, ids = torch.randn(3, 4, 3, 32, 32), torch.tensor([[98, 5, 7, 99], [98, 1, 99, 99], [98, 3, 4, 99]])
+
+    def step(low: bool) -> dict[str, Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            video_embeds, text_embeds = model.encode_video(video), model.encode_text(ids)
+        logits = 5 * video_embeds.float() @ text_embeds.float().T
+        F.cross_entropy(logits, torch.arange(3)).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    expected, found = step(low=False), step(low=True)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        if not name.endswith("k_proj.bias"):  # zero but for rounding: a shift of all keys changes no softmax
+            cosine = torch.cosine_similarity(gradient.flatten(), expected[name].flatten(), dim=0)
+            assert cosine > 0.97, f"{name}: {cosine}"
