@@ -31,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -
     x = in_autocast_dtype(x)
     if _trains_in_bfloat16_on_a_cpu(x):
         return _Linear.apply(x.flatten(0, -2), weight, bias, scale).unflatten(0, x.shape[:-1])
-    if scale == 1.0 or bias is None:
+    if scale == 1.0 or bias is None or torch.is_grad_enabled():  # scaling the (small) weight has the cheapest gradient
         return F.linear(x, weight if scale == 1.0 else scale * weight, bias)
     product = torch.addmm(bias, x.flatten(0, -2), in_autocast_dtype(weight).T, alpha=scale)
     return product.unflatten(0, x.shape[:-1])
