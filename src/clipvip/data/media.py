@@ -9,7 +9,7 @@ from functools import lru_cache
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".3g2", ".wmv", ".flv", ".ts", ".mts",
-    ".ogv", ".gif",
+    ".m2ts", ".ogv", ".gif",
 )  # fmt: skip
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MEDIA_EXTENSIONS = frozenset((*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS))

@@ -1,6 +1,6 @@
 """Linear layers and attention where torch's own are slow: bfloat16 training on CPUs. Elsewhere they are torch's own.
 
-Measured with torch 2.13 on a CPU with AMX (docs/benchmarks.md): oneDNN takes twice as long for a weight gradient whose
+Seen with torch 2.13 on a CPU with AMX: oneDNN takes twice as long for a weight gradient whose
 transposed factor is the wider one, shares a product with few outputs badly among threads, and SDPA's bfloat16 backward
 pass is several times slower than the same thing written as matrix products.
 

@@ -17,28 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipvip.data.media import VIDEO_EXTENSIONS
 from clipvip.encode import Encoder, run_ahead
 from clipvip.errors import ClipVipError, UsageError, VideoDecodeError
 from clipvip.search.segments import cut_segments
 from clipvip.video import VideoInfo, probe, read_frames, stream_frames
 
-EXTENSIONS = [
-    ".mp4",
-    ".mov",
-    ".m4v",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".m2ts",
-    ".flv",
-    ".ogv",
-    ".3gp",
-    ".wmv",
-    ".gif",
-]
 BATCH_SIZE = 16
 THUMBNAIL_SIZE = (160, 320)
 """Widest and highest; only very tall videos reach the second."""
@@ -100,7 +84,7 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]]) -> tuple[list[VideoFile]
             for folder, folders, names in os.walk(top, onerror=cannot_list):
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 paths += [Path(folder, name) for name in names if not name.startswith(".")]
-            paths = sorted(path for path in paths if path.suffix.lower() in EXTENSIONS)
+            paths = sorted(path for path in paths if path.suffix.lower() in VIDEO_EXTENSIONS)
         else:
             raise UsageError(f"{top}: no such file or folder")
         for path in paths:
@@ -115,7 +99,7 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]]) -> tuple[list[VideoFile]
                 file = VideoFile(root.as_posix(), path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
                 found.setdefault(path, file)
     if not found and not skipped:
-        raise ClipVipError(f"{', '.join(tops)}: no video files there ({' '.join(EXTENSIONS)})")
+        raise ClipVipError(f"{', '.join(tops)}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
     return list(found.values()), skipped
 
 

@@ -8,6 +8,7 @@ Shapes: T frames, H x W pixels (after rotation).
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from clipvip.errors import InputError
 from clipvip.video.container import OpenVideo, StrPath, decode_error, open_video
-from clipvip.video.index import MP4, PacketIndex, cached_index, packet_index
+from clipvip.video.index import MP4, PacketIndex, packet_index
 from clipvip.video.plan import decode_planned
 from clipvip.video.sampling import uniform_indices
 
@@ -91,7 +92,7 @@ def read_frames(
         return uniform_indices(total, num_frames if total > 1 else 1).tolist()
 
     with open_video(path, threads) as video:
-        index = _index_for(video, time_range)
+        index = packet_index(video, max_bytes=math.inf if time_range is None else SCAN_BYTES)
         if index is not None:
             pts = _pts_within(video, index, time_range)
             chosen = _checked_indices(path, choose(len(pts)), len(pts))
@@ -147,14 +148,6 @@ def probe(path: StrPath) -> VideoInfo:
             rotation=rotation,
             codec=stream.codec_context.codec.canonical_name,
         )
-
-
-def _index_for(video: OpenVideo, time_range: TimeRange | None) -> PacketIndex | None:
-    """The file's index, unless making it would mean to read a long film for the sake of a few seconds."""
-    known, _ = cached_index(video)
-    if not known and time_range is not None and video.container.size > SCAN_BYTES:
-        return None
-    return packet_index(video)
 
 
 def _pts_within(video: OpenVideo, index: PacketIndex, time_range: TimeRange | None) -> np.ndarray:

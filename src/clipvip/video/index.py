@@ -6,6 +6,7 @@ trusted, and whoever decodes by it checks what comes out. Everything else is dec
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -43,26 +44,25 @@ class PacketIndex:
         return (self.pts - self.pts[0]) * self.time_base_s
 
 
-def cached_index(video: OpenVideo) -> tuple[bool, PacketIndex | None]:
-    """(whether the file's index is known, the index or None if it has none that can be trusted)."""
-    key = _key(video.name)
+def packet_index(video: OpenVideo, *, max_bytes: float = math.inf) -> PacketIndex | None:
+    """The index of an open file, which is left at its start; None if it cannot be trusted. Remembered by file.
+
+    A file of more than `max_bytes` is not read for it: None unless its index is known.
+    """
+    status = os.stat(video.name)
+    key = (os.path.abspath(video.name), status.st_size, status.st_mtime_ns)
     with _lock:
         if key in _cache:
             _cache.move_to_end(key)
-            return True, _cache[key]
-    return False, None
-
-
-def packet_index(video: OpenVideo) -> PacketIndex | None:
-    """The index of an open file, which is left at its start; None if it cannot be trusted. Remembered by file."""
-    known, index = cached_index(video)
-    if not known:
-        index = _scan(video)
-        video.container.seek(0, backward=True)
-        with _lock:
-            _cache[_key(video.name)] = index
-            while len(_cache) > CACHED_FILES:
-                _cache.popitem(last=False)
+            return _cache[key]
+    if status.st_size > max_bytes:
+        return None
+    index = _scan(video)
+    video.container.seek(0, backward=True)
+    with _lock:
+        _cache[key] = index
+        while len(_cache) > CACHED_FILES:
+            _cache.popitem(last=False)
     return index
 
 
@@ -71,13 +71,12 @@ def _scan(video: OpenVideo) -> PacketIndex | None:
     codec = stream.codec_context.codec.canonical_name
     if container.format.name not in INDEXED or codec not in ONE_PACKET_ONE_FRAME:
         return None
-    shown, keys, end, first = [], [], 0, None
+    shown, keys, first, last = [], [], None, None
     for packet in container.demux(stream):
         if packet.size == 0:  # the flush packet at the end
             continue
         if packet.pts is None or packet.is_corrupt:
             return None
-        end = max(end, packet.pos + packet.size) if packet.pos is not None else end
         if first is None:
             first = packet
             if not packet.is_keyframe:
@@ -86,14 +85,14 @@ def _scan(video: OpenVideo) -> PacketIndex | None:
             keys.append(packet.pts)
         if not packet.is_discard:  # an edit list leaves it out
             shown.append(packet.pts)
-        duration = packet.duration
+            last = packet if last is None or packet.pts > last.pts else last
     pts = np.unique(np.array(shown, np.int64))
-    if first is None or len(pts) == 0 or len(pts) != len(shown) or (pts[0] < first.pts):
+    if first is None or last is None or len(pts) != len(shown) or pts[0] < first.pts:
         return None  # frames before the first keyframe: whether they come out is the decoder's business
     if container.format.name == MP4 and max((e.pos + e.size for e in stream.index_entries), default=0) > container.size:
         return None  # cut short: the error is for those who decode to the end
     time_base_s = float(stream.time_base)
-    last_s = duration * time_base_s if duration else video.step_s
+    last_s = last.duration * time_base_s if last.duration else video.step_s
     return PacketIndex(pts, np.array(sorted(keys), np.int64), time_base_s, last_s, _skippable(stream.codec_context))
 
 
@@ -106,8 +105,3 @@ def _skippable(codec: object) -> bool:
     if name != "hevc":
         return True
     return extra is not None and len(extra) > 22 and extra[0] == 1 and (extra[21] >> 3 & 7) <= 1
-
-
-def _key(path: str) -> tuple[str, int, int]:
-    status = os.stat(path)
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns

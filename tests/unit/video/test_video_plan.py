@@ -129,7 +129,7 @@ def test_an_index_that_lies_is_found_out(
 ) -> None:
     """Catches wrong frames where packets and frames do not correspond: the sequential decode must take over."""
     true_index = index.packet_index
-    monkeypatch.setattr(decode, "packet_index", lambda video: spoil(true_index(video)))
+    monkeypatch.setattr(decode, "packet_index", lambda video, **options: spoil(true_index(video, **options)))
     expected = sequential_decode(videos["b_frames.mp4"])
     np.testing.assert_array_equal(read_frames(videos["b_frames.mp4"], [3, 17, 40]), expected[[3, 17, 40]])
     assert outcomes == [False]
