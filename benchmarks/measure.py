@@ -44,7 +44,8 @@ class Case:
 def interleaved(cases: dict[str, Case], repeats: int, device: torch.device) -> dict[str, list[float]]:
     """Milliseconds of each case in each of `repeats` rounds; a round runs every case once, every other one backwards.
 
-    What slows the machine for a while then slows all cases of a round: compare within rounds.
+    What slows the machine for a while then slows all cases of a round: compare within rounds. Each timed step follows
+    one of its own kind: what another case left in caches and allocator is not its cost.
     """
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for case in cases.values():
@@ -53,6 +54,7 @@ def interleaved(cases: dict[str, Case], repeats: int, device: torch.device) -> d
     spent: dict[str, list[float]] = {name: [] for name in cases}
     for i in range(repeats):
         for name in list(cases)[:: 1 if i % 2 == 0 else -1]:
+            cases[name].step()
             wait()
             start = time.perf_counter()
             cases[name].step()

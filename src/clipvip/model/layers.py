@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from clipvip.model.products import in_autocast_dtype, linear
+from clipvip.model.products import in_autocast_dtype, linear, linears
 
 QUICK_GELU = 1.702
 TowerConfig: TypeAlias = CLIPTextConfig | CLIPVisionConfig
@@ -46,7 +46,9 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, x: Tensor, attend: Attend) -> Tensor:
         """Queries from `query` [B, Q, D], keys and values from x [B, N, D] -> [B, Q, D]."""
         heads = (self.num_heads, -1)
-        q, k, v = (y.unflatten(-1, heads) for y in (self.q_proj(query), self.k_proj(x), self.v_proj(x)))
+        layers = [(layer.weight, layer.bias) for layer in (self.q_proj, self.k_proj, self.v_proj)]
+        projected = linears(x, *layers) if query is x else (*linears(query, layers[0]), *linears(x, *layers[1:]))
+        q, k, v = (y.unflatten(-1, heads) for y in projected)
         return self.out_proj(attend(q, k, v).flatten(2))
 
 

@@ -37,6 +37,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -
     return product.unflatten(0, x.shape[:-1])
 
 
+def linears(x: Tensor, *layers: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Linear layers of one input, as (weight [O, K], bias [O]) of equal sizes: x [..., K] -> one [..., O] each."""
+    x = in_autocast_dtype(x)
+    if not _trains_in_bfloat16_on_a_cpu(x):
+        return tuple(linear(x, weight, bias) for weight, bias in layers)
+    weights, biases = zip(*layers, strict=True)
+    joined = linear(x, torch.cat([weight.to(x.dtype) for weight in weights]), torch.cat(biases))
+    return joined.chunk(len(layers), -1)  # more outputs are shared better among threads
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Scaled dot-product attention: every query sees every key, unless a mask says otherwise.
 
@@ -70,8 +80,6 @@ class _Linear(torch.autograd.Function):
         outputs, inputs = weight.shape
         if outputs < inputs:  # the narrower factor is copied, so that neither is read across its rows
             for_weight = _scaled(g.T.contiguous(), x, ctx.scale)
-        elif outputs > inputs:
-            for_weight = _scaled(x.T.contiguous(), g, ctx.scale).T.contiguous()
         else:
             for_weight = _scaled(g.T, x, ctx.scale)
         for_bias = None if bias_dtype is None else g.sum(0).to(bias_dtype)
@@ -81,11 +89,16 @@ class _Linear(torch.autograd.Function):
 def _product(x: Tensor, factor: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """scale * x factor + bias, [R, K] x [K, O] -> [R, O]."""
     inputs, outputs = factor.shape
-    if torch.get_num_threads() == 1 or outputs > min(inputs - 1, 4 * SLICE):
+    if _num_threads() == 1 or outputs > min(inputs - 1, 4 * SLICE):
         return _scaled(x, factor, scale, bias)
     biases = [None] * -(-outputs // SLICE) if bias is None else bias.split(SLICE)
     slices = zip(factor.split(SLICE, dim=1), biases, strict=True)
     return torch.cat([_scaled(x, part, scale, part_bias) for part, part_bias in slices], dim=1)
+
+
+@torch.compiler.assume_constant_result
+def _num_threads() -> int:
+    return torch.get_num_threads()
 
 
 def _scaled(a: Tensor, b: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:

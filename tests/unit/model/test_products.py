@@ -92,3 +92,20 @@ def test_bfloat16_training_follows_float32() -> None:
         if not name.endswith("k_proj.bias"):  # zero but for rounding: a shift of all keys changes no softmax
             cosine = torch.cosine_similarity(gradient.flatten(), expected[name].flatten(), dim=0)
             assert cosine > 0.97, f"{name}: {cosine}"
+
+
+def test_linear_layers_of_one_input() -> None:
+    """Catches joined layers that come back in another order, and a block that torch.compile would cut into pieces."""
+    torch.manual_seed(0)
+    given = [torch.randn(3, 5, 96), *(torch.randn(96, 96) / 10 for _ in range(3)), *(torch.randn(96) for _ in range(3))]
+
+    def joined(x: Tensor, *parameters: Tensor) -> Tensor:
+        return torch.cat(products.linears(x, *zip(parameters[:3], parameters[3:], strict=True)), -1)
+
+    def expected(x: Tensor, *parameters: Tensor) -> Tensor:
+        layers = zip(parameters[:3], parameters[3:], strict=True)
+        return torch.cat([F.linear(x, weight, bias) for weight, bias in layers], -1)
+
+    eager = gradients(joined, *given)
+    assert_close(eager, gradients(expected, *given))
+    assert_close(gradients(torch.compile(joined, backend="aot_eager", fullgraph=True), *given), eager)
