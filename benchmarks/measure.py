@@ -41,8 +41,22 @@ class Case:
     compiled: bool = False
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What one run of a step took; the processor time is that of all threads of this process."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
 def interleaved(cases: dict[str, Case], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Milliseconds of each case in each of `repeats` rounds; a round runs every case once, every other one backwards.
+    """Milliseconds of each case in each of `repeats` rounds, as `interleaved_spent` takes them."""
+    spent = interleaved_spent(cases, repeats, device)
+    return {name: [step.wall_ms for step in steps] for name, steps in spent.items()}
+
+
+def interleaved_spent(cases: dict[str, Case], repeats: int, device: torch.device) -> dict[str, list[Spent]]:
+    """What each case took in each of `repeats` rounds; a round runs every case once, every other one backwards.
 
     What slows the machine for a while then slows all cases of a round: compare within rounds. Each timed step follows
     one of its own kind: what another case left in caches and allocator is not its cost.
@@ -51,15 +65,16 @@ def interleaved(cases: dict[str, Case], repeats: int, device: torch.device) -> d
     for case in cases.values():
         for _ in range(WARMUPS_COMPILED if case.compiled else WARMUPS):
             case.step()
-    spent: dict[str, list[float]] = {name: [] for name in cases}
+    spent: dict[str, list[Spent]] = {name: [] for name in cases}
     for i in range(repeats):
         for name in list(cases)[:: 1 if i % 2 == 0 else -1]:
             cases[name].step()
             wait()
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             cases[name].step()
             wait()
-            spent[name].append(1000 * (time.perf_counter() - start))
+            wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
+            spent[name].append(Spent(1000 * wall_s, 1000 * cpu_s))
     return spent
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from clipvip.errors import CheckpointError, InputError, UsageError
+from clipvip.errors import CheckpointError, InputError, UsageError, VideoDecodeError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly, read_config
 from clipvip.model.processor import Media
@@ -108,17 +108,37 @@ class Encoder:
             vectors[rows] = features.float().cpu().numpy()
         return vectors
 
-    def encode_clips(self, clips: Sequence[Clip], *, batch_size: int = 16, progress: bool = False) -> Embeddings:
-        """The clips of a manifest, videos and images alike."""
+    def encode_clips(
+        self,
+        clips: Sequence[Clip],
+        *,
+        batch_size: int = 16,
+        progress: bool = False,
+        on_decode_error: Literal["raise", "skip"] = "raise",
+    ) -> Embeddings:
+        """The clips of a manifest, videos and images alike; with "skip", those that can be decoded.
 
-        def pixels(clip: Clip) -> Tensor:
-            if clip.image is not None:
-                return self.processor.image_pixels(clip.image)
-            span = clip.time_range
-            return self.processor.video_pixels(clip.path if span is None else (clip.path, *span))
+        Raises: VideoDecodeError for the first clip that cannot be decoded, or with "skip" if there is no other.
+        """
+        skipped: dict[int, str] = {}
 
-        vectors = self._encode_media(clips, pixels, batch_size, progress, "encoding clips")
-        return Embeddings(tuple(clip.clip_id for clip in clips), vectors, self.fingerprint)
+        def pixels(numbered: tuple[int, Clip]) -> Tensor | None:
+            row, clip = numbered
+            try:
+                if clip.image is not None:
+                    return self.processor.image_pixels(clip.image)
+                span = clip.time_range
+                return self.processor.video_pixels(clip.path if span is None else (clip.path, *span))
+            except VideoDecodeError as error:
+                if on_decode_error == "raise" or len(skipped) + 1 == len(clips):
+                    raise
+                skipped[row] = str(error)
+                return None
+
+        vectors = self._encode_media(list(enumerate(clips)), pixels, batch_size, progress, "encoding clips")
+        rows = [row for row in range(len(clips)) if row not in skipped]
+        reasons = {clips[row].clip_id: skipped[row] for row in sorted(skipped)}
+        return Embeddings(tuple(clips[row].clip_id for row in rows), vectors[rows], self.fingerprint, reasons)
 
     def encode_pixels(self, pixel_values: Tensor) -> np.ndarray:
         """Processed pixels [B, T, 3, S, S] to float32 [B, E]: for callers that decode on their own.
@@ -138,11 +158,12 @@ class Encoder:
     def _encode_media(
         self,
         items: Sequence[Any],
-        to_pixels: Callable[[Any], Tensor],
+        to_pixels: Callable[[Any], Tensor | None],
         batch_size: int,
         progress: bool,
         title: str,
     ) -> np.ndarray:
+        """Vectors [N, E]; where there are no pixels the row means nothing."""
         vectors = np.empty((len(items), self.embedding_size), np.float32)
         waiting: dict[int, list[tuple[int, Tensor]]] = {}  # by T: single-frame files cannot share a batch with videos
 
@@ -153,6 +174,8 @@ class Encoder:
 
         decoded = enumerate(run_ahead(to_pixels, items, ahead=2 * batch_size))
         for row, pixels in _track(decoded, title, len(items), progress):
+            if pixels is None:
+                continue
             batch = waiting.setdefault(len(pixels), [])
             batch.append((row, pixels))
             if len(batch) == batch_size:

@@ -49,8 +49,10 @@ class Embeddings:
     """Unit-norm features with the ids they belong to.
 
     vectors: float32 [N, E]; ids: N strings, row by row; fingerprint: of the encoder that made them.
+    skipped: reasons by id of what could not be decoded and was left out.
     """
 
     ids: tuple[str, ...]
     vectors: np.ndarray
     fingerprint: str
+    skipped: Mapping[str, str] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,20 @@ def test_operations_of_the_towers(monkeypatch: pytest.MonkeyPatch) -> None:
         for size in ("b32", "b16")
     }
     assert gigaflops == {"b32": pytest.approx([97.5, 289.7], abs=0.05), "b16": pytest.approx([391.4, 1171.5], abs=0.05)}
+
+
+def test_decoding_benchmark_prints_its_tables(tmp_path: Path) -> None:
+    """Catches a benchmark that no longer runs: a function renamed, frames that differ, a row gone."""
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "decode.py", "--repeats=1", "--clips=h264-240p-10s", f"--files={tmp_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    peer = ["decord2"] if find_spec("decord") else []
+    ours = [f'clipvip, resize_in="decoder"{more}' for more in ("", ", index known", ", to float pixels")]
+    ways = ["way", "---", "PyAV, sequential", *peer, *ours, 'clipvip, resize_in="tensor", to float pixels']
+    headline = ["clip", "---", "h264-240p-10s"]
+    assert rows == [*ways, *headline, *ways, *headline, "worker processes", "---", "1", "2"]

@@ -18,7 +18,8 @@ from torch import Tensor
 
 import clipvip
 from clipvip.data.manifest import read_manifest, write_manifest
-from clipvip.errors import ConfigError, ManifestError, TrainingError, VideoDecodeError
+from clipvip.data.shards import write_shards
+from clipvip.errors import ConfigError, ManifestError, TrainingError, UsageError, VideoDecodeError
 from clipvip.model.layers import Block
 from clipvip.records import Clip
 from clipvip.training import load_recipe, train, trainer
@@ -121,7 +122,7 @@ def test_other_recipe_in_the_same_folder_is_refused(world: Path, recipe: Path, f
 
 
 def test_decode_errors_follow_the_policy(world: Path, recipe: Path, tmp_path: Path) -> None:
-    """Catches bad clips replaced or dropped silently: raise names the file, skip lists it in the summary."""
+    """Catches bad clips replaced or dropped silently: raise names the file, skip lists it, up to a share."""
     clips = read_manifest(world / "retrieval.jsonl", split="train")[:16]
     broken = tmp_path / "broken.mp4"
     broken.write_text("not a video")
@@ -130,9 +131,37 @@ def test_decode_errors_follow_the_policy(world: Path, recipe: Path, tmp_path: Pa
     with pytest.raises(VideoDecodeError, match=r"broken\.mp4"):
         train(load_recipe(str(recipe), settings), tmp_path / "raise", progress=False)
     skipping = load_recipe(str(recipe), [*settings, "data.on_decode_error=skip"])
-    summary = train(skipping, tmp_path / "skip", progress=False)
+    with pytest.raises(TrainingError, match=r"1 of 17 clips cannot be decoded.*max_bad_share=0\.05.*bad_clips\.jsonl"):
+        train(skipping, tmp_path / "stopped", progress=False)
+    allowed = load_recipe(str(recipe), [*settings, "data.on_decode_error=skip", "data.max_bad_share=0.1"])
+    summary = train(allowed, tmp_path / "skip", progress=False)
     assert list(summary["skipped"]) == ["bad"]
     assert "broken.mp4" in summary["skipped"]["bad"]
+    [listed] = (tmp_path / "skip" / "bad_clips.jsonl").read_text().splitlines()
+    assert json.loads(listed) == {"clip_id": "bad", "reason": summary["skipped"]["bad"]}
+
+
+def test_shards_and_image_text_sets_train_like_files(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches shards that training cannot read, an image-text set without its C, and a source that is not drawn from."""
+    write_shards(world / "pretrain.jsonl", tmp_path / "shards", split="train", clips_per_shard=30)
+    common = [*overrides(world), "data.subtitle=subtitle", "data.val=null", "loss.variant=vsc+fc", "train.steps=6"]
+    mix = f"data.mix=[{{data: {world / 'images.jsonl'}, share: 0.5}}]"
+    curves = {}
+    for name, source in {"files": world / "pretrain.jsonl", "shards": tmp_path / "shards"}.items():
+        settings = [*common, f"data.train={source}", mix, "data.cache=false"]
+        summary = train(load_recipe(str(recipe), settings), tmp_path / name, progress=False)
+        curves[name] = WorkDir(tmp_path / name).read_log()
+        assert summary["clips"] == sum(
+            len(read_manifest(world / manifest, split="train")) for manifest in ("pretrain.jsonl", "images.jsonl")
+        )
+    plain = train(load_recipe(str(recipe), [*common, f"data.train={tmp_path / 'shards'}"]), tmp_path / "p", progress=False)
+    assert plain["clips"] < summary["clips"]
+    assert WorkDir(tmp_path / "p").read_log()[-1]["loss"] != curves["shards"][-1]["loss"]
+    with pytest.raises(UsageError, match="these shards hold split 'train', not 'val'"):
+        train(
+            load_recipe(str(recipe), [*common, f"data.train={tmp_path / 'shards'}", "data.train_split=val"]),
+            tmp_path / "x", progress=False,
+        )  # fmt: skip
 
 
 def test_every_loss_variant_trains_on_subtitles_and_captions(world: Path, recipe: Path, tmp_path: Path) -> None:

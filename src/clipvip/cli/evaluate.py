@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,10 @@ def command(
     join_captions: Annotated[
         bool, typer.Option(help="One query a clip: its captions joined (paragraph retrieval).")
     ] = False,
+    on_decode_error: Annotated[
+        Literal["raise", "skip"],
+        typer.Option(help="A clip that cannot be decoded: raise, or skip it (N is then smaller, and told)."),
+    ] = "raise",
     output: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     device: Device = "auto",
@@ -50,7 +54,11 @@ def command(
         raise UsageError(f"--output {output}: there is no folder {output.parent}")  # not after all the work
     clips = read_manifest(data, videos=videos, split=split)
     encoder = load(model, device=device, dtype=dtype)
-    found = run_retrieval(encoder, clips, join_captions=join_captions, progress=not as_json)
+    found = run_retrieval(
+        encoder, clips, join_captions=join_captions, progress=not as_json, on_decode_error=on_decode_error
+    )
+    for clip_id, reason in found.skipped.items():
+        typer.echo(f"skipped {clip_id}: {reason}", err=True)
     scores = score_retrieval(found, dsl=rescore == "dsl")
     report = {
         "model": model,
@@ -59,8 +67,9 @@ def command(
         "data": str(data),
         "split": split,
         "num_texts": len(found.texts),
-        "num_videos": len(clips),
-        "chance": chance_level(len(clips)),
+        "num_videos": len(found.clips),
+        "skipped": dict(found.skipped),
+        "chance": chance_level(len(found.clips)),
         **scores,
     }
     if output:
@@ -72,10 +81,11 @@ def command(
 
 
 def score_table(report: dict[str, Any]) -> Table:
-    """The scores as people read them, with N and chance. report: num_texts, num_videos, chance, plain, dsl?."""
+    """The scores as people read them. report: num_texts, num_videos, skipped?, chance, plain, dsl?, twin_accuracy?."""
     from rich.table import Table
 
-    table = Table(title=f"{report['num_texts']} texts, {report['num_videos']} videos")
+    left_out = f" ({len(report['skipped'])} could not be decoded and are left out)" if report.get("skipped") else ""
+    table = Table(title=f"{report['num_texts']} texts, {report['num_videos']} videos{left_out}")
     keys = ("R@1", "R@5", "R@10", "MdR", "MnR")
     for title in ("", *keys):
         table.add_column(title, justify="right" if title else "left")

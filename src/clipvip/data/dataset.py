@@ -17,24 +17,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clipvip.data.source import ClipSource, Media
 from clipvip.errors import ManifestError, VideoDecodeError
 from clipvip.records import Clip
 from clipvip.video import jittered_indices, middle_index, read_frames, read_image, uniform_indices
+from clipvip.video.transforms import centre_cut
 
 Tokenize = Callable[[Sequence[str]], dict[str, Tensor]]
-ToPixels = Callable[[np.ndarray], Tensor]
+ToPixels = Callable[[np.ndarray | Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Which of a clip's fields play which part in omnisource learning.
 
-    subtitle: the field of S, "subtitle" or "captions" (one drawn a pass); caption: the field of C, or None;
-    frame: whether F, the middle frame, is wanted.
+    subtitle: the field of S; caption: the field of C, or None (of several "captions" one is drawn a pass); frame:
+    whether F, the middle frame, is wanted.
     """
 
     subtitle: Literal["subtitle", "captions"] = "captions"
-    caption: Literal["caption"] | None = None
+    caption: Literal["caption", "captions"] | None = None
     frame: bool = False
 
 
@@ -66,7 +68,11 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The four sources of a batch: V [B, T, 3, S, S], F [B, 1, 3, S, S], S and C texts; None where not wanted."""
+    """The four sources of a batch: V and F (T = 1) pictures, S and C texts; None where not wanted.
+
+    Pictures of the model's size are still uint8 [B, T, S, S, 3], a quarter of the bytes to hand on; those that had to
+    be scaled are pixel values, float32 [B, T, 3, S, S]. `normalized` makes all of them the latter.
+    """
 
     clip_ids: tuple[str, ...]
     video: Tensor
@@ -85,18 +91,29 @@ class Batch:
             caption=None if self.caption is None else self.caption.to(device),
         )
 
+    def normalized(self, to_pixels: ToPixels) -> Batch:
+        """With pixel values for all pictures, made where they are. to_pixels: uint8 [F, S, S, 3] to [F, 3, S, S]."""
+
+        def pixels(pictures: Tensor) -> Tensor:
+            if pictures.dtype != torch.uint8:
+                return pictures
+            return to_pixels(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
+
+        return replace(self, video=pixels(self.video), frame=None if self.frame is None else pixels(self.frame))
+
 
 class ClipDataset(Dataset[Sample]):
-    """Samples addressed by (pass, index), as `PassSampler` hands them out.
+    """Samples addressed by (pass, index).
 
     num_frames: T. jitter: the released code's jittered sampling (else uniform). decoder_size: `size` for `read_frames`.
     on_decode_error: "raise", or "skip" (the sample carries the reason).
     cache: keep decoded files in memory, once in every loader process; for sets of small files.
+    Raises: ManifestError if no clip has the texts that `sources` names.
     """
 
     def __init__(
         self,
-        clips: Sequence[Clip],
+        clips: ClipSource,
         *,
         num_frames: int,
         sources: Sources,
@@ -106,7 +123,7 @@ class ClipDataset(Dataset[Sample]):
         on_decode_error: Literal["raise", "skip"] = "raise",
         cache: bool = False,
     ):
-        self.clips = list(clips)
+        self.clips = clips
         self.num_frames = num_frames
         self.sources = sources
         self.seed = seed
@@ -114,44 +131,45 @@ class ClipDataset(Dataset[Sample]):
         self.decoder_size = decoder_size
         self.on_decode_error = on_decode_error
         self.cache: dict[int, np.ndarray] | None = {} if cache else None
-        if sources.caption and not any(clip.caption for clip in self.clips):
+        there = clips.with_text()
+        if sources.caption and not there[sources.caption]:
             raise ManifestError(
-                f"none of {len(self.clips)} clips has a 'caption' (first: {self.clips[0].clip_id}); "
+                f"none of {len(clips)} clips has a {sources.caption!r} text (first: {clips.load(0)[0].clip_id}); "
                 "this loss variant needs auxiliary captions"
             )
-        if not any(any(self._texts(clip)) for clip in self.clips):
+        if not there[sources.subtitle]:
             raise ManifestError(
-                f"none of {len(self.clips)} clips has a {sources.subtitle!r} text (first: {self.clips[0].clip_id}); "
+                f"none of {len(clips)} clips has a {sources.subtitle!r} text (first: {clips.load(0)[0].clip_id}); "
                 "check the manifest or data.subtitle of the recipe"
             )
 
     def __len__(self) -> int:
         return len(self.clips)
 
+    def order(self, seed: int, pass_number: int) -> np.ndarray:
+        """The order of one pass, int64 [N]."""
+        return self.clips.order(seed, pass_number)
+
     def __getitem__(self, address: tuple[int, int]) -> Sample:
         pass_number, index = address
-        clip = self.clips[index]
+        clip, media = self.clips.load(index)
         rng = np.random.default_rng([self.seed, pass_number, index])
-        texts = self._texts(clip)
-        subtitle = texts[rng.integers(len(texts))] if texts else None
-        caption = clip.caption if self.sources.caption else None
+        subtitle = _draw(clip, self.sources.subtitle, rng)
+        caption = _draw(clip, self.sources.caption, rng) if self.sources.caption else None
         try:
-            video, frame = self._frames(clip, index, rng)
+            video, frame = self._frames(clip, media, index, rng)
         except VideoDecodeError as error:
             if self.on_decode_error == "raise":
                 raise
             return Sample(clip.clip_id, failure=str(error))
-        return Sample(clip.clip_id, video, frame, subtitle or None, caption or None)
+        return Sample(clip.clip_id, video, frame, subtitle, caption)
 
-    def _texts(self, clip: Clip) -> tuple[str, ...]:
-        if self.sources.subtitle == "captions":
-            return clip.captions
-        return (clip.subtitle,) if clip.subtitle else ()
-
-    def _frames(self, clip: Clip, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    def _frames(
+        self, clip: Clip, media: Media, index: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """The sampled frames [T, H, W, 3] and, if wanted, the middle frame [1, H, W, 3], from one decode."""
         if clip.image is not None:
-            picture = self._decoded(clip, index)[:1]
+            picture = self._decoded(clip, media, index)[:1]
             return picture, picture if self.sources.frame else None
 
         def choose(total: int) -> np.ndarray:
@@ -163,24 +181,32 @@ class ClipDataset(Dataset[Sample]):
                 sample = uniform_indices(total, self.num_frames)
             return np.append(sample, middle_index(total)) if self.sources.frame else sample
 
-        if self.cache is None:
-            frames = read_frames(clip.path, choose, time_range=clip.time_range, size=self.decoder_size)
-        else:
-            decoded = self._decoded(clip, index)
+        if isinstance(media, list) or self.cache is not None:
+            decoded = self._decoded(clip, media, index)
             frames = decoded[choose(len(decoded))]
+        else:
+            frames = read_frames(media, choose, time_range=clip.time_range, size=self.decoder_size)
         return (frames[:-1], frames[-1:]) if self.sources.frame else (frames, None)
 
-    def _decoded(self, clip: Clip, index: int) -> np.ndarray:
+    def _decoded(self, clip: Clip, media: Media, index: int) -> np.ndarray:
         """All frames of a clip, uint8 [F, H, W, 3], remembered if there is a cache."""
         if self.cache is not None and index in self.cache:
             return self.cache[index]
-        if clip.image is not None:
-            frames = read_image(clip.image)[None]
+        if isinstance(media, list):
+            frames = np.stack(media)
+        elif clip.image is not None:
+            frames = read_image(media)[None]
         else:
-            frames = read_frames(clip.path, np.arange, time_range=clip.time_range, size=self.decoder_size)
+            frames = read_frames(media, np.arange, time_range=clip.time_range, size=self.decoder_size)
         if self.cache is not None:
             self.cache[index] = frames
         return frames
+
+
+def _draw(clip: Clip, field: str, rng: np.random.Generator) -> str | None:
+    """The text that plays a part: the field's, or one of several."""
+    texts = clip.captions if field == "captions" else (getattr(clip, field),)
+    return (texts[rng.integers(len(texts))] or None) if texts else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +214,14 @@ class Collator:
     """Samples to a batch; failed ones are left out and listed.
 
     tokenize: texts to padded ids and mask. to_pixels: frames uint8 [F, H, W, 3] to [F, 3, S, S].
+    image_size, resize: S, and how frames become square.
     Raises: VideoDecodeError if all failed; ManifestError if videos of different T meet.
     """
 
     tokenize: Tokenize
     to_pixels: ToPixels
+    image_size: int
+    resize: str
     sources: Sources
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -208,17 +237,19 @@ class Collator:
         frames = [sample.frame for sample in good if sample.frame is not None]
         return Batch(
             clip_ids=tuple(sample.clip_id for sample in good),
-            video=self._pixels(videos),
-            frame=self._pixels(frames) if self.sources.frame else None,
+            video=self._pictures(videos),
+            frame=self._pictures(frames) if self.sources.frame else None,
             subtitle=self._texts([sample.subtitle for sample in good]),
             caption=self._texts([sample.caption for sample in good]) if self.sources.caption else None,
             failures=failures,
         )
 
-    def _pixels(self, clips: Sequence[np.ndarray]) -> Tensor:
-        """[B, T, 3, S, S]; in one go where all clips have one size, as after scaling in the decoder."""
-        if len({clip.shape for clip in clips}) == 1:
-            return self.to_pixels(np.concatenate(clips)).unflatten(0, (len(clips), -1))
+    def _pictures(self, clips: Sequence[np.ndarray]) -> Tensor:
+        """uint8 [B, T, S, S, 3] if no clip has to be scaled, else pixel values [B, T, 3, S, S]."""
+        cut = [centre_cut(clip, self.image_size, self.resize) for clip in clips]
+        fitting = [clip for clip in cut if clip is not None]
+        if len(fitting) == len(clips):
+            return torch.from_numpy(np.stack(fitting))
         return torch.stack([self.to_pixels(clip) for clip in clips])
 
     def _texts(self, texts: Sequence[str | None]) -> TextBatch:

@@ -1,45 +1,98 @@
-"""Batches in an order that is a pure function of (seed, step), so that resuming needs one integer."""
+"""Batches in an order that is a pure function of (seed, step), so that resuming needs one integer.
+
+Batches are cut globally and then among processes: another number of processes or loader workers sees the same batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clipvip.data.dataset import Batch, ClipDataset, Collator
+from clipvip.data.dataset import Batch, ClipDataset, Collator, Sample
 from clipvip.errors import ConfigError
 
+Address = tuple[int, int, int]
+"""(source, pass, index): a clip of one of the sources, in one of the passes over it."""
 
-class PassSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (pass, index) addresses from `start_step` to `num_steps`.
 
-    Every pass over the clips has a permutation of its own; the clips that do not fill a last batch wait for a later
-    pass, so that no batch holds a clip twice (it would be its own negative).
+class Ordered(Protocol):
+    """What the sampler needs of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def order(self, seed: int, pass_number: int) -> np.ndarray:
+        """The clips of a pass, each once: int64 [N]."""
+
+
+class PassSampler(Sampler[list[Address]]):
+    """Batches of addresses from `start_step` to `num_steps`, or the part of each that is this process's.
+
+    Each batch comes from one source: the first, or one of the others, which take `shares` of the steps (image-text sets
+    have one frame a clip, so they cannot share a batch with videos). Every pass over a source has an order of its own;
+    the clips that do not fill a last batch wait for a later pass, so that no batch holds a clip twice (it would be its
+    own negative).
+
+    rank, world: the process, and how many share each batch of `batch_size`.
+    Raises: ConfigError if a source is smaller than a batch, or a batch cannot be shared out evenly.
     """
 
-    def __init__(self, num_clips: int, batch_size: int, num_steps: int, *, seed: int, start_step: int = 0):
-        if num_clips < batch_size:
-            raise ConfigError(f"batch_size={batch_size}, but there are only {num_clips} clips: choose at most that")
-        self.num_clips = num_clips
+    def __init__(
+        self,
+        sources: Sequence[Ordered],
+        batch_size: int,
+        num_steps: int,
+        *,
+        seed: int,
+        shares: Sequence[float] = (),
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        for source in sources:
+            if len(source) < batch_size:
+                raise ConfigError(
+                    f"batch_size={batch_size}, but there are only {len(source)} clips: choose at most that"
+                )
+        if batch_size % world:
+            raise ConfigError(
+                f"batch_size={batch_size} cannot be shared out among {world} processes: choose a multiple"
+            )
+        self.sources = sources
         self.batch_size = batch_size
         self.num_steps = num_steps
         self.seed = seed
+        self.shares = [1.0 - sum(shares), *shares]
         self.start_step = start_step
+        size = batch_size // world
+        self._mine = slice(rank * size, (rank + 1) * size)
 
     def __len__(self) -> int:
         return self.num_steps - self.start_step
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_pass = steps_per_pass(self.num_clips, self.batch_size)
-        order, order_of = np.empty(0, np.int64), -1
-        for step in range(self.start_step, self.num_steps):
-            pass_number, position = divmod(step, per_pass)
-            if pass_number != order_of:
-                order = np.random.default_rng([self.seed, pass_number]).permutation(self.num_clips)
-                order_of = pass_number
+    def __iter__(self) -> Iterator[list[Address]]:
+        source_of = self._sources_of_steps()
+        taken = np.bincount(source_of[: self.start_step], minlength=len(self.sources)).tolist()
+        orders: dict[int, tuple[int, np.ndarray]] = {}
+        for source in source_of[self.start_step :].tolist():
+            per_pass = steps_per_pass(len(self.sources[source]), self.batch_size)
+            pass_number, position = divmod(taken[source], per_pass)
+            taken[source] += 1
+            if orders.get(source, (None,))[0] != pass_number:
+                orders[source] = pass_number, self.sources[source].order(self.seed, pass_number)
             start = position * self.batch_size
-            yield [(pass_number, int(index)) for index in order[start : start + self.batch_size]]
+            batch = orders[source][1][start : start + self.batch_size]
+            yield [(source, pass_number, index) for index in batch[self._mine].tolist()]
+
+    def _sources_of_steps(self) -> np.ndarray:
+        """Which source each step draws from, int64 [num_steps]; longer runs only add to it."""
+        if len(self.sources) == 1:
+            return np.zeros(self.num_steps, np.int64)
+        draws = np.random.default_rng([self.seed, len(self.sources)]).random(self.num_steps)
+        return np.searchsorted(np.cumsum(self.shares)[:-1], draws, side="right")
 
 
 def steps_per_pass(num_clips: int, batch_size: int) -> int:
@@ -47,16 +100,33 @@ def steps_per_pass(num_clips: int, batch_size: int) -> int:
     return num_clips // batch_size
 
 
+class Mixture(Dataset[Sample]):
+    """Several data sets, addressed as `PassSampler` does."""
+
+    def __init__(self, datasets: Sequence[ClipDataset]):
+        self.datasets = datasets
+
+    def __getitem__(self, address: Address) -> Sample:
+        source, pass_number, index = address
+        return self.datasets[source][pass_number, index]
+
+
 def make_loader(
-    dataset: ClipDataset, sampler: PassSampler, collator: Collator, *, num_workers: int
+    datasets: Sequence[ClipDataset], sampler: PassSampler, collator: Collator, *, num_workers: int
 ) -> DataLoader[Batch]:
     """The loader. Workers are spawned, not forked: decoders and tokenisers run threads."""
     return DataLoader(
-        dataset,  # type: ignore[arg-type]  # torch's annotation has no room for a collate_fn of another type
+        Mixture(datasets),  # type: ignore[arg-type]  # torch's annotation has no room for a collate_fn of another type
         batch_sampler=sampler,
         collate_fn=collator,
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_one_thread,
     )
+
+
+def _one_thread(_: int) -> None:
+    """One process a core is enough: torch sees to its own threads in workers, the tokeniser's are seen to here."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

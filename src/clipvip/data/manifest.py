@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipvip.errors import ManifestError
+from clipvip.files import replacing
 from clipvip.records import Clip
 
 _STRINGS = ("clip_id", "video", "image", "subtitle", "caption", "split")
@@ -82,19 +83,12 @@ def write_manifest(path: Path | str, clips: Iterable[Clip], *, videos: Path | st
     path = Path(path)
     root = os.path.abspath(path.parent if videos is None else videos)
     relative = lru_cache(maxsize=4096)(_relative)  # of one call: the working directory may change between two
-    temporary = path.with_name(path.name + ".partial")
     count = 0
-    try:
-        with temporary.open("wb") as file:
-            for clip in clips:
-                folder, name = os.path.split(clip.path)
-                file.write(_line(_to_row(clip, relative(folder, root) + name)))
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())  # the name must not reach the disk before the bytes it stands for
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for clip in clips:
+            folder, name = os.path.split(clip.path)
+            file.write(_line(_to_row(clip, relative(folder, root) + name)))
+            count += 1
     return count
 
 

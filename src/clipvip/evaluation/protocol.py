@@ -5,9 +5,9 @@ Shapes: Q queries, V videos.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -23,39 +23,53 @@ class RetrievalEncoder(Protocol):
     def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Unit-norm [Q, E]."""
 
-    def encode_clips(self, clips: Sequence[Clip], *, progress: bool = False) -> Embeddings:
+    def encode_clips(
+        self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
+    ) -> Embeddings:
         """Unit-norm [V, E]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """The raw outcome: similarity [Q, V], and for each query its text and its video's index."""
+    """The raw outcome: similarity [Q, V], and for each query its text and its video's index.
+
+    skipped: reasons by clip_id of what could not be decoded; such clips are in neither queries nor gallery.
+    """
 
     clips: tuple[Clip, ...]
     texts: tuple[str, ...]
     text_to_video: np.ndarray
     similarity: np.ndarray
     fingerprint: str
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_retrieval(
-    encoder: RetrievalEncoder, clips: Sequence[Clip], *, join_captions: bool = False, progress: bool = False
+    encoder: RetrievalEncoder,
+    clips: Sequence[Clip],
+    *,
+    join_captions: bool = False,
+    progress: bool = False,
+    on_decode_error: Literal["raise", "skip"] = "raise",
 ) -> Retrieval:
     """Encode a gallery and its captions. Every caption is a query, or, with `join_captions`, each clip's paragraph.
 
+    on_decode_error: "skip" leaves out the clips that cannot be decoded, with their captions: N is then another.
     Raises: ManifestError if a clip has no caption (leaving it out would change N silently); VideoDecodeError.
     """
+    for clip in clips:
+        if not clip.captions:
+            raise ManifestError(f"{clip.clip_id}: no 'captions', so it cannot be evaluated; remove the clip or add one")
+    gallery = encoder.encode_clips(clips, progress=progress, on_decode_error=on_decode_error)
+    clips = [clip for clip in clips if clip.clip_id not in gallery.skipped]
     texts: list[str] = []
     owners: list[int] = []
     for index, clip in enumerate(clips):
-        captions = (" ".join(clip.captions),) if join_captions and clip.captions else clip.captions
-        if not captions:
-            raise ManifestError(f"{clip.clip_id}: no 'captions', so it cannot be evaluated; remove the clip or add one")
+        captions = (" ".join(clip.captions),) if join_captions else clip.captions
         texts += captions
         owners += [index] * len(captions)
-    gallery = encoder.encode_clips(clips, progress=progress)
     similarity = encoder.encode_texts(texts, progress=progress) @ gallery.vectors.T
-    return Retrieval(tuple(clips), tuple(texts), np.array(owners), similarity, gallery.fingerprint)
+    return Retrieval(tuple(clips), tuple(texts), np.array(owners), similarity, gallery.fingerprint, gallery.skipped)
 
 
 def score_retrieval(retrieval: Retrieval, *, dsl: bool = True) -> dict[str, Any]:

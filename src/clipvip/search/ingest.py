@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from clipvip.data.media import VIDEO_EXTENSIONS
 from clipvip.encode import Encoder, run_ahead
-from clipvip.errors import ClipVipError, UsageError, VideoDecodeError
+from clipvip.errors import ClipVipError, UsageError
+from clipvip.jobs.decoding import DecodePool, measured
 from clipvip.search.segments import cut_segments
-from clipvip.video import VideoInfo, probe, read_frames, stream_frames
+from clipvip.video import read_frames
 
 BATCH_SIZE = 16
 THUMBNAIL_SIZE = (160, 320)
@@ -118,14 +120,21 @@ def encode_files(
 ) -> Iterator[EncodedVideo | Skipped]:
     """Every file, encoded or skipped, as soon as that is known (not quite in the order given).
 
-    Threads decode ahead of the model. A file is skipped as a whole if one of its segments cannot be decoded.
+    Supervised processes decode ahead of the model. A file is skipped as a whole if one of its segments cannot be.
     """
+    with DecodePool() as pool:
+        yield from _encode_files(files, encoder, pool, window_s, stride_s)
+
+
+def _encode_files(
+    files: Iterable[VideoFile], encoder: Encoder, pool: DecodePool, window_s: float, stride_s: float
+) -> Iterator[EncodedVideo | Skipped]:
     processor = encoder.processor
+    read = partial(read_frames, num_frames=processor.num_frames, size=processor.decoder_size)
 
     def plan(file: VideoFile) -> _Job | Skipped:
         try:
-            info = probe(file.absolute)
-            duration_s = _duration_s(file.absolute, info, window_s)
+            info, duration_s = pool.call(measured, file.absolute, window_s, on_beat=_nothing)
             segments = cut_segments(duration_s, window_s, stride_s)
         except ClipVipError as error:
             return _skipped(file, error)
@@ -140,7 +149,7 @@ def encode_files(
         video = job.video
         path = video.file.absolute
         try:
-            frames = processor.video_frames((path, *video.segments[i]) if len(video.segments) > 1 else path)
+            frames = pool.call(partial(read, time_range=video.segments[i] if len(video.segments) > 1 else None), path)
             video.thumbnails[i] = _thumbnail(frames[len(frames) // 2], *job.size)
             return job, i, processor.frames_to_pixels(frames)
         except ClipVipError as error:
@@ -186,20 +195,8 @@ def _encode_batch(batch: list[tuple[_Job, int, Tensor]], encoder: Encoder) -> li
     return complete
 
 
-def _duration_s(path: Path, info: VideoInfo, window_s: float) -> float:
-    """Of the pictures: a header may give none, or that of a sound track that goes on after them."""
-    header_s = info.duration_s
-    if header_s is not None and header_s <= window_s:
-        return header_s  # one segment, whatever the exact figure
-    if header_s is not None:
-        try:
-            read_frames(path, [0], time_range=(header_s - min(1.0, window_s), header_s))
-        except VideoDecodeError:
-            pass  # the full decode below tells a wrong header from a broken file
-        else:
-            return header_s
-    last_s = max(time_s for time_s, _ in stream_frames(path))
-    return last_s + 1 / (info.fps or 25)
+def _nothing() -> None:
+    """What to do at a sign of life: it has already held off the time limit."""
 
 
 def _thumbnail(frame: np.ndarray, width: int, height: int) -> bytes:

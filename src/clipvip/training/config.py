@@ -44,11 +44,30 @@ class ModelSection(_Strict):
     """Texts are cut here, their end token kept."""
 
 
+class MixSection(_Strict):
+    """One more source of training clips, such as an image-text set: an image is a video of one frame."""
+
+    data: str
+    """Its manifest, or a folder or URL of shards."""
+    share: float = Field(gt=0, lt=1)
+    """Share of the steps whose batch comes from here; the main source has what the others leave."""
+    videos: Path | None = None
+    """Folder the media paths are relative to; None: the manifest's own."""
+    split: str | None = "train"
+    """Split to train on; None: every line."""
+    subtitle: Literal["subtitle", "captions"] = "captions"
+    """The field that S is read from."""
+    caption: Literal["caption", "captions"] = "captions"
+    """The field that C is read from, if the loss variant has it: an image-text set's own captions."""
+
+
 class DataSection(_Strict):
     """Which clips, and which of their texts play which part."""
 
-    train: Path
-    """Manifest of the training clips."""
+    train: str
+    """Manifest of the training clips, or a folder or URL of shards (`clipvip data shard`)."""
+    mix: tuple[MixSection, ...] = ()
+    """More sources; each batch is of one source."""
     val: Path | None = None
     """Manifest of the validation clips; None: no validation, the last weights are kept."""
     videos: Path | None = None
@@ -66,7 +85,15 @@ class DataSection(_Strict):
     cache: bool = False
     """Keep every decoded file in memory (of each loader process): for sets of small files."""
     on_decode_error: Literal["raise", "skip"] = "raise"
-    """What to do with a clip that cannot be decoded: stop, or leave it out, logged and counted."""
+    """What to do with a clip that cannot be decoded: stop, or leave it out, logged and listed in bad_clips.jsonl."""
+    max_bad_share: float = Field(0.05, ge=0, le=1)
+    """The run stops when more than this share of the training clips had to be left out."""
+
+    @model_validator(mode="after")
+    def _some_steps_left(self) -> DataSection:
+        if sum(source.share for source in self.mix) >= 1:
+            raise ValueError("the shares of data.mix must leave some steps to data.train: their sum must be below 1")
+        return self
 
 
 class LossSection(_Strict):

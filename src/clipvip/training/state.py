@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from clipvip.errors import TrainingError
+from clipvip.files import replace_text
 from clipvip.model import ClipVipModel, ClipVipProcessor
 from clipvip.training.config import Recipe
 
@@ -27,6 +28,7 @@ class WorkDir:
     log.jsonl, tensorboard/     curves
     checkpoints/step-000100/    model/ (weights, processor) and trainer.pt; the last two are kept
     best/                       the model of the best validation so far
+    bad_clips.jsonl             clips that had to be left out, and why
     model/, summary.json        the result; summary.json is written last, so its presence means "finished"
     """
 
@@ -34,6 +36,7 @@ class WorkDir:
         self.path = path
         self.model = path / "model"
         self.best = path / "best"
+        self.bad_clips = path / "bad_clips.jsonl"
         self._log = path / "log.jsonl"
         self._checkpoints = path / "checkpoints"
         self._summary = path / "summary.json"
@@ -97,6 +100,11 @@ class WorkDir:
         replace_text(self._summary, json.dumps(dict(summary), indent=2))
         shutil.rmtree(self._checkpoints)
 
+    def write_bad_clips(self, reasons: Mapping[str, str]) -> None:
+        """List the clips that were left out so far."""
+        rows = ({"clip_id": clip_id, "reason": reason} for clip_id, reason in reasons.items())
+        replace_text(self.bad_clips, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line to log.jsonl."""
         with self._log.open("a", encoding="utf-8") as file:
@@ -150,13 +158,6 @@ class _aside:
             os.replace(self.final, old)
         os.replace(self.partial, self.final)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, finds the old text or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _first_difference(old: Any, new: Any, where: str = "") -> str:

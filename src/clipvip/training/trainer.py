@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clipvip.data.clips import open_clips
 from clipvip.data.dataset import ClipDataset, Collator, Sources
 from clipvip.data.loader import PassSampler, make_loader, steps_per_pass
 from clipvip.data.manifest import read_manifest
@@ -22,9 +23,8 @@ from clipvip.errors import TrainingError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE
 from clipvip.model.layers import Block
-from clipvip.records import Clip
 from clipvip.training.build import build_model
-from clipvip.training.config import Recipe
+from clipvip.training.config import MixSection, Recipe
 from clipvip.training.optim import lr_factor, make_optimizer, set_lr
 from clipvip.training.state import WorkDir
 from clipvip.training.step import OmnisourceObjective
@@ -74,7 +74,8 @@ class _Run:
                     module.compile()
         self.optimizer = make_optimizer(self.model, recipe.optim)
         self.objective = self.accelerator.prepare(OmnisourceObjective(self.model, recipe.loss))
-        self.val = self._clips("val")
+        data = recipe.data
+        self.val = read_manifest(data.val, videos=data.videos, split=data.val_split) if data.val else None
         self.best: float | None = None
         self.skipped: dict[str, str] = {}
         self.step, self.seconds = 0, 0.0
@@ -83,22 +84,24 @@ class _Run:
             self.step, self.seconds, self.best, self.skipped = (
                 state[key] for key in ("step", "seconds", "best", "skipped")
             )
-        self.dataset = self._dataset()
-        self.num_steps = recipe.train.steps or max(
-            1,
-            round(recipe.train.epochs * steps_per_pass(len(self.dataset), recipe.train.batch_size)),  # type: ignore[operator]
-        )
+        self.datasets = self._datasets()
+        self.num_clips = sum(len(dataset) for dataset in self.datasets)
+        self.num_steps = self._num_steps()
         self._logged_at, self._logged_step = time.perf_counter(), self.step
 
     def go(self) -> dict[str, Any]:
         """Fetch, step, log, save, evaluate."""
         train = self.recipe.train
-        collator = Collator(self.processor.tokenize, self.processor.frames_to_pixels, self.dataset.sources)
-        loader = make_loader(self.dataset, self._sampler(), collator, num_workers=self.recipe.data.num_workers)
+        processor = self.processor
+        collator = Collator(
+            processor.tokenize, processor.frames_to_pixels, processor.image_size, processor.resize,
+            self.datasets[0].sources,
+        )  # fmt: skip
+        loader = make_loader(self.datasets, self._sampler(), collator, num_workers=self.recipe.data.num_workers)
         with self._bar() as bar:
             task = bar.add_task(escape(self.work.path.name), total=self.num_steps, completed=self.step, told="")
             for batch in loader:
-                loss, norm = self._update(batch.to(self.accelerator.device))
+                loss, norm = self._update(batch.to(self.accelerator.device).normalized(processor.frames_to_pixels))
                 self.step += 1
                 self._note_failures(batch.failures)
                 last = self.step == self.num_steps
@@ -197,7 +200,7 @@ class _Run:
         self.accelerator.end_training()
         summary = {
             "steps": self.num_steps,
-            "clips": len(self.dataset),
+            "clips": self.num_clips,
             "seconds": round(self.seconds, 1),
             "best_val_R@1": self.best,
             "selected": self.recipe.train.select if self.val is not None else "last",
@@ -206,35 +209,57 @@ class _Run:
         self.work.finish(summary, self.work.best if summary["selected"] == "best" else None)
         return summary
 
-    def _clips(self, kind: str) -> list[Clip] | None:
-        data = self.recipe.data
-        manifest, split = (data.train, data.train_split) if kind == "train" else (data.val, data.val_split)
-        return None if manifest is None else read_manifest(manifest, videos=data.videos, split=split)
-
-    def _dataset(self) -> ClipDataset:
+    def _datasets(self) -> list[ClipDataset]:
         data, variant = self.recipe.data, self.recipe.loss.variant
-        clips = self._clips("train")
-        assert clips is not None
-        return ClipDataset(
-            clips,
-            num_frames=self.recipe.model.num_frames,
-            sources=Sources(data.subtitle, "caption" if "c" in variant else None, "f" in variant),
-            seed=self.recipe.train.seed,
-            jitter=data.jitter,
-            decoder_size=self.processor.decoder_size,
-            on_decode_error=data.on_decode_error,
-            cache=data.cache,
-        )
+        main = MixSection(
+            data=data.train, share=0.5, videos=data.videos, split=data.train_split, subtitle=data.subtitle,
+            caption="caption",
+        )  # fmt: skip
+        return [
+            ClipDataset(
+                open_clips(source.data, videos=source.videos, split=source.split),
+                num_frames=self.recipe.model.num_frames,
+                sources=Sources(source.subtitle, source.caption if "c" in variant else None, "f" in variant),
+                seed=self.recipe.train.seed,
+                jitter=data.jitter,
+                decoder_size=self.processor.decoder_size,
+                on_decode_error=data.on_decode_error,
+                cache=data.cache,
+            )
+            for source in (main, *data.mix)
+        ]
+
+    def _num_steps(self) -> int:
+        """`epochs` counts passes over the main source."""
+        train = self.recipe.train
+        if train.epochs is None:
+            assert train.steps is not None  # the recipe saw to it
+            return train.steps
+        own_share = 1 - sum(source.share for source in self.recipe.data.mix)
+        return max(1, round(train.epochs * steps_per_pass(len(self.datasets[0]), train.batch_size) / own_share))
 
     def _sampler(self) -> PassSampler:
         train = self.recipe.train
-        return PassSampler(len(self.dataset), train.batch_size, self.num_steps, seed=train.seed, start_step=self.step)
+        return PassSampler(
+            self.datasets, train.batch_size, self.num_steps, seed=train.seed, start_step=self.step,
+            shares=[source.share for source in self.recipe.data.mix],
+        )  # fmt: skip
 
     def _note_failures(self, failures: tuple[tuple[str, str], ...]) -> None:
-        for clip_id, reason in failures:
-            if clip_id not in self.skipped:
-                self.skipped[clip_id] = reason
-                self.work.log({"step": self.step, "skipped": clip_id, "reason": reason})
+        """Raises: TrainingError if too many clips had to be left out."""
+        new = {clip_id: reason for clip_id, reason in failures if clip_id not in self.skipped}
+        if not new:
+            return
+        self.skipped |= new
+        for clip_id, reason in new.items():
+            self.work.log({"step": self.step, "skipped": clip_id, "reason": reason})
+        self.work.write_bad_clips(self.skipped)
+        if len(self.skipped) > self.recipe.data.max_bad_share * self.num_clips:
+            raise TrainingError(
+                f"{len(self.skipped)} of {self.num_clips} clips cannot be decoded, more than "
+                f"data.max_bad_share={self.recipe.data.max_bad_share:g}; see {self.work.bad_clips}, clean the manifest "
+                "(clipvip data check --fix), or allow more"
+            )
 
     def _record(self, row: dict[str, Any]) -> None:
         self.work.log({"step": self.step, **row})

@@ -1,110 +1,202 @@
-"""Opening media files safely: real containers only, plain local files only, one line for every failure.
+"""Opening media safely: real containers only, plain local files or bytes only, one line for every failure.
 
 FFmpeg would also follow playlists and scripts to other files and hosts; the whitelists here keep it from that.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import av
 import numpy as np
 from av.stream import Disposition
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clipvip.errors import VideoDecodeError
+from clipvip.errors import InputError, VideoDecodeError
 
 StrPath: TypeAlias = str | os.PathLike[str]
+Source: TypeAlias = StrPath | bytes | BinaryIO  # a path, a file's content, or an open, seekable binary file
 
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name for the family
 # Self-contained formats; the audio ones only so that their error can say "audio only".
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,gif,ivf,mxf,mp3,wav,flac,aac"
-)
+CONTAINERS = f"{MP4},matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,gif,ivf,mxf,mp3,wav,flac,aac"
 IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows more, among them EPS, which runs a program.
+HEAD_BYTES = 4096  # more than enough for what a container says of its own length
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # the two elements that a Matroska file consists of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OpenVideo:
-    """An open file and the stream to decode."""
+    """An open source and the stream to decode. `head`: its first bytes."""
 
+    source: Source
+    threads: int
     name: str
-    container: Any
-    stream: Any
+    head: bytes
+    container: Any = None
+    stream: Any = None
 
     @property
     def step_s(self) -> float:
         """The time from frame to frame, for streams that carry no timestamps or durations."""
         return float(1 / (self.stream.guessed_rate or 25))
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether the file ends before the byte that it names itself; most formats name none, and then it is False."""
+        if self.container.format.name == MP4:
+            end = max((entry.pos + entry.size for entry in self.stream.index_entries), default=0)
+        else:
+            end = announced_bytes(self.head)
+        return 0 < self.container.size < end
+
+    def reopen(self) -> None:
+        """Everything as if just opened: after a mere seek the decoder may yield other frames."""
+        self.close()
+        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        try:
+            self.container = av.open(_handle(self.source), "r", options=options)
+        except (av.FFmpegError, ValueError, OSError) as error:
+            raise decode_error(self.name, _why_unreadable(self.head, error)) from error
+        streams = self.container.streams
+        stream = next((s for s in streams.video if not s.disposition & Disposition.attached_pic), None)
+        if stream is None:
+            raise decode_error(self.name, f"no video stream{' (audio only)' if streams.audio else ''}", "leave it out")
+        if stream.codec_context is None:
+            raise decode_error(self.name, "no decoder for its codec")
+        stream.codec_context.thread_count = self.threads
+        self.stream = stream
+
+    def close(self) -> None:
+        """Let go of the file; a file object of the caller's stays open."""
+        if self.container is not None:
+            self.container.close()
+        self.container = self.stream = None
+
 
 @contextmanager
-def open_video(path: StrPath, threads: int) -> Iterator[OpenVideo]:
-    _check_file(path)
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+def open_video(source: Source, threads: int) -> Iterator[OpenVideo]:
+    """A source opened for decoding from its start. Raises: VideoDecodeError; InputError for what is no source."""
+    video = OpenVideo(source, threads, source_name(source), _checked_head(source))
     try:
-        # The prefix makes any name a plain local path: "concat:a|b", "http://...", "-x", "%03d".
-        container = av.open(f"file:{os.fspath(path)}", options=options)
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise decode_error(path, _why_unreadable(path, error)) from error
-    with container:
-        stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
-        if stream is None:
-            raise decode_error(
-                path, f"no video stream{' (audio only)' if container.streams.audio else ''}", "leave it out"
-            )
-        if stream.codec_context is None:
-            raise decode_error(path, "no decoder for its codec")
-        stream.codec_context.thread_count = threads
-        yield OpenVideo(os.fspath(path), container, stream)
+        video.reopen()
+        yield video
+    finally:
+        video.close()
 
 
-def read_image(path: StrPath) -> np.ndarray:
-    """A picture file, turned as its EXIF tag says: uint8 [H, W, 3], RGB.
+def read_image(source: Source) -> np.ndarray:
+    """A picture (path, bytes or binary file object), turned as its EXIF tag says: uint8 [H, W, 3], RGB.
 
-    Raises: VideoDecodeError.
+    Raises: VideoDecodeError; InputError for what is no source.
     """
-    _check_file(path)
+    _checked_head(source)
     try:
-        with Image.open(path, formats=IMAGES) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGES) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError as error:
-        raise decode_error(path, f"not a picture in one of the formats {', '.join(IMAGES)}") from error
+        raise decode_error(source_name(source), f"not a picture in one of the formats {', '.join(IMAGES)}") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise decode_error(path, f"damaged picture ({error})") from error
+        raise decode_error(source_name(source), f"damaged picture ({error})") from error
 
 
-def _why_unreadable(path: StrPath, error: Exception) -> str:
+def source_name(source: Source) -> str:
+    """What errors call it: the path, or the name that a file object has, or what kind of thing it is."""
+    if isinstance(source, bytes):
+        return "<bytes>"
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "<file object>"
+
+
+def announced_bytes(head: bytes) -> int:
+    """The length of a whole file by its first bytes: Matroska's (and WebM's) segment, AVI's RIFF chunk; 0: unsaid.
+
+    Live recordings leave it open. Of an AVI in several RIFF chunks (over 1 GiB) it is the length of the first.
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        length = int.from_bytes(head[4:8], "little")
+        # Without the header's own eight bytes: some writers count them in. The last eight are of the index anyway.
+        return length if length < 2**32 - 1 else 0
+    if head[:4] == EBML:
+        end = _element_end(head, 4)
+        if end and head[end : end + 4] == SEGMENT:
+            return _element_end(head, end + 4)
+    return 0
+
+
+def _element_end(head: bytes, at: int) -> int:
+    """Where an EBML element ends whose size stands `at` there: 7 bits in each of 1 to 8 bytes; all ones: unknown, 0."""
+    num_bytes = 9 - int.from_bytes(head[at : at + 1]).bit_length()
+    most = 2 ** (7 * num_bytes) - 1
+    size = int.from_bytes(head[at : at + num_bytes]) & most
+    return at + num_bytes + size if num_bytes <= 8 and size < most else 0
+
+
+def _handle(source: Source) -> str | BinaryIO:
+    """What to give to FFmpeg, at its start."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if isinstance(source, str | os.PathLike):
+        return f"file:{os.fspath(source)}"  # any name a plain local path: "concat:a|b", "http://...", "-x", "%03d"
+    source.seek(0)
+    return source
+
+
+def _why_unreadable(head: bytes, error: Exception) -> str:
     if isinstance(error, OSError):
-        return str(error.strerror).lower()
-    with open(path, "rb") as file:
-        head = file.read(8)
+        return _told_by(error)
     if isinstance(error, av.error.ArgumentError) or head.startswith(b"#EXTM3U"):
         return "not a media container; playlists, scripts and pictures are refused as video"
-    if head[4:] == b"ftyp":
+    if head[4:8] == b"ftyp":
         return "mp4 without its index (moov atom missing), usually an unfinished copy or recording"
     return "not a media file, or its header is damaged"
 
 
-def _check_file(path: StrPath) -> None:
-    reason = None
+def _checked_head(source: Source) -> bytes:
+    """The first bytes of a source that can be read and is not empty; a file object is left at its start."""
+    way_out = "give an open, seekable file with something in it"
+    if isinstance(source, str | os.PathLike):
+        way_out = "correct the path or leave it out"
+    elif isinstance(source, io.TextIOBase) or not (isinstance(source, bytes) or _is_seekable_file(source)):
+        raise InputError(f"a media source must be a path, bytes or a binary file object, not {type(source).__name__}")
+    name = source_name(source)
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            reason = "not a regular file"
-        elif status.st_size == 0:
-            reason = "the file is empty"
-    except FileNotFoundError:
-        reason = "no such file"
+        if isinstance(source, bytes):
+            head = source[:HEAD_BYTES]
+        elif isinstance(source, str | os.PathLike):
+            if not stat.S_ISREG(os.stat(source).st_mode):  # before it is opened: a pipe would block
+                raise decode_error(name, "not a regular file", way_out)
+            with open(source, "rb") as file:
+                head = file.read(HEAD_BYTES)
+        else:
+            source.seek(0)
+            head = source.read(HEAD_BYTES)
+            source.seek(0)
+    except FileNotFoundError as error:
+        raise decode_error(name, "no such file", way_out) from error
     except (OSError, ValueError) as error:
-        reason = str(error)
-    if reason is not None:
-        raise decode_error(path, reason, "correct the path or leave it out")
+        raise decode_error(name, _told_by(error), way_out) from error
+    if not head:
+        raise decode_error(name, "the file is empty", way_out)
+    return head
 
 
-def decode_error(path: StrPath, reason: str, way_out: str = "re-encode it or leave it out") -> VideoDecodeError:
-    return VideoDecodeError(f"{os.fspath(path)}: {reason}; {way_out}")
+def _is_seekable_file(source: object) -> bool:
+    return all(hasattr(source, method) for method in ("read", "seek", "tell"))
+
+
+def _told_by(error: Exception) -> str:
+    """The error's own words, without number and path."""
+    return str(getattr(error, "strerror", None) or error).lower()
+
+
+def decode_error(name: str, reason: str, way_out: str = "re-encode it or leave it out") -> VideoDecodeError:
+    return VideoDecodeError(f"{name}: {reason}; {way_out}")

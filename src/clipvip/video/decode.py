@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,26 +17,29 @@ import av
 import numpy as np
 
 from clipvip.errors import InputError
-from clipvip.video.container import OpenVideo, StrPath, decode_error, open_video
-from clipvip.video.index import MP4, PacketIndex, packet_index
+from clipvip.video.container import OpenVideo, Source, decode_error, open_video
+from clipvip.video.index import INDEXED, PacketIndex, packet_index
 from clipvip.video.plan import decode_planned
 from clipvip.video.sampling import uniform_indices
 
 Size: TypeAlias = tuple[int, int] | int | None
 TimeRange: TypeAlias = tuple[float, float]
+Length: TypeAlias = tuple[int | None, float | None, tuple[float, ...] | None]  # frames, seconds, keyframes' seconds
 
-SEEKABLE = (MP4, "matroska,webm")  # Their keyframe indices are exact.
 SEEK_FROM_S = 5.0  # Decoding a few seconds costs less than a seek that has to be taken back.
 SCAN_BYTES = 512 * 2**20  # Larger files are not read as a whole for the frames of a time range.
+PROBE_BYTES = 64 * 2**20  # Read in half a second from a slow disk; of larger files only the header is probed.
 SPARE_BYTES = 256 * 2**20  # Decoded frames kept in case they turn out to be wanted.
 EPSILON_S = 1e-6  # A start of 3 * 0.1 s means the frame at 0.3 s.
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What the header and the first frame tell. None where the header is silent; `num_frames` is an estimate.
+    """What `probe` finds out. `exact`: `num_frames` is what a sequential decode yields, else it is an estimate.
 
-    `rotation` (degrees counter-clockwise: 0, 90, 180, 270) is already applied in `width` and `height`.
+    duration_s: of the pictures if `exact`, else as the header has it, which may mean a longer sound track.
+    rotation: degrees counter-clockwise (0, 90, 180, 270), already applied in `width` and `height`.
+    keyframes_s: their seconds after the first frame. fps: the average. None: unknown, mostly for want of a `scan`.
     """
 
     duration_s: float | None
@@ -47,6 +49,8 @@ class VideoInfo:
     height: int
     rotation: int
     codec: str
+    keyframes_s: tuple[float, ...] | None
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class DecodedFrame:
 
 
 def read_frames(
-    path: StrPath,
+    source: Source,
     indices: Sequence[int] | np.ndarray | Callable[[int], np.ndarray] | None = None,
     *,
     num_frames: int = 12,
@@ -70,13 +74,19 @@ def read_frames(
     size: Size = None,
     threads: int = 1,
 ) -> np.ndarray:
-    """Frames of a video file: those of a full sequential decode, then rotated, then scaled.
+    """Frames of a video: those of a full sequential decode, then rotated, then scaled.
 
-    `indices` count from the start of `time_range`; a function gets the number of frames and returns indices (it
-    is called with the header's count, and again if that was wrong). By default: `num_frames` uniform ones, or the
-    only frame where there is just one. `time_range` (start_s, end_s) is in seconds after the first frame and means
-    the frames with start_s <= t < end_s, or, if there is none, the frame shown at start_s. `size`: None for the
-    file's own, (H, W), or the length of the shorter side; scaled by the decoder (bicubic).
+    `source`: a path, the file's content as bytes, or a binary file object with read, seek and tell, which is rewound,
+    stays open and is left anywhere. `indices` count from the start of `time_range`; a function gets the number of
+    frames and returns indices (it is called with the header's count, and again if that was wrong). By default:
+    `num_frames` uniform ones, or the only frame where there is just one. `time_range` (start_s, end_s) is in seconds
+    after the first frame and means the frames with start_s <= t < end_s, or, if there is none, the frame shown at
+    start_s. `size`: None for the file's own, (H, W), or the length of the shorter side; the decoder scales (bicubic).
+
+    The file's display matrix (rotation, mirroring) is applied, alpha is dropped, and HDR (PQ, HLG) is converted to
+    8 bits as if it were SDR, without tone mapping. A file that was cut short still gives what stands before the cut;
+    reading on is an error for mp4, mkv, webm and avi, while the others, and mkv and webm recorded live, do not say how
+    long they should be: one that FFmpeg reads without an error counts as whole.
 
     Returns: uint8 [T, H, W, 3], RGB.
     Raises: VideoDecodeError if the file cannot be read to the last wanted frame; InputError for impossible arguments.
@@ -91,63 +101,110 @@ def read_frames(
             return [int(i) for i in indices(total)]
         return uniform_indices(total, num_frames if total > 1 else 1).tolist()
 
-    with open_video(path, threads) as video:
+    with open_video(source, threads) as video:
         index = packet_index(video, max_bytes=math.inf if time_range is None else SCAN_BYTES)
         if index is not None:
             pts = _pts_within(video, index, time_range)
-            chosen = _checked_indices(path, choose(len(pts)), len(pts))
+            chosen = _checked_indices(video.name, choose(len(pts)), len(pts))
             planned = decode_planned(video, index, pts[chosen])
             if planned is not None:
-                return _stacked(path, [planned[t] for t in pts[chosen].tolist()], size)
+                return _stacked(video.name, [planned[t] for t in pts[chosen].tolist()], size)
+            video.reopen()
 
-    with open_video(path, threads) as video:
         header_total = video.stream.frames if time_range is None else 0
         chosen = choose(header_total) if header_total or fixed is not None else []
         spare_bytes = 0 if chosen else SPARE_BYTES
         total, kept = _collect(video, set(chosen), time_range, spare_bytes, stop_early=fixed is not None)
-    if fixed is None and total != header_total:
-        chosen = choose(total)
-    _checked_indices(path, chosen, total)
-    if not kept.keys() >= set(chosen):
-        with open_video(path, threads) as video:
+        if fixed is None and total != header_total:
+            chosen = choose(total)
+        _checked_indices(video.name, chosen, total)
+        if not kept.keys() >= set(chosen):
+            video.reopen()
             _, kept = _collect(video, set(chosen), time_range, 0, stop_early=True)
-    return _stacked(path, [kept[i] for i in chosen], size)
+        return _stacked(video.name, [kept[i] for i in chosen], size)
 
 
-def stream_frames(path: StrPath, *, size: Size = None, threads: int = 1) -> Iterator[tuple[float, DecodedFrame]]:
+def stream_frames(source: Source, *, size: Size = None, threads: int = 1) -> Iterator[tuple[float, DecodedFrame]]:
     """Every frame in turn as (seconds after the first frame, frame); only frames asked for `.rgb()` are converted.
 
-    Raises: VideoDecodeError, also after some frames if the file breaks off; InputError for an impossible size.
+    `source` and pixels as in `read_frames`; a file object is in use until the last frame.
+    Raises: VideoDecodeError, also after some frames if the file breaks off; InputError for impossible arguments.
     """
     _check_arguments(size, None)
-    with open_video(path, threads) as video:
+    with open_video(source, threads) as video:
         for time_s, frame in _timed_frames(video):
             yield time_s, DecodedFrame(frame, size)
 
 
-def probe(path: StrPath) -> VideoInfo:
-    """Duration, frame count, size and codec, from the header and the first frame (which holds the rotation).
+def probe(source: Source, *, scan: bool = False) -> VideoInfo:
+    """Length, size, codec and keyframes of a video. `source` as in `read_frames`.
 
-    Raises: VideoDecodeError.
+    The header and the first frame (which holds the rotation) are always read; the packets too, which makes the numbers
+    exact, where they can be trusted (mp4, mkv, webm) and are known already or no more than PROBE_BYTES. `scan` makes
+    the numbers exact for any file, at the price of reading it as a whole and, without trusted packets, decoding it.
+
+    Raises: VideoDecodeError, with `scan` also for a file that was cut short; InputError for what is no source.
     """
-    with open_video(path, threads=1) as video:
-        stream = video.stream
+    with open_video(source, threads=1) as video:
+        index = packet_index(video, max_bytes=math.inf if scan else PROBE_BYTES)
         _, frame = next(_timed_frames(video))
-        duration_s = None
-        if stream.duration:
-            duration_s = float(stream.duration * stream.time_base)
-        elif video.container.duration:
-            duration_s = video.container.duration / av.time_base
+        if frame.interlaced_frame:
+            index = None  # a packet may hold half a frame
+        if index is not None:
+            length = _told_by_index(index)
+        elif scan:
+            video.reopen()
+            length = _told_by_decoding(video)
+        else:
+            length = _told_by_header(video)
         rotation = round(frame.rotation / 90) * 90 % 360
+        rate = video.stream.average_rate
         return VideoInfo(
-            duration_s=duration_s,
-            num_frames=stream.frames or None,
-            fps=float(stream.average_rate) if stream.average_rate else None,
+            num_frames=length[0],
+            duration_s=length[1],
+            fps=float(rate) if rate else None,
             width=frame.height if rotation % 180 else frame.width,
             height=frame.width if rotation % 180 else frame.height,
             rotation=rotation,
-            codec=stream.codec_context.codec.canonical_name,
+            codec=video.stream.codec_context.codec.canonical_name,
+            keyframes_s=length[2],
+            exact=scan or index is not None,
         )
+
+
+def _told_by_index(index: PacketIndex) -> Length:
+    """Of what is shown: hidden frames, keyframes too, do not count."""
+    keys_s = index.times_s[np.isin(index.pts, index.keys)]
+    return len(index.pts), round(float(index.times_s[-1]) + index.last_s, 6), tuple(keys_s.tolist())
+
+
+def _told_by_decoding(video: OpenVideo) -> Length:
+    """Frame by frame, to the end."""
+    num_frames, end_s, keys_s = 0, 0.0, []
+    for time_s, frame in _timed_frames(video):
+        num_frames += 1
+        end_s = max(end_s, time_s + _shown_s(video, frame))
+        if frame.key_frame:
+            keys_s.append(time_s)
+    return num_frames, round(end_s, 6), tuple(keys_s)
+
+
+def _told_by_header(video: OpenVideo) -> Length:
+    """As far as the header goes; where it does not count frames, as many as fit its duration."""
+    stream, duration_s = video.stream, None
+    if stream.duration:
+        duration_s = float(stream.duration * stream.time_base)
+    elif video.container.duration:
+        duration_s = video.container.duration / av.time_base
+    num_frames = stream.frames or None
+    if num_frames is None and duration_s is not None and stream.average_rate:
+        num_frames = max(1, round(duration_s * float(stream.average_rate)))
+    return num_frames, duration_s, None
+
+
+def _shown_s(video: OpenVideo, frame: Any) -> float:
+    """How long a frame is shown."""
+    return float(frame.duration * frame.time_base) if frame.duration else video.step_s
 
 
 def _pts_within(video: OpenVideo, index: PacketIndex, time_range: TimeRange | None) -> np.ndarray:
@@ -167,18 +224,18 @@ def _check_shown(video: OpenVideo, time_range: TimeRange, shown_until_s: float) 
         raise decode_error(video.name, reason, "correct the range or leave it out")
 
 
-def _checked_indices(path: StrPath, chosen: list[int], total: int) -> list[int]:
+def _checked_indices(name: str, chosen: list[int], total: int) -> list[int]:
     if not chosen or not 0 <= min(chosen) <= max(chosen) < total:
-        raise InputError(f"{os.fspath(path)}: frame indices {chosen} must be a few of 0 to {total - 1}")
+        raise InputError(f"{name}: frame indices {chosen} must be a few of 0 to {total - 1}")
     return chosen
 
 
-def _stacked(path: StrPath, frames: list[Any], size: Size) -> np.ndarray:
+def _stacked(name: str, frames: list[Any], size: Size) -> np.ndarray:
     """Frames to uint8 [T, H, W, 3]; one that stands there twice is converted once."""
     pictures = {id(frame): frame for frame in frames}
     pictures = {key: _to_rgb(frame, size) for key, frame in pictures.items()}
     if len({picture.shape for picture in pictures.values()}) > 1:
-        raise decode_error(path, "the frame size changes on the way", "ask for a fixed size=(H, W)")
+        raise decode_error(name, "the frame size changes on the way", "ask for a fixed size=(H, W)")
     return np.stack([pictures[id(frame)] for frame in frames])
 
 
@@ -204,8 +261,7 @@ def _frames_within(video: OpenVideo, time_range: TimeRange | None) -> Iterator[A
     shown, shown_until_s, empty = None, 0.0, True
     for time_s, frame in _timed_frames(video, start_s):
         if time_s < start_s - EPSILON_S:
-            duration_s = float(frame.duration * frame.time_base) if frame.duration else video.step_s
-            shown, shown_until_s = frame, time_s + duration_s
+            shown, shown_until_s = frame, time_s + _shown_s(video, frame)
         elif time_s < end_s - EPSILON_S:
             empty = False
             yield frame
@@ -229,13 +285,13 @@ def _timed_frames(video: OpenVideo, start_s: float = 0.0) -> Iterator[tuple[floa
             else:
                 yield float((frame.pts - origin) * frame.time_base), frame
             num_decoded += 1
-    except av.FFmpegError as error:
-        raise decode_error(video.name, f"decoding breaks off after {num_decoded} frames ({error.strerror})") from error
+    except (av.FFmpegError, OSError) as error:  # OSError: a file object that cannot be read
+        reason = f"decoding breaks off after {num_decoded} frames ({error.strerror or error})"
+        raise decode_error(video.name, reason) from error
     if num_decoded == 0:
         raise decode_error(video.name, "no decodable frame")
-    # FFmpeg takes an mp4 that was cut between two frames for one that ends there.
-    media_end = max((entry.pos + entry.size for entry in video.stream.index_entries), default=0)
-    if video.container.format.name == MP4 and media_end > video.container.size:
+    # FFmpeg takes a file that was cut between two frames, or two blocks, for one that ends there.
+    if video.cut_short:
         raise decode_error(video.name, f"the file was cut short: it breaks off after {num_decoded} frames")
 
 
@@ -246,7 +302,7 @@ def _decoding_from(video: OpenVideo, start_s: float) -> tuple[int | None, Iterat
     first = next(frames, None)
     if first is None:
         return None, iter(())
-    if start_s < SEEK_FROM_S or first.pts is None or container.format.name not in SEEKABLE:
+    if start_s < SEEK_FROM_S or first.pts is None or container.format.name not in INDEXED:
         return first.pts, itertools.chain([first], frames)
 
     wanted = first.pts + int(start_s / stream.time_base)

@@ -12,11 +12,11 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import av
 import numpy as np
 
-from clipvip.video.container import OpenVideo
+from clipvip.video.container import MP4, OpenVideo
 
-MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name for the family
 INDEXED = (MP4, "matroska,webm")  # containers that give every packet a timestamp and have exact keyframe indices
 ONE_PACKET_ONE_FRAME = ("h264", "hevc", "vp9", "av1", "mpeg4")
 CACHED_FILES = 128
@@ -45,34 +45,47 @@ class PacketIndex:
 
 
 def packet_index(video: OpenVideo, *, max_bytes: float = math.inf) -> PacketIndex | None:
-    """The index of an open file, which is left at its start; None if it cannot be trusted. Remembered by file.
+    """The index of an open file, which is left at its start; None if it cannot be trusted: then all is as just opened.
 
-    A file of more than `max_bytes` is not read for it: None unless its index is known.
+    A file of more than `max_bytes` is not read for it: None unless its index is known. Paths are remembered.
     """
-    status = os.stat(video.name)
-    key = (os.path.abspath(video.name), status.st_size, status.st_mtime_ns)
+    codec = video.stream.codec_context.codec.canonical_name
+    if video.container.format.name not in INDEXED or codec not in ONE_PACKET_ONE_FRAME:
+        return None
+    key = _key(video)
     with _lock:
-        if key in _cache:
+        if key is not None and key in _cache:
             _cache.move_to_end(key)
             return _cache[key]
-    if status.st_size > max_bytes:
+    if video.container.size > max_bytes:
         return None
-    index = _scan(video)
-    video.container.seek(0, backward=True)
-    with _lock:
-        _cache[key] = index
-        while len(_cache) > CACHED_FILES:
-            _cache.popitem(last=False)
+    try:
+        index = _scan(video)
+        video.container.seek(0, backward=True)
+    except (av.FFmpegError, OSError):
+        index = None  # whoever decodes will say where the file breaks off
+    if index is None:
+        video.reopen()
+    if key is not None:
+        with _lock:
+            _cache[key] = index
+            while len(_cache) > CACHED_FILES:
+                _cache.popitem(last=False)
     return index
 
 
-def _scan(video: OpenVideo) -> PacketIndex | None:
-    stream, container = video.stream, video.container
-    codec = stream.codec_context.codec.canonical_name
-    if container.format.name not in INDEXED or codec not in ONE_PACKET_ONE_FRAME:
+def _key(video: OpenVideo) -> tuple[str, int, int] | None:
+    """By what an index is remembered; None for bytes and file objects, which have no name to be trusted."""
+    if not isinstance(video.source, str | os.PathLike):
         return None
+    status = os.stat(video.source)
+    return os.path.abspath(video.source), status.st_size, status.st_mtime_ns
+
+
+def _scan(video: OpenVideo) -> PacketIndex | None:
+    stream = video.stream
     shown, keys, first, last = [], [], None, None
-    for packet in container.demux(stream):
+    for packet in video.container.demux(stream):
         if packet.size == 0:  # the flush packet at the end
             continue
         if packet.pts is None or packet.is_corrupt:
@@ -89,8 +102,8 @@ def _scan(video: OpenVideo) -> PacketIndex | None:
     pts = np.unique(np.array(shown, np.int64))
     if first is None or last is None or len(pts) != len(shown) or pts[0] < first.pts:
         return None  # frames before the first keyframe: whether they come out is the decoder's business
-    if container.format.name == MP4 and max((e.pos + e.size for e in stream.index_entries), default=0) > container.size:
-        return None  # cut short: the error is for those who decode to the end
+    if video.cut_short:
+        return None  # the error is for those who decode to the end
     time_base_s = float(stream.time_base)
     last_s = last.duration * time_base_s if last.duration else video.step_s
     return PacketIndex(pts, np.array(sorted(keys), np.int64), time_base_s, last_s, _skippable(stream.codec_context))
@@ -99,9 +112,12 @@ def _scan(video: OpenVideo) -> PacketIndex | None:
 def _skippable(codec: object) -> bool:
     """Whether frames that the codec calls non-reference are referenced by no other frame.
 
-    HEVC's are only so within their temporal layer; the container says how many layers there are (hvcC, byte 21).
+    HEVC's are only so within their temporal layer; the container says how many layers there are (hvcC, byte 21). AV1's
+    decoder takes the wish to skip for the whole file when it is opened, and then withholds wanted frames too.
     """
     name, extra = codec.codec.canonical_name, codec.extradata  # type: ignore[attr-defined]
+    if name == "av1":
+        return False
     if name != "hevc":
         return True
     return extra is not None and len(extra) > 22 and extra[0] == 1 and (extra[21] >> 3 & 7) <= 1

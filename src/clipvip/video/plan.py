@@ -26,7 +26,7 @@ def decode_planned(video: OpenVideo, index: PacketIndex, wanted: np.ndarray) -> 
             if found is None:
                 return None
             frames |= found
-    except av.FFmpegError:
+    except (av.FFmpegError, OSError):  # OSError: a file object that cannot be read
         return None
     return frames
 
@@ -61,7 +61,8 @@ def _decode_run(video: OpenVideo, index: PacketIndex, run: list[int], *, seek: b
     found: dict[int, Any] = {}
     fresh = True
     for packet in container.demux(stream):
-        if seek and fresh and packet.pts != key:
+        # In mp4 of variable frame rate FFmpeg may land a keyframe earlier than asked for: a detour, but a good start.
+        if seek and fresh and not (packet.is_keyframe and packet.pts is not None and packet.pts <= key):
             return None
         fresh = False
         if index.skippable:

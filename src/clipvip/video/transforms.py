@@ -41,20 +41,33 @@ def to_pixel_values(
     if frames.dtype not in (np.uint8, torch.uint8):
         raise InputError(f"frames must be uint8 in 0..255, not {frames.dtype}")
     height, width = _scaled_size(frames.shape[1], frames.shape[2], resize, image_size)
+    top, left = _corner(height, width, image_size)
 
     pixels = torch.as_tensor(frames).float().permute(0, 3, 1, 2)  # [T, 3, H, W], a view: the model reorders anyway
     if pixels.shape[-2:] != (height, width):
         pixels = F.interpolate(pixels, (height, width), mode="bicubic", align_corners=False, antialias=antialias)
-    # Half-pixel offsets round to even, as in torchvision's centre crop.
-    top, left = round((height - image_size) / 2), round((width - image_size) / 2)
     pixels = pixels[..., top : top + image_size, left : left + image_size]
     scale = 255 * pixels.new_tensor([mean, std]).view(2, 1, 3, 1, 1)  # 0..255 to 0..1 and the normalisation at once
     return (pixels - scale[0]).div_(scale[1])
 
 
+def centre_cut(frames: np.ndarray, image_size: int, resize: str) -> np.ndarray | None:
+    """The part of uint8 frames [T, H, W, 3] that `to_pixel_values` keeps, [T, S, S, 3]; None if it would scale them."""
+    height, width = frames.shape[1:3]
+    if (height, width) != _scaled_size(height, width, resize, image_size):
+        return None
+    top, left = _corner(height, width, image_size)
+    return frames[:, top : top + image_size, left : left + image_size]
+
+
 def decoder_size(resize: str, image_size: int) -> tuple[int, int] | int:
     """What to hand to `read_frames` as `size` so that the decoder does the scaling and `to_pixel_values` only crops."""
     return (image_size, image_size) if _checked(resize) == "squash" else image_size
+
+
+def _corner(height: int, width: int, image_size: int) -> tuple[int, int]:
+    """Top left of the square that is cut out. Half pixels round to even, as in torchvision's centre crop."""
+    return round((height - image_size) / 2), round((width - image_size) / 2)
 
 
 def _scaled_size(height: int, width: int, resize: str, image_size: int) -> tuple[int, int]:

@@ -85,6 +85,19 @@ def test_texts_keep_their_order_and_long_ones_their_end(encoder: clipvip.Encoder
     assert (ids == encoder.processor.tokenizer.eos_token_id).any(dim=1).all()
 
 
+def test_clips_that_cannot_be_decoded(encoder: clipvip.Encoder, videos: list[Path], tmp_path: Path) -> None:
+    """Catches rows that belong to another clip than their id says, and a gallery that shrinks without being told to."""
+    clips = [Clip(str(i), video=path) for i, path in enumerate([tmp_path / "none.mp4", *videos[:2]])]
+    with pytest.raises(VideoDecodeError, match=r"none\.mp4"):
+        encoder.encode_clips(clips)
+    found = encoder.encode_clips(clips, on_decode_error="skip")
+    assert found.ids == ("1", "2")
+    assert list(found.skipped) == ["0"]
+    np.testing.assert_allclose(found.vectors, encoder.encode_videos(videos[:2]), atol=1e-6)
+    with pytest.raises(VideoDecodeError, match=r"none\.mp4"):
+        encoder.encode_clips(clips[:1], on_decode_error="skip")
+
+
 def test_no_items(encoder: clipvip.Encoder) -> None:
     """Catches a crash on an empty list."""
     assert encoder.encode_videos([]).shape == (0, 16)

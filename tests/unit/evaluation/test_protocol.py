@@ -22,8 +22,12 @@ class TableEncoder:
     def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         return self.vectors([int(text.split()[0]) for text in texts])
 
-    def encode_clips(self, clips: Sequence[Clip], *, progress: bool = False) -> Embeddings:
-        return Embeddings(tuple(c.clip_id for c in clips), self.vectors([int(c.clip_id) for c in clips]), "f")
+    def encode_clips(
+        self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: str = "raise"
+    ) -> Embeddings:
+        bad = {c.clip_id: "damaged" for c in clips if "bad" in c.extra and on_decode_error == "skip"}
+        good = [c.clip_id for c in clips if c.clip_id not in bad]
+        return Embeddings(tuple(good), self.vectors([int(number) for number in good]), "f", bad)
 
 
 def clip(number: int, *captions: str, **extra: str) -> Clip:
@@ -39,6 +43,17 @@ def test_every_caption_is_a_query_or_all_are_one() -> None:
     assert score_retrieval(found)["plain"]["t2v"]["R@1"] == 75.0
     joined = run_retrieval(TableEncoder(), clips, join_captions=True)
     assert joined.texts == ("0 a 0 b", "2 wrong", "2 c")
+
+
+def test_skipped_clips_take_their_captions_along() -> None:
+    """Catches queries without a video, owners that are shifted, and an N that shrinks without a word."""
+    found = run_retrieval(
+        TableEncoder(), [clip(0, "0"), clip(1, "1", bad="yes"), clip(2, "2 a", "2 b")], on_decode_error="skip"
+    )
+    assert found.texts == ("0", "2 a", "2 b")
+    assert [c.clip_id for c in found.clips] == ["0", "2"]
+    assert found.skipped == {"1": "damaged"}
+    assert score_retrieval(found)["plain"]["t2v"]["R@1"] == 100.0
 
 
 def test_a_clip_without_captions_stops_the_evaluation() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ import clipvip
 from clipvip.errors import ClipVipError, InputError, SearchIndexError, UsageError
 from clipvip.search import Library
 from clipvip.search.ingest import find_videos
-from clipvip.video import probe
 from helpers_model import write_model
 from helpers_video import write_audio, write_video
 
@@ -163,14 +161,6 @@ def test_bad_files_are_skipped_with_their_reasons(videos, tmp_path, encoder):
     assert not any("\n" in reason or str(videos) in reason for reason in reasons.values())
     assert summary.videos == 5
     assert seen[-1] == (9, 9)  # the dangling link is no file
-
-
-def test_sound_that_outlasts_the_pictures_adds_no_segments(videos, tmp_path, encoder, monkeypatch):
-    """Catches windows beyond the last frame, for which a good file would be skipped."""
-    monkeypatch.setattr("clipvip.search.ingest.probe", lambda path: replace(probe(path), duration_s=30.0))
-    library = new_library(tmp_path, encoder)
-    assert library.add([videos / "a" / "lang.mkv"], encoder).segments == 3
-    assert max(hit.end_s for hit in library.search(np.ones(16, np.float32))) == pytest.approx(7.0)
 
 
 def test_another_model_is_refused(videos, tmp_path, encoder):

@@ -38,8 +38,11 @@ def test_bases_and_overrides_merge_field_by_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["2024/m.jsonl", "2024", "a: b/#2.jsonl", "[x]/@y", "'it", "\U0001f600/m", "1e5"])
 def test_paths_are_taken_as_they_are(path: str) -> None:
     """Catches a folder name that YAML reads as a number, a list or a comment."""
-    recipe = load_recipe("demo/finetune", [f"data.train={path}", f"model.init={path}", "data.val="])
-    assert recipe.data.train == Path(path)
+    recipe = load_recipe(
+        "demo/finetune", [f"data.train={path}", f"data.videos={path}", f"model.init={path}", "data.val="]
+    )
+    assert recipe.data.train == path
+    assert recipe.data.videos == Path(path)
     assert recipe.model.init == path
     assert recipe.data.val is None
 

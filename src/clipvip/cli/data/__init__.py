@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from clipvip.cli.data import import_, stats, subset
+from clipvip.cli.data import check, import_, shard, stats, subset
 
 NAME = "data"
 app = typer.Typer(
-    help="Manifests: make them from the files of data sets, look into them, take parts of them.",
+    help="Manifests: make them from the files of data sets, look into them, check and pack their clips.",
     epilog="Example: clipvip data import msrvtt MSRVTT_data.json --videos MSRVTT/videos --out msrvtt.jsonl",
     no_args_is_help=True,
 )
-for verb in (import_, stats, subset):
+for verb in (import_, check, shard, stats, subset):
     app.command(verb.NAME)(verb.command)

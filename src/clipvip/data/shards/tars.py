@@ -1,0 +1,112 @@
+"""The members of a tar as clips: where each stands in a whole one, and what is in a stretch of one.
+
+Rows are ours (`layout`), or .json and .txt as the importer of shards reads them.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+
+from clipvip.data.importers.base import Notes
+from clipvip.data.importers.shards import _check_end, _clips, _meta, _read, _safe, _Sample, _sample, _split
+from clipvip.data.shards.layout import INDEX, from_row, is_row
+from clipvip.errors import ClipVipError, VideoDecodeError
+from clipvip.records import Clip
+from clipvip.video import read_image
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+def scan_tar(file: IO[bytes], path: str) -> Iterator[tuple[int, int, Clip]]:
+    """The clips of an open tar, and at which bytes their members begin and end.
+
+    A clip is the members that share a name up to the first dot, stand together and include media; others (failed
+    downloads) are passed over. Headers, .json and .txt are read, media are not.
+    Raises: ClipVipError for what is no whole, plain tar; ManifestError for malformed .json or .txt, links and devices.
+    """
+    name = Path(path)
+    with _damage(path, "not a tar, or a compressed or damaged one"), tarfile.open(fileobj=file, mode="r:") as archive:
+        members = (member for member in archive if not member.isdir())
+        for key, group in groupby(members, lambda member: _split(_safe(member, name))[0]):
+            places, parts = [], []
+            for member in group:
+                places.append((member.offset, member.offset_data + -(-member.size // _BLOCK) * _BLOCK))
+                read = partial(_read, archive, member, name)
+                parts.append((PurePosixPath(member.name).name, read, Path(member.name)))
+            sample = _sample(PurePosixPath(key).name, f"{path}, {key}", parts)
+            clip = _clip_of(sample, _row_of(sample))
+            if clip is not None:
+                yield places[0][0], places[-1][1], clip
+        _check_end(archive, name)
+
+
+def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[np.ndarray]]:
+    """The members of one clip to the clip and its file's bytes, or its frames, each uint8 [H, W, 3].
+
+    Raises: ClipVipError if they are not the members of one clip; VideoDecodeError for a damaged frame.
+    """
+    unfit = f"does not hold a clip; {INDEX} or the shard is not the one that was written"
+    members: list[tuple[str, bytes]] = []
+    with _damage(where, unfit), tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        for member in archive:
+            if member.isreg():
+                members.append((member.name, content[member.offset_data : member.offset_data + member.size]))
+        whole = archive.offset == len(content)
+    if not whole or len({_split(name)[0] for name, _ in members}) != 1:
+        raise ClipVipError(f"{where}: {unfit}")
+    key = PurePosixPath(_split(members[0][0])[0]).name
+    parts = [(PurePosixPath(name).name, partial(bytes, held), Path(name)) for name, held in members]
+    sample = _sample(key, where, parts)
+    row = _row_of(sample)
+    clip = _clip_of(sample, row)
+    if row is None:
+        media = [(name, held) for name, held in members if Path(name) == sample.media]
+    else:
+        media = [(name, held) for name, held in members if _split(name)[1] != "json"]
+    if clip is None or not media:
+        raise ClipVipError(f"{where}: {unfit}")
+    if row is not None and row["media"] == "frames":
+        return clip, [_picture(held, f"{where}, {name}") for name, held in media]
+    return clip, media[0][1]
+
+
+def _row_of(sample: _Sample) -> dict[str, Any] | None:
+    """The JSON of a clip of ours; None for that of others."""
+    if "json" not in sample.texts:
+        return None
+    row = _meta(sample.texts["json"], f"{sample.where}.json")
+    return row if is_row(row) else None
+
+
+def _clip_of(sample: _Sample, row: dict[str, Any] | None) -> Clip | None:
+    """The clip, by our row or as the importer does it; None if it has no media."""
+    return from_row(row) if row is not None else next(_clips([sample], Notes()), None)
+
+
+def _picture(jpeg: bytes, where: str) -> np.ndarray:
+    try:
+        return read_image(jpeg)
+    except VideoDecodeError as error:
+        raise VideoDecodeError(f"{where}: {error}") from error
+
+
+@contextmanager
+def _damage(where: str, what: str) -> Iterator[None]:
+    """Errors of the tar format, named; not those of the disk."""
+    try:
+        yield
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ClipVipError(f"{where}: {what} ({error})") from error

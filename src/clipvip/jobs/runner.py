@@ -1,0 +1,275 @@
+"""One resumable runner for bulk work: items are cut into numbered parts, and each part becomes one file.
+
+A part's file is moved into place when it is complete, then its receipt: what has a receipt is never done again, what
+has none is done anew. So a job may be killed at any moment; the same command goes on, nothing is lost or there twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from clipvip.errors import ClipVipError, UsageError
+from clipvip.files import replace_text, replacing
+from clipvip.jobs.worker import Beat, Worker, WorkerDied
+
+Item = TypeVar("Item")
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Receipt: TypeAlias = dict[str, Any]
+"""part, file, bytes, sha256, items (how many), failures ([[name, reason], ...]), and what the task's `run` returned."""
+Progress = Callable[[int], None]
+
+ENOUGH_TO_JUDGE = 100
+"""Items before the share of bad ones can stop a job on its way (at its end it always can)."""
+
+
+class Task(Protocol[Item_contra]):
+    """What a job does with its items; picklable. Worker processes are spawned and import only what it needs.
+
+    name, suffix: part 12 becomes `{name}-000012{suffix}`. memory_bytes: limit of a worker's address space.
+    item_timeout_s: a worker that finished no item for longer is killed.
+    """
+
+    name: str
+    suffix: str
+    memory_bytes: int | None
+    item_timeout_s: float
+
+    def settings(self) -> dict[str, Any]:
+        """What the parts depend on, ready for JSON: a folder of parts with other settings is another job's."""
+
+    def name_of(self, item: Item_contra) -> str:
+        """What people call it (its clip_id)."""
+
+    def run(self, items: Sequence[Item_contra], path: Path, beat: Beat) -> dict[str, Any]:
+        """Do one part: write `path` (a temporary name), call `beat` after each item, return facts for the receipt.
+
+        Items that were left out stand under "failures": [[name, reason], ...].
+        """
+
+
+def run_job(
+    task: Task[Item],
+    items: Iterable[Item],
+    out: Path,
+    *,
+    source: Mapping[str, Any],
+    part_size: int,
+    workers: int = 1,
+    progress: Progress = lambda count: None,
+    max_bad_share: float | None = None,
+) -> list[Receipt]:
+    """Do what is not yet done of a job in the folder `out`, in `workers` supervised processes; receipts of all parts.
+
+    items: read as they are needed, cut in their order into parts of `part_size`. source: identifies them; it stands in
+    job.json with the task's settings. progress: is told how many items more are done.
+
+    A part whose worker dies, or fails with anything but a ClipVipError or OSError, is tried again item by item; the
+    culprits are left out and stand among the receipt's failures.
+    Raises: UsageError if `out` belongs to another job or another process works there; ClipVipError if more than
+    `max_bad_share` of the items are bad, or what the task raised. Parts that are done are kept.
+    """
+    job = {"task": task.name, "part_size": part_size, "settings": task.settings(), "source": dict(source)}
+    receipts: dict[int, Receipt] = {}
+    judge = _Judge(max_bad_share, out)
+
+    def todo() -> Iterator[_Part[Item]]:
+        for number, part in enumerate(_batched(items, part_size)):
+            receipt = _receipt_of(task, number, out)
+            if receipt is None:
+                yield _Part(task, number, part, out, progress)
+            else:
+                receipts[number] = receipt
+                judge.hears(receipt)
+                progress(len(part))
+
+    with _claimed(out, job):
+        for receipt in _run_locally(todo(), task.memory_bytes, workers):
+            receipts[receipt["part"]] = receipt
+            judge.hears(receipt)
+    judge.decides()
+    return [receipts[number] for number in sorted(receipts)]
+
+
+def _run_locally(parts: Iterable[_Part[Item]], memory_bytes: int | None, workers: int) -> Iterator[Receipt]:
+    """The local executor: a thread for each worker process; parts are read as processes become free."""
+    crew = [Worker(memory_bytes=memory_bytes) for _ in range(workers)]
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    for worker in crew:
+        idle.put(worker)
+
+    def do(part: _Part[Item]) -> Receipt:
+        worker = idle.get()
+        try:
+            return part.do(worker)
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(workers) as pool:
+        running: set[Future[Receipt]] = set()
+        try:
+            for part in parts:
+                running.add(pool.submit(do, part))
+                if len(running) > workers:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            for future in as_completed(running):
+                yield future.result()
+        finally:
+            for future in running:
+                future.cancel()
+            for worker in crew:  # ends their calls, and so the threads that the pool waits for
+                worker.close()
+
+
+class _Part(Generic[Item]):
+    """A part on its way to its file and receipt."""
+
+    def __init__(self, task: Task[Item], number: int, items: list[Item], out: Path, progress: Progress):
+        self.task, self.number, self.items, self.progress = task, number, items, progress
+        self.path, self.receipt = _file_of(task, number, out), _receipt_file(number, out)
+        self.told = 0  # items that `progress` knows of
+
+    def do(self, worker: Worker) -> Receipt:
+        """Write the file, then the receipt."""
+        self.receipt.parent.mkdir(exist_ok=True)
+        with replacing(self.path) as temporary:
+            facts, poisoned = self._attempts(worker, temporary)
+            with temporary.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = temporary.stat().st_size
+        failures = [list(failure) for failure in (*facts.pop("failures", ()), *poisoned)]
+        receipt = {
+            "part": self.number, "file": self.path.name, "bytes": size, "sha256": digest, "items": len(self.items),
+            "failures": failures, **facts,
+        }  # fmt: skip
+        replace_text(self.receipt, json.dumps(receipt))
+        self._tell(len(self.items))
+        return receipt
+
+    def _attempts(self, worker: Worker, path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """All items at once, or else those that go alone; facts, and the names of the others with their reasons."""
+
+        def attempt(items: list[Item]) -> dict[str, Any]:
+            beats = itertools.count(1)
+            return worker.call(
+                self.task.run, items, path, timeout_s=self.task.item_timeout_s,
+                on_beat=lambda: self._tell(next(beats)) if len(items) > 1 else None,
+            )  # fmt: skip
+
+        try:
+            return attempt(self.items), []
+        except Exception as error:  # noqa: BLE001 - sorted out by _poison
+            _poison(error, worker)
+        good, poisoned = [], []
+        for number, item in enumerate(self.items, 1):
+            try:
+                attempt([item])
+                good.append(item)
+            except Exception as error:  # noqa: BLE001
+                poisoned.append((self.task.name_of(item), _poison(error, worker)))
+            self._tell(number)
+        return attempt(good), poisoned
+
+    def _tell(self, done: int) -> None:
+        """Items count once, however often they are tried."""
+        if done > self.told:
+            self.progress(done - self.told)
+            self.told = done
+
+
+def _poison(error: Exception, worker: Worker) -> str:
+    """What to say of items that make a worker die or fail in an unforeseen way. Raises: `error`, if it is foreseen."""
+    foreseen = isinstance(error, ClipVipError | OSError) and not isinstance(error, WorkerDied)
+    if foreseen or worker.closed:
+        raise error
+    return f"the process that worked on it {error}" if isinstance(error, WorkerDied) else repr(error)
+
+
+class _Judge:
+    """Stops a job that loses too many items."""
+
+    def __init__(self, max_share: float | None, out: Path):
+        self.max_share, self.out = max_share, out
+        self.items, self.bad, self.example = 0, 0, ""
+
+    def hears(self, receipt: Receipt) -> None:
+        """Raises: ClipVipError as soon as the share is too large."""
+        self.items += receipt["items"]
+        self.bad += len(receipt["failures"])
+        if receipt["failures"] and not self.example:
+            self.example = ": ".join(receipt["failures"][0])
+        if self.items >= ENOUGH_TO_JUDGE:
+            self.decides()
+
+    def decides(self) -> None:
+        """Raises: ClipVipError if the share is too large."""
+        if self.max_share is not None and self.bad > self.max_share * self.items:
+            raise ClipVipError(
+                f"{self.out}: {self.bad} of {self.items} clips are bad, more than {self.max_share:.1%}; the first is "
+                f"{self.example}; look at the source, or allow more (--max-bad-share); the same command then goes on"
+            )
+
+
+@contextmanager
+def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
+    """The folder, for this job and this process alone."""
+    out.mkdir(parents=True, exist_ok=True)
+    description = out / "job.json"
+    with (out / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{out}: another process is working there; wait for it, or choose another folder"
+            ) from None
+        job = json.loads(json.dumps(job))
+        if not description.exists():
+            replace_text(description, json.dumps(job, indent=2))
+        elif (old := _described(description)) != job:
+            different = ", ".join(sorted(key for key in {*old, *job} if old.get(key) != job.get(key)))
+            raise UsageError(
+                f"{out}: holds another job (different: {different}; see {description}); choose another folder, or "
+                "delete it to start anew"
+            )
+        for leftover in out.glob("*.partial"):
+            leftover.unlink()
+        yield
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged ({error}); delete the folder to start anew") from None
+
+
+def _receipt_of(task: Task[Item], number: int, out: Path) -> Receipt | None:
+    """Of a part that is done: its file is there as the receipt says."""
+    with suppress(FileNotFoundError, ValueError):
+        receipt: Receipt = json.loads(_receipt_file(number, out).read_text())
+        if _file_of(task, number, out).stat().st_size == receipt["bytes"]:
+            return receipt
+    return None
+
+
+def _file_of(task: Task[Item], number: int, out: Path) -> Path:
+    return out / f"{task.name}-{number:06d}{task.suffix}"
+
+
+def _receipt_file(number: int, out: Path) -> Path:
+    return out / "receipts" / f"{number:06d}.json"
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -1,0 +1,159 @@
+"""A supervised child process: a crash, a hang or a memory hog in it costs one call, not the caller.
+
+Python cannot catch a segmentation fault or an endless loop inside a C library such as FFmpeg; a parent process can.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from clipvip.errors import ClipVipError
+
+if sys.platform != "win32":
+    import resource
+
+T = TypeVar("T")
+Beat = Callable[[], None]
+
+START_S = 120.0
+"""A fresh process may take this long, and no part of it counts as a call's time."""
+GOING_S = 0.5
+"""What a process whose pipe has closed may take to leave by itself."""
+
+
+class WorkerDied(ClipVipError):
+    """The process crashed, was silent for too long or wanted too much memory; the text says which."""
+
+
+class Worker:
+    """A child process that does one call at a time, and is replaced after it died. A context manager.
+
+    memory_bytes: limit of its address space (None: no limit). The process is spawned: it imports what it is asked to
+    call, and nothing of the caller's state is there.
+    """
+
+    def __init__(self, *, memory_bytes: int | None = None):
+        self._memory_bytes = memory_bytes
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._closed = False
+        self._lock = threading.Lock()  # between a thread that calls and one that closes
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def call(self, function: Callable[..., T], *args: Any, timeout_s: float, on_beat: Beat | None = None) -> T:
+        """`function(*args)` in the child. With `on_beat`, the function gets one argument more, to be called as it goes.
+
+        timeout_s: the child is killed when it was silent (no beat, no result) for longer.
+        Raises: WorkerDied; whatever the function raised, with the child's traceback as a note.
+        """
+        pipe = self._pipe or self._start()
+        pipe.send((function, args, on_beat is not None))
+        while True:
+            kind, value = self._receive(timeout_s)
+            if kind == "beat" and on_beat is not None:
+                on_beat()
+            elif kind == "result":
+                return value
+            elif kind == "raised":
+                raise value
+            elif kind == "memory":
+                self._kill()  # what is left of it after such an error nobody knows
+                raise WorkerDied(f"needed more than {self._memory_bytes or 0:,} bytes of memory")
+
+    def close(self) -> None:
+        """Kill the process, if there is one, and start no other: a call under way ends with WorkerDied."""
+        with self._lock:
+            self._closed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._kill()
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        with self._lock:
+            if self._closed:
+                raise WorkerDied("is closed")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
+            self._process.start()
+            theirs.close()  # so that the child's end is the only one, and its death the end of the pipe
+        self._receive(START_S)
+        return self._pipe
+
+    def _receive(self, timeout_s: float) -> tuple[str, Any]:
+        assert self._pipe is not None
+        try:
+            if self._pipe.poll(timeout_s):
+                return self._pipe.recv()
+        except (EOFError, OSError):
+            raise WorkerDied(f"crashed ({_death(self._kill())})") from None
+        self._kill()
+        raise WorkerDied(f"was silent for {timeout_s:g} s and was killed")
+
+    def _kill(self) -> int:
+        """End the process, if there is one; its exit code."""
+        process, self._process = self._process, None
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
+        if process is None:
+            return 0
+        process.join(GOING_S)  # it may be dying already, and should tell of what
+        process.kill()
+        process.join()
+        return process.exitcode
+
+
+def _death(exit_code: int) -> str:
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+
+
+def _serve(pipe: Connection, memory_bytes: int | None) -> None:
+    """The child: calls in, answers out, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if memory_bytes is not None and sys.platform != "win32":
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    pipe.send(("ready", None))
+    while True:
+        try:
+            function, args, beats = pipe.recv()
+            answer = ("result", function(*args, *([lambda: pipe.send(("beat", None))] if beats else [])))
+        except EOFError:
+            return
+        except MemoryError:
+            answer = ("memory", None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            if not isinstance(error, ClipVipError):
+                error.add_note(traceback.format_exc())
+            answer = ("raised", error)
+        try:
+            pipe.send(answer)
+        except (TypeError, AttributeError, ValueError) as error:  # not picklable
+            pipe.send(("raised", RuntimeError(f"the answer cannot leave the worker process ({error}): {answer[1]!r}")))
+
+
+def _die_with_parent() -> None:
+    """A child that is busy in C when its parent is killed would go on for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

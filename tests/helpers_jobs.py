@@ -1,0 +1,90 @@
+"""Things for workers to do, good and bad; in a module of their own, so that spawned processes can import them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clipvip.errors import VideoDecodeError
+from clipvip.jobs.worker import Beat
+
+CRASH, HANG, HOG, BUG, BAD = "crash", "hang", "hog", "bug", "bad"
+
+
+def do(item: str) -> str:
+    """Capitals of an item; the names above are what they say."""
+    if item == CRASH:
+        ctypes.string_at(0)
+    elif item == HANG:
+        while True:
+            pass
+    elif item == HOG:
+        return "".join(bytes(2**30).hex() for _ in range(64))
+    elif item == BUG:
+        raise ZeroDivisionError("a bug")
+    elif item == BAD:
+        raise VideoDecodeError("bad.mp4: damaged; leave it out")
+    return item.upper()
+
+
+def beat_for(seconds: float, beat: Beat) -> float:
+    """Be busy, with a sign of life every tenth of a second."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.1)
+        beat()
+    return seconds
+
+
+def unpicklable() -> Any:
+    """Something that cannot leave its process."""
+    return lambda: None
+
+
+def process_id() -> int:
+    """Of the worker."""
+    return os.getpid()
+
+
+class Shout:
+    """The task: a line of capitals an item. `trace` gets a line for every item that was done, however often."""
+
+    name = "shout"
+    suffix = ".txt"
+    memory_bytes: int | None = 2 << 30
+    item_timeout_s = 3.0
+
+    def __init__(self, trace: Path, greeting: str = "", pause_s: float = 0.0):
+        self.trace, self.greeting, self.pause_s = trace, greeting, pause_s
+
+    def settings(self) -> dict[str, Any]:
+        """The greeting is in the file."""
+        return {"greeting": self.greeting}
+
+    def name_of(self, item: str) -> str:
+        """The item itself."""
+        return item
+
+    def run(self, items: Sequence[str], path: Path, beat: Beat) -> dict[str, Any]:
+        """Write the lines; bad items are failures."""
+        lines, failures = [], []
+        for item in items:
+            time.sleep(self.pause_s)
+            try:
+                lines.append(f"{self.greeting}{do(item)}\n")
+            except VideoDecodeError as error:
+                failures.append((item, str(error)))
+            with self.trace.open("a") as trace:
+                trace.write(f"{item}\n")
+            beat()
+        path.write_text("".join(lines))
+        return {"failures": failures, "lines": len(lines)}
+
+
+def crash_on(path: Path) -> None:
+    """What some files do to FFmpeg."""
+    ctypes.string_at(0)

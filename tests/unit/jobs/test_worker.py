@@ -1,0 +1,56 @@
+"""The supervised process: whatever happens in it, the caller gets one clear error and can go on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import helpers_jobs as jobs
+from clipvip.errors import VideoDecodeError
+from clipvip.jobs import Worker, WorkerDied
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [(jobs.CRASH, "SIGSEGV"), (jobs.HANG, "silent for 2 s"), (jobs.HOG, "bytes of memory")],
+)
+def test_planted_disasters_cost_one_call(item: str, told: str) -> None:
+    """Catches a supervisor that dies, hangs or stays broken with its child."""
+    with Worker(memory_bytes=2 << 30) as worker:
+        assert worker.call(jobs.do, "before", timeout_s=60) == "BEFORE"
+        with pytest.raises(WorkerDied, match=told):
+            worker.call(jobs.do, item, timeout_s=2)
+        assert worker.call(jobs.do, "after", timeout_s=60) == "AFTER"
+
+
+def test_errors_come_back_as_they_are() -> None:
+    """Catches an error that loses its type or text on the way, and a process needlessly replaced after one."""
+    with Worker() as worker:
+        first = worker.call(jobs.process_id, timeout_s=60)
+        with pytest.raises(VideoDecodeError, match=r"bad\.mp4: damaged"):
+            worker.call(jobs.do, jobs.BAD, timeout_s=60)
+        with pytest.raises(ZeroDivisionError) as caught:
+            worker.call(jobs.do, jobs.BUG, timeout_s=60)
+        assert "in do" in caught.value.__notes__[0]
+        with pytest.raises(RuntimeError, match="cannot leave the worker process"):
+            worker.call(jobs.unpicklable, timeout_s=60)
+        assert worker.call(jobs.process_id, timeout_s=60) == first != os.getpid()
+
+
+def test_signs_of_life_hold_off_the_timeout() -> None:
+    """Catches a long call that is killed although it goes on, and beats that are lost."""
+    beats: list[None] = []
+    with Worker() as worker:
+        assert worker.call(jobs.beat_for, 3.0, timeout_s=2.0, on_beat=lambda: beats.append(None)) == 3.0
+    assert len(beats) > 10
+
+
+def test_a_closed_worker_starts_no_process() -> None:
+    """Catches processes that outlive the job, because a thread retries on a worker that was closed under it."""
+    with Worker() as worker:
+        pid = worker.call(jobs.process_id, timeout_s=60)
+    with pytest.raises(WorkerDied, match="closed"):
+        worker.call(jobs.do, "late", timeout_s=60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
