@@ -142,7 +142,7 @@ def test_decode_errors_follow_the_policy(world: Path, recipe: Path, tmp_path: Pa
 
 
 def test_shards_and_image_text_sets_train_like_files(world: Path, recipe: Path, tmp_path: Path) -> None:
-    """Catches shards that training cannot read, an image-text set without its C, and a source that is not drawn from."""
+    """Catches shards that cannot be trained on, an image-text set without its C, and a source that is never drawn."""
     write_shards(world / "pretrain.jsonl", tmp_path / "shards", split="train", clips_per_shard=30)
     common = [*overrides(world), "data.subtitle=subtitle", "data.val=null", "loss.variant=vsc+fc", "train.steps=6"]
     mix = f"data.mix=[{{data: {world / 'images.jsonl'}, share: 0.5}}]"
@@ -154,7 +154,8 @@ def test_shards_and_image_text_sets_train_like_files(world: Path, recipe: Path, 
         assert summary["clips"] == sum(
             len(read_manifest(world / manifest, split="train")) for manifest in ("pretrain.jsonl", "images.jsonl")
         )
-    plain = train(load_recipe(str(recipe), [*common, f"data.train={tmp_path / 'shards'}"]), tmp_path / "p", progress=False)
+    alone = load_recipe(str(recipe), [*common, f"data.train={tmp_path / 'shards'}"])
+    plain = train(alone, tmp_path / "p", progress=False)
     assert plain["clips"] < summary["clips"]
     assert WorkDir(tmp_path / "p").read_log()[-1]["loss"] != curves["shards"][-1]["loss"]
     with pytest.raises(UsageError, match="these shards hold split 'train', not 'val'"):
