@@ -62,9 +62,11 @@ def damaged_copy(number: int, sources: Sequence[Path], folder: Path) -> Path:
     rng = np.random.default_rng(number)
     turn, place = divmod(number, len(sources))
     source, damage = sources[place], DAMAGES[turn % len(DAMAGES)]
-    other = sources[int(rng.integers(len(sources)))]
+    whole = damaged = source.read_bytes()
+    while damaged == whole:  # the same header on it, a hole of no length
+        damaged = damage(whole, sources[int(rng.integers(len(sources)))].read_bytes(), rng)
     path = folder / f"{number:04d}_{damage.__name__}_{source.name}"
-    path.write_bytes(damage(source.read_bytes(), other.read_bytes(), rng))
+    path.write_bytes(damaged)
     return path
 
 

@@ -94,7 +94,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> None:
     for _ in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=rng.uniform(0.3, 3.0))
+            process.wait(timeout=rng.uniform(0.4, 1.6))
         process.send_signal(signal.SIGKILL)  # the process alone: its workers must notice
         process.wait()
     subprocess.run(command, check=True, capture_output=True)

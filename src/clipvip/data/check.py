@@ -33,7 +33,7 @@ from clipvip.jobs import Receipt, run_job
 from clipvip.records import Clip
 from clipvip.video import probe, read_frames, read_image, uniform_indices
 from clipvip.video.container import decode_error, open_video
-from clipvip.video.decode import EPSILON_S, DecodedFrame, _frames_within
+from clipvip.video.frames import EPSILON_S, DecodedFrame, frames_within
 
 KINDS = ("bad", "short", "duplicated", "missing")
 """What a clip can be besides fine; one kind each, and a duplicate that is short counts as a duplicate."""
@@ -262,7 +262,7 @@ def _decode_all(clip: Clip) -> tuple[int, float]:
         raise decode_error(str(clip.path), f"the range {start_s} to {end_s} s is empty", "correct it or leave it out")
     num_frames, size, first, last = 0, (0, 0), None, None
     with open_video(clip.path, threads=1) as video:
-        for frame in _frames_within(video, clip.time_range):
+        for frame in frames_within(video, clip.time_range):
             if num_frames == 0:
                 size, first = (frame.width, frame.height), frame
                 DecodedFrame(frame, None).rgb()  # decoded is not enough: its pixel format may have no way to RGB

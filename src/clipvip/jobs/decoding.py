@@ -75,22 +75,21 @@ def usable_cpus() -> int:
 
 
 def measured(path: str | os.PathLike[str], short_s: float, beat: Beat) -> tuple[VideoInfo, float]:
-    """What the header tells, and for how many seconds there are pictures.
+    """What `probe` tells, and for how many seconds there are pictures.
 
-    A header may not say, or mean a sound track that goes on after them: then all is decoded, with a `beat` a frame. Up
-    to `short_s` the header is believed.
+    Where the packets cannot be trusted, a header may not say, or mean a sound track that goes on after them: then all is
+    decoded, with a `beat` a frame. Up to `short_s` it is believed.
     """
     info = probe(path)
-    header_s = info.duration_s
-    if header_s is not None and header_s <= short_s:
-        return info, header_s  # one segment, whatever the exact figure
-    if header_s is not None:
+    if info.duration_s is not None and (info.exact or info.duration_s <= short_s):
+        return info, info.duration_s
+    if info.duration_s is not None:
         try:
-            read_frames(path, [0], time_range=(header_s - min(1.0, short_s), header_s))
+            read_frames(path, [0], time_range=(info.duration_s - min(1.0, short_s), info.duration_s))
         except VideoDecodeError:
             pass  # the full decode below tells a wrong header from a broken file
         else:
-            return info, header_s
+            return info, info.duration_s
     last_s = 0.0
     for time_s, _ in stream_frames(path):
         last_s = max(last_s, time_s)

@@ -1,7 +1,8 @@
 """Which frames of a video, and how to get them. Knows no torch: tensors are made in `clipvip.video.transforms`."""
 
 from clipvip.video.container import Source, read_image
-from clipvip.video.decode import VideoInfo, probe, read_frames, stream_frames
+from clipvip.video.decode import read_frames, stream_frames
+from clipvip.video.info import VideoInfo, probe
 from clipvip.video.sampling import jittered_indices, middle_index, uniform_indices
 
 __all__ = [

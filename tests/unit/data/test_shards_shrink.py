@@ -68,7 +68,8 @@ def test_part_of_a_video(tmp_path: Path, time_range: tuple[float, float]) -> Non
     assert times(clip) == [round(i / 10, 4) for i in range(len(expected))]
     duration_s = 0.06 if time_range[0] == 0.52 else len(expected) / 10
     start_s, end_s = time_range
-    assert probe(clip).duration_s == pytest.approx(min(duration_s, end_s - start_s), abs=1e-3)
+    wanted_s = min(duration_s, end_s - start_s)
+    assert wanted_s - 1e-3 <= (probe(clip).duration_s or 0) < wanted_s + 0.1  # see `_encoded`
 
 
 def test_a_range_beyond_the_end(tmp_path: Path) -> None:

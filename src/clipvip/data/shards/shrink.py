@@ -20,14 +20,15 @@ from PIL import Image
 
 from clipvip.video import VideoInfo, probe, read_image
 from clipvip.video.container import decode_error, open_video
-from clipvip.video.decode import DecodedFrame, TimeRange, _frames_within, _shown_s
+from clipvip.video.frames import DecodedFrame, TimeRange, frames_within, shown_s
 
 JPEG_QUALITY = 90
 H264 = {
     "crf": "23",
     "preset": "veryfast",
-    "bf": "0",  # so that the first timestamp is 0 without an edit list, which many readers pass over
-    "threads": "1",  # the number of threads changes the bytes
+    # With more threads, or with its macroblock tree, x264 writes other bytes from time to time.
+    "threads": "1",
+    "x264-params": "mbtree=0",
 }
 _TICK = Fraction(1, 90_000)  # s; exact for 24, 25, 30, 30/1.001, ... frames a second
 _USUAL_FPS = 25.0  # where the header is silent
@@ -104,11 +105,11 @@ def _cut_frames(
         early_s = 0.0 if fps is None else 0.5 / max(info.fps or _USUAL_FPS, fps)
         held: tuple[float, Any] | None = None  # waits for the next one: only then is known how long it is shown
         origin, shown_until_s, due_number = None, 0.0, 0
-        for number, raw in enumerate(_frames_within(video, time_range)):
+        for number, raw in enumerate(frames_within(video, time_range)):
             origin = raw.pts if origin is None else origin
             timed = raw.pts is not None and origin is not None
             time_s = float((raw.pts - origin) * raw.time_base) if timed else number * video.step_s
-            shown_until_s = time_s + _shown_s(video, raw)
+            shown_until_s = time_s + shown_s(video, raw)
             if fps is not None:
                 slot = math.floor((time_s + early_s) * fps + 1e-6)
                 if slot < due_number:
@@ -127,7 +128,11 @@ def _frame(held: tuple[float, Any], until_s: float, size: tuple[int, int]) -> Cu
 
 
 def _encoded(frames: Iterable[CutFrame], rate: float, size: tuple[int, int]) -> bytes:
-    """H.264 in MP4. rate: about how many frames a second; the timestamps are those of the frames."""
+    """H.264 in MP4. rate: about how many frames a second; the timestamps are those of the frames.
+
+    MP4 gives a duration to the frame that is decoded last, not to the one shown last: where frames are not evenly spaced
+    the end of the clip may be off by less than a frame.
+    """
     out = io.BytesIO()
     durations: dict[int, int] = {}  # by timestamp; of frames that are in the encoder
     last = -1
@@ -139,7 +144,9 @@ def _encoded(frames: Iterable[CutFrame], rate: float, size: tuple[int, int]) -> 
 
         def write(frame: av.VideoFrame | None) -> None:
             for packet in stream.encode(frame):
-                packet.duration = durations.pop(packet.pts)  # the last one's would be missing
+                packet.duration = durations.pop(
+                    packet.pts
+                )  # MP4 stores the last one; the others follow from the timestamps
                 container.mux(packet)
 
         for time_s, duration_s, picture in frames:
