@@ -185,7 +185,7 @@ class FragileCheck(CheckTask):
 def write_flawed_set(folder: Path, num_clips: int) -> Path:
     """A manifest of good, bad, short, duplicated and missing clips; long enough to be killed in."""
     folder.mkdir(parents=True, exist_ok=True)
-    long = [write_video(folder / f"long{i}.mp4", 200, faststart=True, first_pts=i) for i in range(4)]
+    long = [write_video(folder / f"long{i}.mp4", 120, faststart=True, first_pts=i) for i in range(4)]
     whole = long[0].read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
     (folder / "copy.mp4").write_bytes(whole)

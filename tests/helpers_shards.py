@@ -84,6 +84,10 @@ def shard_command(manifest: Path, out: Path, *options: object) -> list[str]:
     return [sys.executable, "-m", "clipvip", "data", "shard", str(manifest), "--out", str(out), *map(str, options)]
 
 
+def _num_receipts(out: Path) -> int:
+    return len(list((out / "receipts").glob("*.json")))
+
+
 def kill_and_resume(folder: Path, kills: int, seed: int) -> None:
     """SIGKILL a command at random moments, let it end, and compare its folder with one that was never disturbed."""
     rng = random.Random(seed)
@@ -93,8 +97,12 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> None:
     command = shard_command(manifest, folder / "killed", *options)
     for _ in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = _num_receipts(folder / "killed") + rng.randint(0, 5)
+        while process.poll() is None and _num_receipts(folder / "killed") < done:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.01)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=rng.uniform(0.4, 1.6))
+            process.wait(timeout=rng.uniform(0.0, 0.3))
         process.send_signal(signal.SIGKILL)  # the process alone: its workers must notice
         process.wait()
     subprocess.run(command, check=True, capture_output=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,3 +26,9 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file: a reader, or a crash, finds the old text or the new one, never half of it."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def file_digest(path: Path, method: str = "sha256") -> str:
+    """Of all its bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, method).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_shard_and_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert len(ShardSet(out)) == 5
 
     assert run(monkeypatch, manifest, "--out", out, *options) == 0
-    assert "5 clips in 2 shards" in (printed := capsys.readouterr().out)
+    assert re.search(r"^5 clips, .* \(tars: 2\)$", printed := capsys.readouterr().out, re.MULTILINE)
     assert "1 bad clips left out" in printed
     assert run(monkeypatch, "--verify", out) == 0
     (out / "shard-000001.tar").write_bytes(b"x")
@@ -75,7 +76,8 @@ def test_a_bad_clip_stops_it_if_asked(
         ("set.jsonl", "--out", "x", "--short-side", "1"), ("set.jsonl", "--out", "x", "--on-decode-error", "hide"),
         ("set.jsonl", "--out", "x", "--workers", "0"), ("set.jsonl", "--out", "no/where"),
         ("set.jsonl", "--out", "set.jsonl"), ("set.jsonl", "--verify", "x"),
-        ("set.jsonl", "--out", "x", "--max-bad-share", "2"),
+        ("set.jsonl", "--out", "x", "--max-bad-share", "2"), ("--verify", "x", "--fps", "3"),
+        ("set.jsonl", "--out", "x", "--on-decode-error", "raise", "--max-bad-share", "0.1"),
     ],
 )  # fmt: skip
 def test_wrong_usage(

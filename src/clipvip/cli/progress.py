@@ -1,4 +1,4 @@
-"""A sign of life on the terminal for work whose length nobody knows."""
+"""Signs of life on the terminal, for people only: silent where stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ def counting(label: str, unit: str = "clips") -> Iterator[Callable[[Iterable[T]]
                 yield thing
 
         yield watch
+
+
+@contextmanager
+def progress_bar(label: str, unit: str = "clips") -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that is told how many more are done, and of how many; from any thread."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda count, total: bar.update(task, advance=count, total=total)

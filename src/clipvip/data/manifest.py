@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -58,19 +59,19 @@ def read_manifest(path: Path | str, *, videos: Path | str | None = None, split: 
         if split is None or clip.split == split:
             clips.append(clip)
     if not clips:
-        known = f" (splits here: {', '.join(sorted(splits)) or 'none'})" if split else ""
-        raise ManifestError(f"{path}: no clips{f' of split {split!r}' if split else ''}{known}")
+        raise _no_clips(path, split, splits)
     return clips
 
 
-def validate_manifest(path: Path | str) -> int:
+def validate_manifest(path: Path | str, *, split: str | None = None) -> int:
     """Check every line of a manifest as the readers do, in one pass.
 
-    Returns: the number of clips. Raises: ManifestError as `read_manifest`.
+    Returns: the number of clips, or of those of a split. Raises: ManifestError as `read_manifest`.
     """
-    count = sum(1 for _ in iter_manifest(path))
+    splits = Counter(clip.split for clip in iter_manifest(path))
+    count = splits.total() if split is None else splits[split]
     if not count:
-        raise ManifestError(f"{path}: no clips")
+        raise _no_clips(path, split, {name for name in splits if name is not None})
     return count
 
 
@@ -156,6 +157,11 @@ def _parse(row: dict[str, Any], root: Path, path: Path, number: int) -> Clip:
         split=sys.intern(row["split"]) if get("split") is not None else None,
         extra={sys.intern(key): value for key, value in row.items() if key not in KNOWN_KEYS},
     )
+
+
+def _no_clips(path: Path | str, split: str | None, splits: set[str]) -> ManifestError:
+    known = f" (splits here: {', '.join(sorted(splits)) or 'none'})" if split else ""
+    return ManifestError(f"{path}: no clips{f' of split {split!r}' if split else ''}{known}")
 
 
 def _malformed(path: Path, number: int, problem: str) -> ManifestError:

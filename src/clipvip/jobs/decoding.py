@@ -77,8 +77,8 @@ def usable_cpus() -> int:
 def measured(path: str | os.PathLike[str], short_s: float, beat: Beat) -> tuple[VideoInfo, float]:
     """What `probe` tells, and for how many seconds there are pictures.
 
-    Where packets cannot be trusted, a header may not say, or mean a sound track that goes on after the pictures: then all
-    is decoded, with a `beat` a frame. Up to `short_s` it is believed.
+    Where packets cannot be trusted, a header may not say, or mean a sound track that goes on after the pictures: then
+    all is decoded, with a `beat` a frame. Up to `short_s` it is believed.
     """
     info = probe(path)
     if info.duration_s is not None and (info.exact or info.duration_s <= short_s):

@@ -177,7 +177,13 @@ class _Part(Generic[Item]):
             except Exception as error:  # noqa: BLE001
                 poisoned.append((self.task.name_of(item), _poison(error, worker)))
             self._tell(number)
-        return attempt(good), poisoned
+        try:
+            return attempt(good), poisoned
+        except Exception as error:
+            reason = _poison(error, worker)
+            raise ClipVipError(
+                f"{self.path}: its items pass one by one, but not together ({reason}); try again"
+            ) from error
 
     def _tell(self, done: int) -> None:
         """Items count once, however often they are tried."""

@@ -58,8 +58,12 @@ class Worker:
         timeout_s: the child is killed when it was silent (no beat, no result) for longer.
         Raises: WorkerDied; whatever the function raised, with the child's traceback as a note.
         """
-        pipe = self._pipe or self._start()
-        pipe.send((function, args, on_beat is not None))
+        question = (function, args, on_beat is not None)
+        try:
+            (self._pipe or self._start()).send(question)
+        except OSError:  # it died while it had nothing to do, as the kernel does to some when memory is short
+            self._kill()
+            self._start().send(question)
         while True:
             kind, value = self._receive(timeout_s)
             if kind == "beat" and on_beat is not None:

@@ -61,7 +61,7 @@ class OpenVideo:
         self.close()
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         try:
-            self.container = av.open(_handle(self.source), "r", options=options)
+            self.container = av.open(_handle(self.source), "r", options=options, metadata_errors="replace")
         except (av.FFmpegError, ValueError, OSError) as error:
             raise decode_error(self.name, _why_unreadable(self.head, error)) from error
         streams = self.container.streams

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from clipvip.data import check
-from clipvip.data.check import CheckTask, check_manifest
+from clipvip.data.check import CheckTask, check_manifest, task
 from clipvip.data.manifest import read_manifest
 from clipvip.errors import ManifestError, UsageError
 from clipvip.records import Clip
@@ -105,8 +105,8 @@ def test_every_kind_is_found(tmp_path: Path, media: Path) -> None:
 def test_lines_say_what_decoding_showed(tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches wrong counts of frames and seconds, and a file that is hashed again for each of its clips."""
     hashed = []
-    digest = check._digest
-    monkeypatch.setattr(check, "_digest", lambda path, method: hashed.append(path.name) or digest(path, method))
+    digest = task.file_digest
+    monkeypatch.setattr(task, "file_digest", lambda path, method: hashed.append(path.name) or digest(path, method))
     clips = [
         Clip("whole", video=media / "good.mp4"),
         Clip("part", video=media / "good.mp4", start_s=0.55, end_s=1.55),
@@ -187,7 +187,7 @@ def test_a_file_that_takes_the_decoder_down_is_one_bad_clip(
     tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a crash, a hang or a flood of memory that ends the check or takes its neighbours with it."""
-    monkeypatch.setattr(check, "CheckTask", FragileCheck)
+    monkeypatch.setattr("clipvip.data.check.report.CheckTask", FragileCheck)
     names = ("crash", "hang", "hog", "bug")
     for name in names:
         shutil.copy(media / "good.mp4", tmp_path / f"{name}.mp4")
@@ -280,8 +280,8 @@ def test_a_manifest_that_changes_on_the_way_is_an_error(tmp_path: Path, media: P
     """Catches a clean manifest with lines that nobody checked."""
     manifest = write(tmp_path / "m.jsonl", [{"clip_id": "a", "video": "good.mp4"}], lines=True)
 
-    def change(done: int, total: int) -> None:
-        if done == total:
+    def change(count: int, total: int) -> None:
+        if count == total:
             write(manifest, [{"clip_id": "b", "video": "good.mp4"}], lines=True)
 
     with pytest.raises(ManifestError, match="was changed while it was checked"):
@@ -295,7 +295,6 @@ def test_progress_ends_at_the_total(tmp_path: Path, media: Path) -> None:
     for _ in range(2):
         told: list[tuple[int, int]] = []
         checked(tmp_path, rows, media, workers=2, progress=lambda *numbers: told.append(numbers))  # noqa: B023
-        assert told[0] == (0, 70)
-        assert told[-1] == (70, 70)
-        assert [done for done, _ in told] == sorted({done for done, _ in told})
+        assert {total for _, total in told} == {70}
+        assert sum(count for count, _ in told) == 70
     assert len(list((tmp_path / "m.jsonl.check").glob("check-*.jsonl"))) == 35

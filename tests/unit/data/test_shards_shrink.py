@@ -135,9 +135,9 @@ def test_sound_is_dropped(tmp_path: Path) -> None:
 
 
 def test_the_same_bytes_again(tmp_path: Path) -> None:
-    """Catches encoders that depend on the time or the number of cores."""
-    path = write_video(tmp_path / "a.mp4", 30)
-    assert shrunk(path, fps=5) == shrunk(path, fps=5)
+    """Catches encoders that depend on the time or the number of cores; x264's macroblock tree differed in 3 of 100."""
+    path = write_greys(tmp_path / "a.mp4")
+    assert len({shrunk(path, fps=5) for _ in range(200)}) == 1
 
 
 def test_jpegs(tmp_path: Path) -> None:

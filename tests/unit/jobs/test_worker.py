@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -54,3 +55,12 @@ def test_a_closed_worker_starts_no_process() -> None:
         worker.call(jobs.do, "late", timeout_s=60)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_process_killed_while_idle_is_replaced() -> None:
+    """Catches a worker that stays broken after the kernel took its process, and an error for work never begun."""
+    with Worker() as worker:
+        pid = worker.call(jobs.process_id, timeout_s=60)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert worker.call(jobs.process_id, timeout_s=60) != pid

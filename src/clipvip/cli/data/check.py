@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from clipvip.cli.progress import progress_bar
 
 NAME = "check"
 _SHOWN = 3
@@ -56,7 +57,7 @@ def command(
 
     from clipvip.data.check import check_manifest, default_work
 
-    with _bar() as progress:
+    with progress_bar("checking") as progress:
         report = check_manifest(
             manifest,
             videos=videos,
@@ -77,19 +78,6 @@ def command(
         typer.echo("\n".join(_lines(report, work or default_work(manifest))))
     if strict and report["counts"]["ok"] < report["counts"]["clips"]:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that is told done and total, and shows them on stderr; silent where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("checking", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _lines(report: dict[str, Any], work: Path) -> Iterator[str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from clipvip.cli.progress import progress_bar
+
 NAME = "shard"
 
 
 def command(
+    context: typer.Context,
     manifest: Annotated[Path | None, typer.Argument(metavar="MANIFEST")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write the shards to.")] = None,
     videos: Annotated[
@@ -58,14 +59,19 @@ def command(
     from clipvip.data.shards import write_shards
     from clipvip.errors import UsageError
 
+    given = [
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
     if verify is not None:
-        if manifest is not None or out is not None:
-            raise UsageError("--verify DIR takes no MANIFEST and no --out: it writes nothing")
+        if set(given) - {"verify", "as_json"}:
+            raise UsageError("--verify DIR goes with --json only: it writes nothing")
         _verify(verify, as_json)
         return
     if manifest is None or out is None:
         raise UsageError("data shard needs MANIFEST --out DIR (or --verify DIR)")
-    with _bar("writing shards", "clips") as progress:
+    if on_decode_error == "raise" and "max_bad_share" in given:
+        raise UsageError("--max-bad-share has no use with --on-decode-error raise: the first bad clip stops it")
+    with progress_bar("writing shards") as progress:
         facts = write_shards(
             manifest,
             out,
@@ -84,7 +90,7 @@ def command(
         summary: dict[str, Any] = {"out": str(out), "shards": len(facts["shards"])}
         typer.echo(json.dumps(summary | {key: facts[key] for key in ("clips", "bad_clips", "bytes", "texts")}))
         return
-    text = f"{facts['clips']:,} clips in {len(facts['shards']):,} shards, {facts['bytes'] / 1e6:,.1f} MB -> {out}"
+    text = f"{facts['clips']:,} clips, {facts['bytes'] / 1e6:,.1f} MB -> {out} (tars: {len(facts['shards']):,})"
     if facts["bad_clips"]:
         text += f"\n  {facts['bad_clips']:,} bad clips left out: {out / 'bad_clips.jsonl'}"
     typer.echo(text)
@@ -96,22 +102,9 @@ def _verify(location: str, as_json: bool) -> None:
     from clipvip.data.shards import ShardSet
 
     shards = ShardSet(location)
-    with _bar("verifying", "files") as progress:
+    with progress_bar("verifying", "files") as progress:
         shards.verify(progress)
     if as_json:
         typer.echo(json.dumps({"shards": location, "clips": len(shards), "damaged": 0}))
     else:
         typer.echo(f"{location}: {len(shards):,} clips, every file is as it was written")
-
-
-@contextmanager
-def _bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that is told how many more are done and the total; shown on stderr if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda count, total: bar.update(task, advance=count, total=total)

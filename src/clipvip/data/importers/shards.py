@@ -30,7 +30,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(slots=True)
-class _Sample:
+class TarSample:
     """One sample: its key, where it stands, its media file (if any) and the contents of its text files."""
 
     key: str
@@ -47,22 +47,22 @@ def read_shards(sources: Sequence[Path], options: Options, notes: Notes) -> Iter
         if not tars:
             if options.extract:
                 raise UsageError(f"--extract: {source} has no tars; its files can be used as they are")
-            yield from _clips(_unpacked(source), notes)
+            yield from clips_of(_unpacked(source), notes)
         elif not options.extract:
             raise UsageError(f"{tars[0]}: a manifest points at files; say where to unpack the media with --extract DIR")
         for tar in tars:
             assert options.extract is not None
-            yield from _clips(_samples(tar, options.extract.absolute() / tar.name.partition(".")[0]), notes)
+            yield from clips_of(_samples(tar, options.extract.absolute() / tar.name.partition(".")[0]), notes)
 
 
-def _clips(samples: Iterable[_Sample], notes: Notes) -> Iterator[Clip]:
+def clips_of(samples: Iterable[TarSample], notes: Notes) -> Iterator[Clip]:
     for sample in samples:
         if sample.media is None:
             notes.add("samples without media (failed downloads) left out")
             continue
         meta: dict[str, Any] = {}
         if "json" in sample.texts:
-            meta = _meta(sample.texts["json"], f"{sample.where}.json")
+            meta = parse_meta(sample.texts["json"], f"{sample.where}.json")
         caption = meta.get("caption")
         if "txt" in sample.texts:
             caption = _decoded(sample.texts["txt"], f"{sample.where}.txt")
@@ -78,7 +78,7 @@ def _clips(samples: Iterable[_Sample], notes: Notes) -> Iterator[Clip]:
         )
 
 
-def _meta(content: bytes, where: str) -> dict[str, Any]:
+def parse_meta(content: bytes, where: str) -> dict[str, Any]:
     try:
         return as_entry(json.loads(_decoded(content, where)), where).value
     except (ValueError, RecursionError) as error:
@@ -92,26 +92,26 @@ def _decoded(content: bytes, where: str) -> str:
         raise ManifestError(f"{where}: not UTF-8 text: {error}") from None
 
 
-def _unpacked(folder: Path) -> Iterator[_Sample]:
+def _unpacked(folder: Path) -> Iterator[TarSample]:
     """The samples that lie in a folder and those below it."""
     for place, folders, names in os.walk(folder):
         folders.sort()
         useful = [name for name in names if Path(name).suffix.lower() in (*MEDIA_EXTENSIONS, ".txt", ".json")]
         useful = [name for name in useful if not name.endswith("_stats.json")]  # of a shard, beside it
-        for key, group in groupby(sorted(useful, key=_split), key=lambda name: _split(name)[0]):
+        for key, group in groupby(sorted(useful, key=split_name), key=lambda name: split_name(name)[0]):
             paths = [Path(place, name) for name in group]
-            yield _sample(key, str(Path(place, key)), [(path.name, path.read_bytes, path) for path in paths])
+            yield make_sample(key, str(Path(place, key)), [(path.name, path.read_bytes, path) for path in paths])
 
 
-def _samples(tar: Path, target: Path) -> Iterator[_Sample]:
+def _samples(tar: Path, target: Path) -> Iterator[TarSample]:
     """The samples of a tar; media are unpacked into `target` as they come by."""
     try:
         with tarfile.open(tar) as archive:
             members = (member for member in archive if not member.isdir())
-            for key, group in groupby(members, lambda member: _split(_safe(member, tar))[0]):
+            for key, group in groupby(members, lambda member: split_name(safe_name(member, tar))[0]):
 
                 def content(member: tarfile.TarInfo) -> Callable[[], bytes]:
-                    return lambda: _read(archive, member, tar)
+                    return lambda: read_member(archive, member, tar)
 
                 parts = []
                 for member in group:
@@ -119,18 +119,18 @@ def _samples(tar: Path, target: Path) -> Iterator[_Sample]:
                     if place.suffix.lower() in MEDIA_EXTENSIONS:
                         _unpack(archive, member, place)
                     parts.append((PurePosixPath(member.name).name, content(member), place))
-                yield _sample(PurePosixPath(key).name, f"{tar}, {key}", parts)
-            _check_end(archive, tar)
+                yield make_sample(PurePosixPath(key).name, f"{tar}, {key}", parts)
+            check_end(archive, tar)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise  # of the disk, not of what is in the file
         raise ManifestError(f"{tar}: damaged, cut off, or not a tar ({error}); download the shard again") from None
 
 
-def _sample(key: str, where: str, parts: Iterable[tuple[str, Callable[[], bytes], Path]]) -> _Sample:
-    sample = _Sample(key, where)
+def make_sample(key: str, where: str, parts: Iterable[tuple[str, Callable[[], bytes], Path]]) -> TarSample:
+    sample = TarSample(key, where)
     for name, content, place in parts:
-        extension = _split(name)[1]
+        extension = split_name(name)[1]
         if extension in ("txt", "json"):
             sample.texts[extension] = content()
         elif place.suffix.lower() in MEDIA_EXTENSIONS and sample.media is None:
@@ -138,14 +138,14 @@ def _sample(key: str, where: str, parts: Iterable[tuple[str, Callable[[], bytes]
     return sample
 
 
-def _split(name: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
     """A member's key and extension: the name up to its first dot, and what follows it."""
     folder, _, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return (f"{folder}/{stem}" if folder else stem), extension.lower()
 
 
-def _safe(member: tarfile.TarInfo, tar: Path) -> str:
+def safe_name(member: tarfile.TarInfo, tar: Path) -> str:
     """The member's name. Raises: ManifestError for links, devices, and names that lead out of the folder."""
     path = PurePosixPath(member.name)
     if not member.isreg():
@@ -156,11 +156,11 @@ def _safe(member: tarfile.TarInfo, tar: Path) -> str:
     return member.name
 
 
-def _read(archive: tarfile.TarFile, member: tarfile.TarInfo, tar: Path) -> bytes:
+def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, tar: Path) -> bytes:
     if member.size > _LARGEST_TEXT:
         raise ManifestError(f"{tar}: field {member.name!r} is no text: {member.size} bytes")
     file = archive.extractfile(member)
-    assert file is not None  # a regular file, as `_safe` has seen
+    assert file is not None  # a regular file, as `safe_name` has seen
     return file.read()
 
 
@@ -187,7 +187,7 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> N
         temporary.unlink(missing_ok=True)
 
 
-def _check_end(archive: tarfile.TarFile, tar: Path) -> None:
+def check_end(archive: tarfile.TarFile, tar: Path) -> None:
     """A whole tar ends with empty blocks; tarfile takes a damaged header for the end without a word."""
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)

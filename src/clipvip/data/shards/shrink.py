@@ -130,8 +130,8 @@ def _frame(held: tuple[float, Any], until_s: float, size: tuple[int, int]) -> Cu
 def _encoded(frames: Iterable[CutFrame], rate: float, size: tuple[int, int]) -> bytes:
     """H.264 in MP4. rate: about how many frames a second; the timestamps are those of the frames.
 
-    MP4 gives a duration to the frame that is decoded last, not to the one shown last: where frames are not evenly spaced
-    the end of the clip may be off by less than a frame.
+    MP4 has a duration for the frame that is decoded last, not for the one shown last: where frames are not evenly
+    spaced, the end of the clip may be off by less than a frame.
     """
     out = io.BytesIO()
     durations: dict[int, int] = {}  # by timestamp; of frames that are in the encoder
@@ -144,9 +144,7 @@ def _encoded(frames: Iterable[CutFrame], rate: float, size: tuple[int, int]) -> 
 
         def write(frame: av.VideoFrame | None) -> None:
             for packet in stream.encode(frame):
-                packet.duration = durations.pop(
-                    packet.pts
-                )  # MP4 stores the last one; the others follow from the timestamps
+                packet.duration = durations.pop(packet.pts)
                 container.mux(packet)
 
         for time_s, duration_s, picture in frames:

@@ -19,7 +19,16 @@ from typing import IO, Any
 import numpy as np
 
 from clipvip.data.importers.base import Notes
-from clipvip.data.importers.shards import _check_end, _clips, _meta, _read, _safe, _Sample, _sample, _split
+from clipvip.data.importers.shards import (
+    TarSample,
+    check_end,
+    clips_of,
+    make_sample,
+    parse_meta,
+    read_member,
+    safe_name,
+    split_name,
+)
 from clipvip.data.shards.layout import INDEX, from_row, is_row
 from clipvip.errors import ClipVipError, VideoDecodeError
 from clipvip.records import Clip
@@ -38,17 +47,17 @@ def scan_tar(file: IO[bytes], path: str) -> Iterator[tuple[int, int, Clip]]:
     name = Path(path)
     with _damage(path, "not a tar, or a compressed or damaged one"), tarfile.open(fileobj=file, mode="r:") as archive:
         members = (member for member in archive if not member.isdir())
-        for key, group in groupby(members, lambda member: _split(_safe(member, name))[0]):
+        for key, group in groupby(members, lambda member: split_name(safe_name(member, name))[0]):
             places, parts = [], []
             for member in group:
                 places.append((member.offset, member.offset_data + -(-member.size // _BLOCK) * _BLOCK))
-                read = partial(_read, archive, member, name)
+                read = partial(read_member, archive, member, name)
                 parts.append((PurePosixPath(member.name).name, read, Path(member.name)))
-            sample = _sample(PurePosixPath(key).name, f"{path}, {key}", parts)
+            sample = make_sample(PurePosixPath(key).name, f"{path}, {key}", parts)
             clip = _clip_of(sample, _row_of(sample))
             if clip is not None:
                 yield places[0][0], places[-1][1], clip
-        _check_end(archive, name)
+        check_end(archive, name)
 
 
 def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[np.ndarray]]:
@@ -63,17 +72,17 @@ def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[np.ndarra
             if member.isreg():
                 members.append((member.name, content[member.offset_data : member.offset_data + member.size]))
         whole = archive.offset == len(content)
-    if not whole or len({_split(name)[0] for name, _ in members}) != 1:
+    if not whole or len({split_name(name)[0] for name, _ in members}) != 1:
         raise ClipVipError(f"{where}: {unfit}")
-    key = PurePosixPath(_split(members[0][0])[0]).name
+    key = PurePosixPath(split_name(members[0][0])[0]).name
     parts = [(PurePosixPath(name).name, partial(bytes, held), Path(name)) for name, held in members]
-    sample = _sample(key, where, parts)
+    sample = make_sample(key, where, parts)
     row = _row_of(sample)
     clip = _clip_of(sample, row)
     if row is None:
         media = [(name, held) for name, held in members if Path(name) == sample.media]
     else:
-        media = [(name, held) for name, held in members if _split(name)[1] != "json"]
+        media = [(name, held) for name, held in members if split_name(name)[1] != "json"]
     if clip is None or not media:
         raise ClipVipError(f"{where}: {unfit}")
     if row is not None and row["media"] == "frames":
@@ -81,17 +90,17 @@ def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[np.ndarra
     return clip, media[0][1]
 
 
-def _row_of(sample: _Sample) -> dict[str, Any] | None:
+def _row_of(sample: TarSample) -> dict[str, Any] | None:
     """The JSON of a clip of ours; None for that of others."""
     if "json" not in sample.texts:
         return None
-    row = _meta(sample.texts["json"], f"{sample.where}.json")
+    row = parse_meta(sample.texts["json"], f"{sample.where}.json")
     return row if is_row(row) else None
 
 
-def _clip_of(sample: _Sample, row: dict[str, Any] | None) -> Clip | None:
+def _clip_of(sample: TarSample, row: dict[str, Any] | None) -> Clip | None:
     """The clip, by our row or as the importer does it; None if it has no media."""
-    return from_row(row) if row is not None else next(_clips([sample], Notes()), None)
+    return from_row(row) if row is not None else next(clips_of([sample], Notes()), None)
 
 
 def _picture(jpeg: bytes, where: str) -> np.ndarray:

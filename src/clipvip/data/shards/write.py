@@ -5,22 +5,20 @@ N clips.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from clipvip.data.manifest import iter_manifest
+from clipvip.data.manifest import iter_manifest, validate_manifest
 from clipvip.data.shards.layout import BAD, FACTS, FORMAT, INDEX, VERSION
 from clipvip.data.shards.task import Numbered, ShardTask, unpack
 from clipvip.data.source import TEXTS
 from clipvip.errors import ClipVipError, ManifestError, UsageError, VideoDecodeError
-from clipvip.files import replace_text, replacing
+from clipvip.files import file_digest, replace_text, replacing
 from clipvip.jobs import Receipt, run_job
 
 
@@ -51,8 +49,8 @@ def write_shards(
     """
     path, out = Path(path), Path(out)
     _check_arguments(out, media, fps, short_side, clips_per_shard, workers, on_decode_error, max_bad_share)
-    source = {"manifest": path.name, "sha256": _sha256(path)}
-    total = _count(path, split)
+    total = validate_manifest(path, split=split)
+    source = {"manifest": path.name, "sha256": file_digest(path)}
     task = ShardTask(
         os.fspath(path.parent if videos is None else videos),
         media=media,
@@ -72,7 +70,7 @@ def write_shards(
         progress=lambda count: progress(count, total),
         max_bad_share=max_bad_share if on_decode_error == "skip" else None,
     )
-    if _sha256(path) != source["sha256"]:
+    if file_digest(path) != source["sha256"]:
         raise ManifestError(f"{path}: was changed while its shards were written; delete {out} and write them again")
     bad = _write_failures(receipts, out / BAD)
     if bad and on_decode_error == "raise":  # left out by an earlier run, or what took a worker down
@@ -89,7 +87,7 @@ def write_shards(
         "bytes": sum(receipt["bytes"] for receipt in receipts),
         "bad_clips": bad,
         "texts": {kind: sum(receipt["texts"].get(kind, 0) for receipt in receipts) for kind in TEXTS},
-        "index_sha256": _sha256(out / INDEX),
+        "index_sha256": file_digest(out / INDEX),
         "shards": [
             {"name": receipt["file"], **{key: receipt[key] for key in ("clips", "bytes", "sha256")}}
             for receipt in receipts
@@ -128,18 +126,6 @@ def _check_arguments(
         raise UsageError(f"--out {out}: is a file; name a folder")
 
 
-def _count(path: Path, split: str | None) -> int:
-    """The clips to write; every line of the manifest is validated."""
-    splits = Counter(clip.split for clip in iter_manifest(path))
-    total = splits.total() if split is None else splits[split]
-    if not total:
-        known = ", ".join(sorted(name for name in splits if name is not None))
-        raise ManifestError(
-            f"{path}: no clips" + (f" of split {split!r} (splits here: {known or 'none'})" * bool(split))
-        )
-    return total
-
-
 def _write_failures(receipts: Sequence[Receipt], path: Path) -> int:
     failures = [failure for receipt in receipts for failure in receipt["failures"]]
     lines = (json.dumps({"clip_id": clip_id, "reason": reason}) + "\n" for clip_id, reason in failures)
@@ -155,11 +141,3 @@ def _write_index(receipts: Sequence[Receipt], path: Path) -> None:
             lengths = unpack(receipt["lengths"])
             spans = np.stack([np.full_like(lengths, receipt["part"]), np.cumsum(lengths) - lengths, lengths], axis=1)
             file.write(spans.astype("<i8").tobytes())
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such manifest") from None

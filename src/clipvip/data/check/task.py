@@ -1,0 +1,132 @@
+"""One clip decoded, and what came out."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipvip.errors import ClipVipError
+from clipvip.files import file_digest
+from clipvip.records import Clip
+from clipvip.video import probe, read_frames, read_image, uniform_indices
+from clipvip.video.container import decode_error, open_video
+from clipvip.video.frames import EPSILON_S, DecodedFrame, frames_within
+
+TIMEOUT_S = 300.0
+WORKER_BYTES = 4 << 30
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+Line = dict[str, Any]
+
+
+@dataclass(slots=True)
+class CheckTask:
+    """Decode clips and say what came out: one JSON line a clip.
+
+    num_frames: read that many uniform frames; None: decode every frame. videos, split: what else the result hangs on.
+    """
+
+    num_frames: int | None = None
+    videos: str | None = None
+    split: str | None = None
+    item_timeout_s: float = TIMEOUT_S
+    memory_bytes: int | None = WORKER_BYTES
+    name: str = "check"
+    suffix: str = ".jsonl"
+
+    def settings(self) -> dict[str, Any]:
+        """What the lines depend on."""
+        return {
+            "frames": "all" if self.num_frames is None else self.num_frames,
+            "videos": self.videos,
+            "split": self.split,
+            "timeout_s": self.item_timeout_s,
+        }
+
+    def name_of(self, item: Clip) -> str:
+        """The clip_id."""
+        return item.clip_id
+
+    def run(self, items: Sequence[Clip], path: Path, beat: Callable[[], None]) -> dict[str, Any]:
+        """Write the lines of one part; a file that several of its clips are cut from is hashed once."""
+        digests: dict[Path, str] = {}
+        with path.open("w", encoding="utf-8") as file:
+            for clip in items:
+                file.write(json.dumps(self._examine(clip, digests)) + "\n")
+                beat()
+        return {}
+
+    def _examine(self, clip: Clip, digests: dict[Path, str]) -> Line:
+        line: Line = {"clip_id": clip.clip_id, "status": "ok", "reason": None}
+        line |= {"frames": None, "seconds": None, "digest": None}
+        try:
+            os.stat(clip.path)
+        except ValueError as error:  # half a character, a zero byte: no file is called that
+            return line | {"status": "missing", "reason": f"no file can have this name ({error})"}
+        except OSError as error:
+            status = "missing" if error.errno in _ABSENT else "bad"
+            return line | {"status": status, "reason": str(error.strerror).lower()}
+        try:
+            line["frames"], line["seconds"] = self._decode(clip)
+            if clip.path not in digests:
+                digests[clip.path] = file_digest(clip.path, "blake2b")
+        except ClipVipError as error:
+            return line | {"status": "bad", "reason": str(error).removeprefix(f"{clip.path}: ")}
+        except OSError as error:
+            return line | {"status": "bad", "reason": f"cannot be read: {str(error.strerror).lower()}"}
+        return line | {"digest": digests[clip.path]}
+
+    def _decode(self, clip: Clip) -> tuple[int, float | None]:
+        """Frames and seconds of a clip; a picture has no length."""
+        if clip.image is not None:
+            read_image(clip.image)
+            return 1, None
+        return _decode_all(clip) if self.num_frames is None else _decode_some(clip, self.num_frames)
+
+
+def _decode_all(clip: Clip) -> tuple[int, float]:
+    """Frames and seconds of a clip, every frame of it decoded.
+
+    Raises: VideoDecodeError, also where `read_frames` could not return what was decoded: frames of several sizes.
+    """
+    start_s, end_s = clip.time_range or (0.0, math.inf)
+    if end_s - start_s <= EPSILON_S:
+        raise decode_error(str(clip.path), f"the range {start_s} to {end_s} s is empty", "correct it or leave it out")
+    num_frames, size, first, last = 0, (0, 0), None, None
+    with open_video(clip.path, threads=1) as video:
+        for frame in frames_within(video, clip.time_range):
+            if num_frames == 0:
+                size, first = (frame.width, frame.height), frame
+                DecodedFrame(frame, None).rgb()  # decoded is not enough: its pixel format may have no way to RGB
+            elif size != (frame.width, frame.height):
+                raise decode_error(video.name, "the frame size changes on the way")
+            num_frames, last = num_frames + 1, frame
+        if first is None or last is None or first.pts is None or last.pts is None:
+            return num_frames, round(num_frames * video.step_s, 6)
+        shown_s = float(last.duration * last.time_base) if last.duration else video.step_s
+        return num_frames, round(max(float((last.pts - first.pts) * last.time_base), 0.0) + shown_s, 6)
+
+
+def _decode_some(clip: Clip, num_frames: int) -> tuple[int, float]:
+    """The same from `num_frames` uniform frames, the file's index and its header."""
+    total = 0
+
+    def choose(counted: int) -> np.ndarray:
+        nonlocal total
+        total = counted  # asked again where the header was wrong: the last answer holds
+        return uniform_indices(counted, num_frames)
+
+    read_frames(clip.path, choose, time_range=clip.time_range)
+    info = probe(clip.path)
+    if info.duration_s is None:
+        return total, round(total / (info.fps or 25), 6)
+    start_s, end_s = clip.time_range or (0.0, math.inf)
+    return total, round(max(min(info.duration_s, end_s) - start_s, 0.0), 6)
