@@ -80,8 +80,10 @@ class Worker:
         """Kill the process, if there is one, and start no other: a call under way ends with WorkerDied."""
         with self._lock:
             self._closed = True
-            if self._process is not None:
-                self._process.kill()
+            process = self._process
+        if process is not None:
+            process.kill()
+            process.join()
 
     def __enter__(self) -> Worker:
         return self
@@ -123,7 +125,7 @@ class Worker:
         process.join(GOING_S)  # it may be dying already, and should tell of what
         process.kill()
         process.join()
-        return process.exitcode
+        return -signal.SIGKILL if process.exitcode is None else process.exitcode  # None: another thread saw it go
 
 
 def _death(exit_code: int) -> str:
