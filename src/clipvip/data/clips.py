@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import glob
 from pathlib import Path
 
 from clipvip.data.manifest import read_manifest
@@ -11,13 +12,15 @@ from clipvip.errors import UsageError
 
 
 def open_clips(location: str, *, videos: Path | str | None = None, split: str | None = None) -> ClipSource:
-    """The clips of a manifest, or of a folder or URL of shards.
+    """The clips of a manifest, of a folder or URL of shards, or of tars that others made ("cc12m/*.tar").
 
     Raises: ManifestError; UsageError if shards were cut from another split than `split`, or `videos` is given for them.
     """
-    if "://" not in location and not Path(location).is_dir():
+    if "://" not in location and not location.endswith(".tar") and not Path(location).is_dir():
         return ManifestClips(read_manifest(location, videos=videos, split=split))
-    shards = ShardSet(location)
+    shards = (
+        ShardSet.from_tars(sorted(glob(location)) or [location]) if location.endswith(".tar") else ShardSet(location)
+    )
     if videos is not None:
         raise UsageError(f"{location}: shards hold their media; leave out the folder of videos ({videos})")
     if split is not None and shards.split != split:

@@ -160,7 +160,7 @@ class ClipDataset(Dataset[Sample]):
             video, frame = self._frames(clip, media, index, rng)
         except VideoDecodeError as error:
             if self.on_decode_error == "raise":
-                raise
+                raise VideoDecodeError(f"{clip.clip_id}: {error}") from error
             return Sample(clip.clip_id, failure=str(error))
         return Sample(clip.clip_id, video, frame, subtitle, caption)
 

@@ -65,7 +65,7 @@ class DataSection(_Strict):
     """Which clips, and which of their texts play which part."""
 
     train: str
-    """Manifest of the training clips, or a folder or URL of shards (`clipvip data shard`)."""
+    """Manifest of the training clips, a folder or URL of shards (`clipvip data shard`), or tars ("cc12m/*.tar")."""
     mix: tuple[MixSection, ...] = ()
     """More sources; each batch is of one source."""
     val: Path | None = None
