@@ -25,6 +25,7 @@ import numpy as np
 from clipvip.data.check import CheckTask
 from clipvip.errors import VideoDecodeError
 from clipvip.jobs import Worker, WorkerDied
+from clipvip.jobs.worker import Beat
 from clipvip.records import Clip
 from clipvip.video import read_frames
 from helpers_jobs import do
@@ -177,9 +178,9 @@ class FragileCheck(CheckTask):
 
     memory_bytes: int | None = 2 << 30
 
-    def _decode(self, clip: Clip) -> tuple[int, float | None]:
+    def _decode(self, clip: Clip, beat: Beat) -> tuple[int, float | None]:
         do(clip.path.stem)
-        return super()._decode(clip)
+        return super()._decode(clip, beat)
 
 
 def write_flawed_set(folder: Path, num_clips: int) -> Path:

@@ -56,7 +56,6 @@ class Shout:
     name = "shout"
     suffix = ".txt"
     memory_bytes: int | None = 2 << 30
-    item_timeout_s = 3.0
 
     def __init__(self, trace: Path, greeting: str = "", pause_s: float = 0.0):
         self.trace, self.greeting, self.pause_s = trace, greeting, pause_s
@@ -68,6 +67,10 @@ class Shout:
     def name_of(self, item: str) -> str:
         """The item itself."""
         return item
+
+    def timeout_s(self, item: str) -> float:
+        """Little."""
+        return 3.0
 
     def run(self, items: Sequence[str], path: Path, beat: Beat) -> dict[str, Any]:
         """Write the lines; bad items are failures."""

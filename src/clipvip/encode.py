@@ -130,12 +130,14 @@ class Encoder:
                 span = clip.time_range
                 return self.processor.video_pixels(clip.path if span is None else (clip.path, *span))
             except VideoDecodeError as error:
-                if on_decode_error == "raise" or len(skipped) + 1 == len(clips):
+                if on_decode_error == "raise":
                     raise
                 skipped[row] = str(error)
                 return None
 
         vectors = self._encode_media(list(enumerate(clips)), pixels, batch_size, progress, "encoding clips")
+        if skipped and len(skipped) == len(clips):
+            raise VideoDecodeError(f"not one of {len(clips)} clips can be decoded; the first: {skipped[0]}")
         rows = [row for row in range(len(clips)) if row not in skipped]
         reasons = {clips[row].clip_id: skipped[row] for row in sorted(skipped)}
         return Embeddings(tuple(clips[row].clip_id for row in rows), vectors[rows], self.fingerprint, reasons)
@@ -248,8 +250,17 @@ def _as_list(what: str, items: Iterable[Any]) -> list[Any]:
     return list(items)
 
 
-def run_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int) -> Iterator[Result]:
-    """Results in order, computed by threads up to `ahead` items early: decoding overlaps with the model."""
+def run_ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    ahead: int,
+    give_up: Callable[[], None] = lambda: None,
+) -> Iterator[Result]:
+    """Results in order, computed by threads up to `ahead` items early: decoding overlaps with the model.
+
+    give_up: called when the results are no longer wanted, before the threads are waited for.
+    """
     with ThreadPoolExecutor() as pool:
         pending: deque[Future[Result]] = deque()
         try:
@@ -259,6 +270,9 @@ def run_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, ahea
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except BaseException:
+            give_up()
+            raise
         finally:
             for future in pending:
                 future.cancel()

@@ -85,6 +85,25 @@ def test_killed_run_ends_like_an_uninterrupted_one(world: Path, recipe: Path, fi
     assert_same_run(tmp_path / "killed", finished)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_it_saves_first(
+    world: Path, recipe: Path, finished: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """Catches a run that throws its last steps away, or saves in the middle of one; and a wrong exit code."""
+    log = tmp_path / "run" / "log.jsonl"
+    with subprocess.Popen(command(recipe, world, log.parent), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        while run.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 9):
+            time.sleep(0.01)  # waiting for another process, not for a guess about its speed
+        run.send_signal(signum)
+        _, told = run.communicate()
+    assert run.returncode == 128 + signum
+    assert "the same command goes on" in told.decode()
+    newest = max((log.parent / "checkpoints").iterdir())
+    assert int(newest.name.removeprefix("step-")) >= WorkDir(log.parent).read_log()[-1]["step"]
+    subprocess.run(command(recipe, world, log.parent), capture_output=True, check=True)
+    assert_same_run(log.parent, finished)
+
+
 @pytest.mark.long
 def test_twelve_kills_at_random_moments(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
     """Catches the rare moment: a kill while a checkpoint, the best model or the log is being written."""
@@ -128,13 +147,15 @@ def test_decode_errors_follow_the_policy(world: Path, recipe: Path, tmp_path: Pa
     broken.write_text("not a video")
     write_manifest(tmp_path / "m.jsonl", [*clips, Clip("bad", video=broken, captions=("x",), split="train")])
     settings = [*overrides(world), f"data.train={tmp_path / 'm.jsonl'}", "train.steps=6", "data.val=null"]
-    with pytest.raises(VideoDecodeError, match=r"broken\.mp4"):
-        train(load_recipe(str(recipe), settings), tmp_path / "raise", progress=False)
+    for workers in (0, 1):
+        raising = load_recipe(str(recipe), [*settings, f"data.num_workers={workers}"])
+        with pytest.raises(VideoDecodeError, match=r"^bad: \S*broken\.mp4: not a media file.*\Z"):
+            train(raising, tmp_path / f"raise{workers}", progress=False)
     skipping = load_recipe(str(recipe), [*settings, "data.on_decode_error=skip"])
     with pytest.raises(TrainingError, match=r"1 of 17 clips cannot be decoded.*max_bad_share=0\.05.*bad_clips\.jsonl"):
-        train(skipping, tmp_path / "stopped", progress=False)
+        train(skipping, tmp_path / "skip", progress=False)
     allowed = load_recipe(str(recipe), [*settings, "data.on_decode_error=skip", "data.max_bad_share=0.1"])
-    summary = train(allowed, tmp_path / "skip", progress=False)
+    summary = train(allowed, tmp_path / "skip", progress=False)  # in the same folder: it goes on
     assert list(summary["skipped"]) == ["bad"]
     assert "broken.mp4" in summary["skipped"]["bad"]
     [listed] = (tmp_path / "skip" / "bad_clips.jsonl").read_text().splitlines()

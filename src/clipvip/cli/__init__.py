@@ -63,7 +63,7 @@ def main() -> None:
     try:
         app(prog_name="clipvip")
     except Interrupted as interruption:
-        typer.echo("clipvip: interrupted; what was written is kept", err=True)
+        typer.echo("clipvip: interrupted; what was written is kept, the same command goes on", err=True)
         sys.exit(128 + interruption.signum)
     except (ClipVipError, OSError, ModuleNotFoundError) as error:
         if _debug:

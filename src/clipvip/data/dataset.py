@@ -106,7 +106,7 @@ class ClipDataset(Dataset[Sample]):
     """Samples addressed by (pass, index).
 
     num_frames: T. jitter: the released code's jittered sampling (else uniform). decoder_size: `size` for `read_frames`.
-    on_decode_error: "raise", or "skip" (the sample carries the reason).
+    A sample of a clip that cannot be decoded carries the reason.
     cache: keep decoded files in memory, once in every loader process; for sets of small files.
     Raises: ManifestError if no clip has the texts that `sources` names.
     """
@@ -120,7 +120,6 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         jitter: bool = True,
         decoder_size: tuple[int, int] | int | None = None,
-        on_decode_error: Literal["raise", "skip"] = "raise",
         cache: bool = False,
     ):
         self.clips = clips
@@ -129,7 +128,6 @@ class ClipDataset(Dataset[Sample]):
         self.seed = seed
         self.jitter = jitter
         self.decoder_size = decoder_size
-        self.on_decode_error = on_decode_error
         self.cache: dict[int, np.ndarray] | None = {} if cache else None
         there = clips.with_text()
         if sources.caption and not there[sources.caption]:
@@ -159,8 +157,6 @@ class ClipDataset(Dataset[Sample]):
         try:
             video, frame = self._frames(clip, media, index, rng)
         except VideoDecodeError as error:
-            if self.on_decode_error == "raise":
-                raise VideoDecodeError(f"{clip.clip_id}: {error}") from error
             return Sample(clip.clip_id, failure=str(error))
         return Sample(clip.clip_id, video, frame, subtitle, caption)
 
@@ -181,7 +177,10 @@ class ClipDataset(Dataset[Sample]):
                 sample = uniform_indices(total, self.num_frames)
             return np.append(sample, middle_index(total)) if self.sources.frame else sample
 
-        if isinstance(media, list) or self.cache is not None:
+        if isinstance(media, list) and self.cache is None:
+            chosen, where = np.unique(choose(len(media)), return_inverse=True)
+            frames = np.stack([read_image(media[i]) for i in chosen.tolist()])[where]
+        elif isinstance(media, list) or self.cache is not None:
             decoded = self._decoded(clip, media, index)
             frames = decoded[choose(len(decoded))]
         else:
@@ -193,7 +192,7 @@ class ClipDataset(Dataset[Sample]):
         if self.cache is not None and index in self.cache:
             return self.cache[index]
         if isinstance(media, list):
-            frames = np.stack(media)
+            frames = np.stack([read_image(frame) for frame in media])
         elif clip.image is not None:
             frames = read_image(media)[None]
         else:
@@ -215,7 +214,7 @@ class Collator:
 
     tokenize: texts to padded ids and mask. to_pixels: frames uint8 [F, H, W, 3] to [F, 3, S, S].
     image_size, resize: S, and how frames become square.
-    Raises: VideoDecodeError if all failed; ManifestError if videos of different T meet.
+    A batch of which all failed is empty: no clip_ids, no videos. Raises: ManifestError if videos of different T meet.
     """
 
     tokenize: Tokenize
@@ -229,7 +228,7 @@ class Collator:
         failures = tuple((sample.clip_id, sample.failure) for sample in samples if sample.failure is not None)
         good = [sample for sample in samples if sample.failure is None]
         if not good:
-            raise VideoDecodeError(f"not one clip of a batch could be decoded; the first: {failures[0][1]}")
+            return Batch((), torch.empty(0), None, self._texts([]), None, failures)
         videos = [sample.video for sample in good if sample.video is not None]
         if len({len(video) for video in videos}) != 1:
             odd = min(zip(videos, good, strict=True), key=lambda pair: len(pair[0]))[1].clip_id
@@ -253,6 +252,6 @@ class Collator:
         return torch.stack([self.to_pixels(clip) for clip in clips])
 
     def _texts(self, texts: Sequence[str | None]) -> TextBatch:
-        tokens = self.tokenize([text or "" for text in texts])
+        tokens = self.tokenize([text or "" for text in texts or [None]])
         valid = torch.tensor([text is not None for text in texts], dtype=torch.bool)
         return TextBatch(tokens["input_ids"], tokens["attention_mask"], valid)

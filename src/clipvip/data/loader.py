@@ -6,6 +6,7 @@ Batches are cut globally and then among processes: another number of processes o
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipvip.data.dataset import Batch, ClipDataset, Collator, Sample
-from clipvip.errors import ConfigError
+from clipvip.errors import ClipVipError, ConfigError
 
 Address = tuple[int, int, int]
 """(source, pass, index): a clip of one of the sources, in one of the passes over it."""
@@ -123,10 +124,37 @@ def make_loader(
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
 
 
-def _one_thread(_: int) -> None:
-    """One process a core is enough: torch sees to its own threads in workers, the tokeniser's are seen to here."""
+def fetched(loader: DataLoader[Batch], noted: Sequence[int]) -> Iterator[Batch]:
+    """The batches; what went wrong in a worker process in one line, as if it had happened here.
+
+    noted: signals that asked the run to end; they may have reached the workers too, and then the batches just end.
+    Raises: what the data set raised; ClipVipError if a worker process died.
+    """
+    try:
+        yield from loader
+    except ClipVipError as error:
+        last = str(error).rstrip().rsplit("\n", 1)[-1]  # torch puts the traceback in front
+        if last == str(error):
+            raise
+        raise type(error)(last.partition(": ")[2]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        if not noted:
+            raise ClipVipError(
+                "a process that loads clips died (out of memory, or a file that crashes the decoder); `clipvip data "
+                "check` finds such files, data.num_workers changes how many processes there are"
+            ) from error
+
+
+def _start_worker(_: int) -> None:
+    """One process a core is enough: torch sees to its own threads in workers, the tokeniser's are seen to here.
+
+    Ctrl-C reaches all processes of a terminal: workers go on until the trainer, which ends its step first, is done.
+    """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -10,8 +10,8 @@ import numpy as np
 
 from clipvip.records import Clip
 
-Media: TypeAlias = Path | bytes | list[np.ndarray]
-"""A clip's file, the bytes of one, or its frames, each uint8 [H, W, 3]."""
+Media: TypeAlias = Path | bytes | list[bytes]
+"""A clip's file, the bytes of one, or its frames, each the bytes of a picture file."""
 TEXTS = ("captions", "subtitle", "caption")
 
 

@@ -16,9 +16,9 @@ T = TypeVar("T")
 MEMORY_BYTES = 4 << 30
 """Address space of a decoding process: room for a dozen frames of 8K video."""
 PATIENCE_S = 60.0
-BYTES_PER_S = 2e6
-"""A call may take PATIENCE_S, and a second more for each so many bytes of its file: some files must be read from the
-start, and a long film takes minutes."""
+BYTES_PER_S = 2e5
+"""A call may be silent for PATIENCE_S, and a second more for each so many bytes of its file: some files must be decoded
+from the start, and a long film takes its time."""
 
 
 class DecodePool:
@@ -60,13 +60,13 @@ class DecodePool:
         self.close()
 
 
-def time_limit_s(path: str | os.PathLike[str]) -> float:
+def time_limit_s(path: str | os.PathLike[str], patience_s: float = PATIENCE_S) -> float:
     """How long reading frames of a file may take before it counts as hanging."""
     try:
         size = os.stat(path).st_size
-    except OSError:
+    except (OSError, ValueError):
         size = 0  # the call itself will tell what is wrong
-    return PATIENCE_S + size / BYTES_PER_S
+    return patience_s + size / BYTES_PER_S
 
 
 def usable_cpus() -> int:
@@ -93,5 +93,5 @@ def measured(path: str | os.PathLike[str], short_s: float, beat: Beat) -> tuple[
     last_s = 0.0
     for time_s, _ in stream_frames(path):
         last_s = max(last_s, time_s)
-        beat()
+        beat(0)
     return info, last_s + 1 / (info.fps or 25)

@@ -1,13 +1,13 @@
 """One resumable runner for bulk work: items are cut into numbered parts, and each part becomes one file.
 
-A part's file is moved into place when it is complete, then its receipt: what has a receipt is never done again, what
-has none is done anew. So a job may be killed at any moment; the same command goes on, nothing is lost or there twice.
+A part's file is moved into place when it is complete, then its receipt: what has a receipt without failures is never
+done again, all else is done anew: what failed may have been mended. So a job may be killed at any moment; the same
+command goes on, nothing is lost or there twice.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from clipvip.errors import ClipVipError, UsageError
-from clipvip.files import replace_text, replacing
+from clipvip.files import file_digest, replace_text, replacing
 from clipvip.jobs.worker import Beat, Worker, WorkerDied
 
 Item = TypeVar("Item")
@@ -35,13 +35,11 @@ class Task(Protocol[Item_contra]):
     """What a job does with its items; picklable. Worker processes are spawned and import only what it needs.
 
     name, suffix: part 12 becomes `{name}-000012{suffix}`. memory_bytes: limit of a worker's address space.
-    item_timeout_s: a worker that finished no item for longer is killed.
     """
 
     name: str
     suffix: str
     memory_bytes: int | None
-    item_timeout_s: float
 
     def settings(self) -> dict[str, Any]:
         """What the parts depend on, ready for JSON: a folder of parts with other settings is another job's."""
@@ -49,10 +47,14 @@ class Task(Protocol[Item_contra]):
     def name_of(self, item: Item_contra) -> str:
         """What people call it (its clip_id)."""
 
+    def timeout_s(self, item: Item_contra) -> float:
+        """How long a worker on this item may give no sign of life before it is killed."""
+
     def run(self, items: Sequence[Item_contra], path: Path, beat: Beat) -> dict[str, Any]:
         """Do one part: write `path` (a temporary name), call `beat` after each item, return facts for the receipt.
 
-        Items that were left out stand under "failures": [[name, reason], ...].
+        `beat(0)` is a sign of life from an item that takes long. `items` may be empty. Items that were left out stand
+        under "failures": [[name, reason], ...].
         """
 
 
@@ -84,7 +86,7 @@ def run_job(
     def todo() -> Iterator[_Part[Item]]:
         for number, part in enumerate(_batched(items, part_size)):
             receipt = _receipt_of(task, number, out)
-            if receipt is None:
+            if receipt is None or receipt["failures"]:
                 yield _Part(task, number, part, out, progress)
             else:
                 receipts[number] = receipt
@@ -143,9 +145,7 @@ class _Part(Generic[Item]):
         self.receipt.parent.mkdir(exist_ok=True)
         with replacing(self.path) as temporary:
             facts, poisoned = self._attempts(worker, temporary)
-            with temporary.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = temporary.stat().st_size
+            digest, size = file_digest(temporary), temporary.stat().st_size
         failures = [list(failure) for failure in (*facts.pop("failures", ()), *poisoned)]
         receipt = {
             "part": self.number, "file": self.path.name, "bytes": size, "sha256": digest, "items": len(self.items),
@@ -159,11 +159,16 @@ class _Part(Generic[Item]):
         """All items at once, or else those that go alone; facts, and the names of the others with their reasons."""
 
         def attempt(items: list[Item]) -> dict[str, Any]:
-            beats = itertools.count(1)
-            return worker.call(
-                self.task.run, items, path, timeout_s=self.task.item_timeout_s,
-                on_beat=lambda: self._tell(next(beats)) if len(items) > 1 else None,
-            )  # fmt: skip
+            done = 0
+
+            def on_beat(count: int = 1) -> None:
+                nonlocal done
+                done += count
+                if len(items) > 1:
+                    self._tell(done)
+
+            timeout_s = max(map(self.task.timeout_s, items), default=60.0)
+            return worker.call(self.task.run, items, path, timeout_s=timeout_s, on_beat=on_beat)
 
         try:
             return attempt(self.items), []
@@ -221,7 +226,7 @@ class _Judge:
         if self.max_share is not None and self.bad > self.max_share * self.items:
             raise ClipVipError(
                 f"{self.out}: {self.bad} of {self.items} clips are bad, more than {self.max_share:.1%}; the first is "
-                f"{self.example}; look at the source, or allow more (--max-bad-share); the same command then goes on"
+                f"{self.example}; mend them, or allow more (--max-bad-share); the same command then goes on"
             )
 
 
@@ -230,6 +235,8 @@ def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
     """The folder, for this job and this process alone."""
     out.mkdir(parents=True, exist_ok=True)
     description = out / "job.json"
+    if not description.exists() and (others := {path.name for path in out.iterdir()} - {".lock", "job.json.partial"}):
+        raise UsageError(f"{out}: holds other files ({min(others)}, ...), and is no job's folder; choose a new one")
     with (out / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -246,7 +253,7 @@ def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
                 f"{out}: holds another job (different: {different}; see {description}); choose another folder, or "
                 "delete it to start anew"
             )
-        for leftover in out.glob("*.partial"):
+        for leftover in (*out.glob(f"{job['task']}-*.partial"), *out.glob("receipts/*.partial")):
             leftover.unlink()
         yield
 

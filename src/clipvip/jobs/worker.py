@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from clipvip.errors import ClipVipError
 
@@ -21,7 +21,13 @@ if sys.platform != "win32":
     import resource
 
 T = TypeVar("T")
-Beat = Callable[[], None]
+
+
+class Beat(Protocol):
+    """A sign of life, and how many items more are done: 0 for those that only take long."""
+
+    def __call__(self, count: int = 1) -> None: ...
+
 
 START_S = 120.0
 """A fresh process may take this long, and no part of it counts as a call's time."""
@@ -58,23 +64,14 @@ class Worker:
         timeout_s: the child is killed when it was silent (no beat, no result) for longer.
         Raises: WorkerDied; whatever the function raised, with the child's traceback as a note.
         """
-        question = (function, args, on_beat is not None)
         try:
-            (self._pipe or self._start()).send(question)
-        except OSError:  # it died while it had nothing to do, as the kernel does to some when memory is short
-            self._kill()
-            self._start().send(question)
-        while True:
-            kind, value = self._receive(timeout_s)
-            if kind == "beat" and on_beat is not None:
-                on_beat()
-            elif kind == "result":
-                return value
-            elif kind == "raised":
-                raise value
-            elif kind == "memory":
-                self._kill()  # what is left of it after such an error nobody knows
-                raise WorkerDied(f"needed more than {self._memory_bytes or 0:,} bytes of memory")
+            kind, value = self._answer((function, args, on_beat is not None), timeout_s, on_beat)
+        except BaseException:
+            self._kill()  # it may still be busy, and would give the next call this one's answer
+            raise
+        if kind == "raised":
+            raise value
+        return value
 
     def close(self) -> None:
         """Kill the process, if there is one, and start no other: a call under way ends with WorkerDied."""
@@ -92,6 +89,22 @@ class Worker:
         self.close()
         self._kill()
 
+    def _answer(self, question: tuple[Any, ...], timeout_s: float, on_beat: Beat | None) -> tuple[str, Any]:
+        """("result" or "raised", what)."""
+        try:
+            (self._pipe or self._start()).send(question)
+        except OSError:  # it died while it had nothing to do, as the kernel does to some when memory is short
+            self._kill()
+            self._start().send(question)
+        while True:
+            kind, value = self._receive(timeout_s)
+            if kind in ("result", "raised"):
+                return kind, value
+            if kind == "memory":  # what is left of the process after such an error nobody knows
+                raise WorkerDied(f"needed more than {self._memory_bytes or 0:,} bytes of memory")
+            if on_beat is not None:
+                on_beat(value)
+
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         with self._lock:
@@ -101,7 +114,15 @@ class Worker:
             self._process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
             self._process.start()
             theirs.close()  # so that the child's end is the only one, and its death the end of the pipe
-        self._receive(START_S)
+        try:
+            self._receive(START_S)
+        except WorkerDied as error:
+            if self._closed:
+                raise
+            raise ClipVipError(
+                f"a worker process {error} while it started; a script that calls clipvip needs "
+                'if __name__ == "__main__": around its calls, because workers import it'
+            ) from None
         return self._pipe
 
     def _receive(self, timeout_s: float) -> tuple[str, Any]:
@@ -112,7 +133,7 @@ class Worker:
         except (EOFError, OSError):
             raise WorkerDied(f"crashed ({_death(self._kill())})") from None
         self._kill()
-        raise WorkerDied(f"was silent for {timeout_s:g} s and was killed")
+        raise WorkerDied(f"was silent for {timeout_s:.0f} s and was killed")
 
     def _kill(self) -> int:
         """End the process, if there is one; its exit code."""
@@ -142,7 +163,7 @@ def _serve(pipe: Connection, memory_bytes: int | None) -> None:
     while True:
         try:
             function, args, beats = pipe.recv()
-            answer = ("result", function(*args, *([lambda: pipe.send(("beat", None))] if beats else [])))
+            answer = ("result", function(*args, *([lambda count=1: pipe.send(("beat", count))] if beats else [])))
         except EOFError:
             return
         except MemoryError:

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from clipvip.model.products import in_autocast_dtype, linear, linears
+from clipvip.model.products import in_autocast_dtype, joined_linears, linear, prefers_joined
 
 QUICK_GELU = 1.702
 TowerConfig: TypeAlias = CLIPTextConfig | CLIPVisionConfig
@@ -46,8 +46,12 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, x: Tensor, attend: Attend) -> Tensor:
         """Queries from `query` [B, Q, D], keys and values from x [B, N, D] -> [B, Q, D]."""
         heads = (self.num_heads, -1)
-        layers = [(layer.weight, layer.bias) for layer in (self.q_proj, self.k_proj, self.v_proj)]
-        projected = linears(x, *layers) if query is x else (*linears(query, layers[0]), *linears(x, *layers[1:]))
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        projected: tuple[Tensor, ...]
+        if query is x and prefers_joined(x) and all(type(layer) is Linear for layer in layers):  # no adapter in between
+            projected = joined_linears(x, *((layer.weight, layer.bias) for layer in layers))
+        else:
+            projected = self.q_proj(query), self.k_proj(x), self.v_proj(x)
         q, k, v = (y.unflatten(-1, heads) for y in projected)
         return self.out_proj(attend(q, k, v).flatten(2))
 

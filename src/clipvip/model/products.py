@@ -37,14 +37,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -
     return product.unflatten(0, x.shape[:-1])
 
 
-def linears(x: Tensor, *layers: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Linear layers of one input, as (weight [O, K], bias [O]) of equal sizes: x [..., K] -> one [..., O] each."""
-    x = in_autocast_dtype(x)
-    if not _trains_in_bfloat16_on_a_cpu(x):
-        return tuple(linear(x, weight, bias) for weight, bias in layers)
+def prefers_joined(x: Tensor) -> bool:
+    """Whether `joined_linears` of this input beats its layers one by one: threads share many outputs better."""
+    return _trains_in_bfloat16_on_a_cpu(x)
+
+
+def joined_linears(x: Tensor, *layers: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Linear layers of one input, (weight [O, K], bias [O]) of equal sizes, as one: x [..., K] -> one [..., O] each."""
     weights, biases = zip(*layers, strict=True)
     joined = linear(x, torch.cat([weight.to(x.dtype) for weight in weights]), torch.cat(biases))
-    return joined.chunk(len(layers), -1)  # more outputs are shared better among threads
+    return joined.chunk(len(layers), -1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:

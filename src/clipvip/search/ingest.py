@@ -158,14 +158,14 @@ def _encode_files(
     done: list[EncodedVideo | Skipped] = []
 
     def segments_to_decode() -> Iterator[tuple[_Job, int]]:
-        for job in run_ahead(plan, files, ahead=BATCH_SIZE):
+        for job in run_ahead(plan, files, ahead=BATCH_SIZE, give_up=pool.close):
             if isinstance(job, Skipped):
                 done.append(job)
             else:
                 yield from ((job, i) for i in range(job.num_missing))
 
     waiting: dict[int, list[tuple[_Job, int, Tensor]]] = {}  # by T: single-frame files cannot share a batch with videos
-    for job, i, pixels in run_ahead(decode, segments_to_decode(), ahead=2 * BATCH_SIZE):
+    for job, i, pixels in run_ahead(decode, segments_to_decode(), ahead=2 * BATCH_SIZE, give_up=pool.close):
         if isinstance(pixels, Tensor):
             batch = waiting.setdefault(len(pixels), [])
             batch.append((job, i, pixels))
@@ -195,7 +195,7 @@ def _encode_batch(batch: list[tuple[_Job, int, Tensor]], encoder: Encoder) -> li
     return complete
 
 
-def _nothing() -> None:
+def _nothing(count: int = 1) -> None:
     """What to do at a sign of life: it has already held off the time limit."""
 
 

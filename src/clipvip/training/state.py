@@ -19,6 +19,15 @@ from clipvip.model import ClipVipModel, ClipVipProcessor
 from clipvip.training.config import Recipe
 
 KEEP_CHECKPOINTS = 2
+MAY_CHANGE = (
+    "about",
+    "data.num_workers",
+    "data.on_decode_error",
+    "data.max_bad_share",
+    "data.cache",
+    "train.save_every",
+)
+"""Fields that a run may go on with other values of: its result does not hang on them."""
 
 
 class WorkDir:
@@ -163,7 +172,8 @@ class _aside:
 def _first_difference(old: Any, new: Any, where: str = "") -> str:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
-            found = _first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+            name = f"{where}.{key}" if where else key
+            found = "" if name in MAY_CHANGE else _first_difference(old.get(key), new.get(key), name)
             if found:
                 return found
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clipvip.data.clips import open_clips
 from clipvip.data.dataset import ClipDataset, Collator, Sources
-from clipvip.data.loader import PassSampler, make_loader, steps_per_pass
+from clipvip.data.loader import PassSampler, fetched, make_loader, steps_per_pass
 from clipvip.data.manifest import read_manifest
 from clipvip.encode import Encoder
-from clipvip.errors import TrainingError
+from clipvip.errors import Interrupted, TrainingError, VideoDecodeError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE
 from clipvip.model.layers import Block
 from clipvip.training.build import build_model
 from clipvip.training.config import MixSection, Recipe
 from clipvip.training.optim import lr_factor, make_optimizer, set_lr
+from clipvip.training.signals import signals_noted
 from clipvip.training.state import WorkDir
 from clipvip.training.step import OmnisourceObjective
 
@@ -34,6 +36,7 @@ def train(recipe: Recipe, workdir: Path, *, progress: bool = True) -> dict[str, 
     """Run a recipe in `workdir`, going on where an interrupted run of the same recipe stopped.
 
     Leaves `workdir/model` (a model folder) and returns the summary: steps, seconds, validation scores, skipped clips.
+    SIGINT and SIGTERM take effect after the step, with its state saved.
     Raises: ConfigError, ManifestError, TrainingError, VideoDecodeError (with on_decode_error="raise").
     """
     work = WorkDir(workdir)
@@ -98,12 +101,14 @@ class _Run:
             self.datasets[0].sources,
         )  # fmt: skip
         loader = make_loader(self.datasets, self._sampler(), collator, num_workers=self.recipe.data.num_workers)
-        with self._bar() as bar:
+        with self._bar() as bar, signals_noted() as noted:
             task = bar.add_task(escape(self.work.path.name), total=self.num_steps, completed=self.step, told="")
-            for batch in loader:
+            for batch in fetched(loader, noted):
+                self._note_failures(batch.failures)
+                if not batch.clip_ids:
+                    raise VideoDecodeError(f"not one clip of a batch can be decoded; the first: {batch.failures[0][1]}")
                 loss, norm = self._update(batch.to(self.accelerator.device).normalized(processor.frames_to_pixels))
                 self.step += 1
-                self._note_failures(batch.failures)
                 last = self.step == self.num_steps
                 log, evaluate, save = (
                     last or (every is not None and self.step % every == 0)
@@ -118,6 +123,13 @@ class _Run:
                     self._validate()
                 if save:
                     self._save()
+                if noted:
+                    self._check_finite(loss, norm, batch.clip_ids)
+                    break
+        if self.step < self.num_steps:  # asked to end
+            self._save()
+            signal.raise_signal(noted[0])  # now for what it does by itself
+            raise Interrupted(noted[0])
         return self._finish()
 
     def _update(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -223,7 +235,6 @@ class _Run:
                 seed=self.recipe.train.seed,
                 jitter=data.jitter,
                 decoder_size=self.processor.decoder_size,
-                on_decode_error=data.on_decode_error,
                 cache=data.cache,
             )
             for source in (main, *data.mix)
@@ -246,7 +257,9 @@ class _Run:
         )  # fmt: skip
 
     def _note_failures(self, failures: tuple[tuple[str, str], ...]) -> None:
-        """Raises: TrainingError if too many clips had to be left out."""
+        """Raises: VideoDecodeError if clips may not be left out; TrainingError if too many had to be."""
+        if failures and self.recipe.data.on_decode_error == "raise":
+            raise VideoDecodeError(": ".join(failures[0]))
         new = {clip_id: reason for clip_id, reason in failures if clip_id not in self.skipped}
         if not new:
             return

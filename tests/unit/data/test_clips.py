@@ -12,7 +12,7 @@ from clipvip.data.clips import open_clips
 from clipvip.data.dataset import ClipDataset, Sources
 from clipvip.data.manifest import write_manifest
 from clipvip.data.shards import write_shards
-from clipvip.errors import ManifestError, UsageError, VideoDecodeError
+from clipvip.errors import ManifestError, UsageError
 from clipvip.records import Clip
 from helpers_video import write_video
 
@@ -59,7 +59,7 @@ def test_tars_of_others(manifest: Path, tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_together(manifest: Path, tmp_path: Path) -> None:
-    """Catches a split that shards ignore, a folder of videos that they ignore, and a bad clip without its name."""
+    """Catches a split that shards ignore, a folder of videos that they ignore, and bad bytes that pass."""
     with pytest.raises(ManifestError, match=r"no\.jsonl: no such manifest"):
         open_clips(str(tmp_path / "no.jsonl"))
     write_shards(manifest, tmp_path / "shards")
@@ -70,5 +70,18 @@ def test_what_does_not_fit_together(manifest: Path, tmp_path: Path) -> None:
     tar = next((tmp_path / "shards").glob("*.tar"))
     damaged = tar.read_bytes().replace(b"ftyp", b"fxxx").replace(b"moov", b"mxxx")
     tar.write_bytes(damaged)
-    with pytest.raises(VideoDecodeError, match=r"^0: <bytes>: not a media file"):
-        dataset(tmp_path / "shards", None)[0, 0]
+    assert "not a media file" in (dataset(tmp_path / "shards", None)[0, 0].failure or "")
+
+
+def test_frames_out_of_shards(manifest: Path, tmp_path: Path) -> None:
+    """Catches the wrong frames, and one damaged picture that ends a run which leaves bad clips out."""
+    write_shards(manifest, tmp_path / "frames", media="frames", fps=10)
+    sample = dataset(tmp_path / "frames", None)[0, 2]
+    expected = dataset(manifest)[0, 2]
+    assert sample.video is not None
+    assert expected.video is not None
+    assert sample.video.shape == expected.video.shape
+    assert np.abs(sample.video.astype(int) - expected.video).mean() < 25  # noise, as JPEG has it
+    tar = next((tmp_path / "frames").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes().replace(b"JFIF", b"xxxx").replace(b"\xff\xd8", b"xx"))
+    assert "<bytes>: not a picture" in (dataset(tmp_path / "frames", None)[0, 2].failure or "")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clipvip.data.dataset import ClipDataset, Collator, Sources
-from clipvip.data.loader import Address, PassSampler, make_loader
+from clipvip.data.loader import Address, PassSampler, fetched, make_loader
 from clipvip.data.source import ManifestClips
 from clipvip.errors import ConfigError, ManifestError
 from clipvip.records import Clip
@@ -131,6 +133,18 @@ def test_resuming_with_other_workers_and_processes(clips: list[Clip]) -> None:
         assert ids == first[0] + second[0]
         assert texts == first[1] + second[1]
         assert pictures == first[2] + second[2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_are_told_in_one_line_wherever_they_happen(clips: list[Clip], tmp_path: Path, workers: int) -> None:
+    """Catches a worker's traceback in front of the message, and another type of error than without workers."""
+    picture = tmp_path / "p.png"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(picture)
+    source = dataset([*clips[:3], Clip("odd", image=picture, captions=("a picture",))])
+    collator = Collator(tokenize, to_pixels, 32, "squash", source.sources)
+    loader = make_loader([source], PassSampler([source], 4, 2, seed=0), collator, num_workers=workers)
+    with pytest.raises(ManifestError, match=r"^odd: an image or single-frame file among videos; [^\n]*\Z"):
+        list(fetched(loader, []))
 
 
 @pytest.mark.parametrize("size", [(32, 32), None])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,24 @@ def test_another_job_is_refused(tmp_path: Path) -> None:
         run(tmp_path, WORDS)
 
 
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    """Catches files of others that are overwritten, or deleted as leftovers."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "download.partial").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds other files \(download\.partial, \.\.\.\)"):
+        run(tmp_path, WORDS)
+    assert (tmp_path / "out" / "download.partial").read_text() == "mine"
+
+
+def test_what_failed_is_tried_again(tmp_path: Path) -> None:
+    """Catches clips that stay lost after their files were mended."""
+    run(tmp_path, [*WORDS[:7], jobs.BAD], share=0.5)
+    (tmp_path / "trace").unlink()
+    receipts = run(tmp_path, [*WORDS[:7], jobs.BAD], share=0.5)
+    assert traced(tmp_path) == [*WORDS[5:7], jobs.BAD], "only the part with the bad one"
+    assert [len(receipt["failures"]) for receipt in receipts] == [0, 1]
+
+
 def test_too_many_bad_items_stop_the_job(tmp_path: Path) -> None:
     """Catches a run that goes through a broken folder of videos to the end, or forgets what it had done."""
     items = [jobs.BAD if i % 10 == 9 else f"word{i}" for i in range(400)]
@@ -97,7 +116,9 @@ def test_too_many_bad_items_stop_the_job(tmp_path: Path) -> None:
         run(tmp_path, items, share=0.05)
     assert 100 <= len(traced(tmp_path)) < 200
     assert len(run(tmp_path, items, share=0.2)) == 80
-    assert 400 <= len(traced(tmp_path)) < 400 + 2 * 5, "more than what was under way was done again"
+    clean = {item for start in range(0, 400, 10) for item in items[start : start + 5]}  # of parts without a bad one
+    again = [item for item, times in Counter(traced(tmp_path)).items() if times > 1 and item in clean]
+    assert len(again) <= 2 * 5, "more than what was under way, or had failed, was done again"
 
 
 SCRIPT = """

@@ -100,7 +100,9 @@ def test_linear_layers_of_one_input() -> None:
     given = [torch.randn(3, 5, 96), *(torch.randn(96, 96) / 10 for _ in range(3)), *(torch.randn(96) for _ in range(3))]
 
     def joined(x: Tensor, *parameters: Tensor) -> Tensor:
-        return torch.cat(products.linears(x, *zip(parameters[:3], parameters[3:], strict=True)), -1)
+        x = products.in_autocast_dtype(x)
+        assert products.prefers_joined(x)
+        return torch.cat(products.joined_linears(x, *zip(parameters[:3], parameters[3:], strict=True)), -1)
 
     def expected(x: Tensor, *parameters: Tensor) -> Tensor:
         layers = zip(parameters[:3], parameters[3:], strict=True)

@@ -27,7 +27,7 @@ def command(
     num_frames: Annotated[int, typer.Option(help="A video of fewer frames is short.")] = 12,
     min_seconds: Annotated[float | None, typer.Option(help="A video that lasts less is short, too.")] = None,
     timeout: Annotated[
-        float, typer.Option(help="Seconds after which a clip counts as one that hangs the decoder.")
+        float, typer.Option(help="Seconds of silence (more for large files) after which a clip hangs the decoder.")
     ] = 300.0,
     work: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where finished parts are kept (default: MANIFEST.check).")

@@ -55,7 +55,8 @@ def check_manifest(
     """Decode the clips of a manifest, or of one split, and report those that cannot be used.
 
     quick: read `num_frames` uniform frames of a clip instead of every frame. short: videos of fewer than `num_frames`
-    frames or `min_seconds` seconds. timeout_s: a clip that takes longer has hung the decoder. work: the folder that an
+    frames or `min_seconds` seconds. timeout_s: a decoder that is silent for longer
+    (and for a second more for each 200 kB of the file) hangs. work: the folder that an
     interrupted check goes on in (default: see `default_work`); report.json there holds the report. fix: write a
     manifest without the bad, short (unless keep_short), duplicated and missing clips; clips of other splits stay.
     progress: is told how many clips more are done, and of how many there are; from several threads.
@@ -73,9 +74,9 @@ def check_manifest(
     sha256 = file_digest(path)
     task = CheckTask(
         num_frames=num_frames if quick else None,
-        videos=None if videos is None else os.path.abspath(videos),
+        videos=os.path.abspath(path.parent if videos is None else videos),
         split=split,
-        item_timeout_s=timeout_s,
+        silence_s=timeout_s,
     )
     receipts = run_job(
         task,

@@ -6,7 +6,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import numpy as np
 
 from clipvip.errors import ClipVipError
 from clipvip.files import file_digest
+from clipvip.jobs.decoding import time_limit_s
+from clipvip.jobs.worker import Beat
 from clipvip.records import Clip
 from clipvip.video import probe, read_frames, read_image, uniform_indices
 from clipvip.video.container import decode_error, open_video
@@ -37,7 +39,7 @@ class CheckTask:
     num_frames: int | None = None
     videos: str | None = None
     split: str | None = None
-    item_timeout_s: float = TIMEOUT_S
+    silence_s: float = TIMEOUT_S
     memory_bytes: int | None = WORKER_BYTES
     name: str = "check"
     suffix: str = ".jsonl"
@@ -48,23 +50,27 @@ class CheckTask:
             "frames": "all" if self.num_frames is None else self.num_frames,
             "videos": self.videos,
             "split": self.split,
-            "timeout_s": self.item_timeout_s,
+            "timeout_s": self.silence_s,
         }
 
     def name_of(self, item: Clip) -> str:
         """The clip_id."""
         return item.clip_id
 
-    def run(self, items: Sequence[Clip], path: Path, beat: Callable[[], None]) -> dict[str, Any]:
+    def timeout_s(self, item: Clip) -> float:
+        """More for large files: not all of them tell between two clips how far they are."""
+        return time_limit_s(item.path, self.silence_s)
+
+    def run(self, items: Sequence[Clip], path: Path, beat: Beat) -> dict[str, Any]:
         """Write the lines of one part; a file that several of its clips are cut from is hashed once."""
         digests: dict[Path, str] = {}
         with path.open("w", encoding="utf-8") as file:
             for clip in items:
-                file.write(json.dumps(self._examine(clip, digests)) + "\n")
+                file.write(json.dumps(self._examine(clip, digests, beat)) + "\n")
                 beat()
         return {}
 
-    def _examine(self, clip: Clip, digests: dict[Path, str]) -> Line:
+    def _examine(self, clip: Clip, digests: dict[Path, str], beat: Beat) -> Line:
         line: Line = {"clip_id": clip.clip_id, "status": "ok", "reason": None}
         line |= {"frames": None, "seconds": None, "digest": None}
         try:
@@ -75,7 +81,7 @@ class CheckTask:
             status = "missing" if error.errno in _ABSENT else "bad"
             return line | {"status": status, "reason": str(error.strerror).lower()}
         try:
-            line["frames"], line["seconds"] = self._decode(clip)
+            line["frames"], line["seconds"] = self._decode(clip, beat)
             if clip.path not in digests:
                 digests[clip.path] = file_digest(clip.path, "blake2b")
         except ClipVipError as error:
@@ -84,16 +90,16 @@ class CheckTask:
             return line | {"status": "bad", "reason": f"cannot be read: {str(error.strerror).lower()}"}
         return line | {"digest": digests[clip.path]}
 
-    def _decode(self, clip: Clip) -> tuple[int, float | None]:
+    def _decode(self, clip: Clip, beat: Beat) -> tuple[int, float | None]:
         """Frames and seconds of a clip; a picture has no length."""
         if clip.image is not None:
             read_image(clip.image)
             return 1, None
-        return _decode_all(clip) if self.num_frames is None else _decode_some(clip, self.num_frames)
+        return _decode_all(clip, beat) if self.num_frames is None else _decode_some(clip, self.num_frames)
 
 
-def _decode_all(clip: Clip) -> tuple[int, float]:
-    """Frames and seconds of a clip, every frame of it decoded.
+def _decode_all(clip: Clip, beat: Beat) -> tuple[int, float]:
+    """Frames and seconds of a clip, every frame of it decoded, with a sign of life every hundred.
 
     Raises: VideoDecodeError, also where `read_frames` could not return what was decoded: frames of several sizes.
     """
@@ -109,6 +115,8 @@ def _decode_all(clip: Clip) -> tuple[int, float]:
             elif size != (frame.width, frame.height):
                 raise decode_error(video.name, "the frame size changes on the way")
             num_frames, last = num_frames + 1, frame
+            if num_frames % 100 == 0:
+                beat(0)
         if first is None or last is None or first.pts is None or last.pts is None:
             return num_frames, round(num_frames * video.step_s, 6)
         shown_s = float(last.duration * last.time_base) if last.duration else video.step_s

@@ -87,11 +87,10 @@ class ShardSet:
             self._index = _load_index(self._index_file)
         return self._index
 
-    def load(self, index: int) -> tuple[Clip, bytes | list[np.ndarray]]:
-        """A clip (its path says where it came from) and its file's bytes, or its frames, each uint8 [H, W, 3].
+    def load(self, index: int) -> tuple[Clip, bytes | list[bytes]]:
+        """A clip (its path says where it came from) and its file's bytes, or those of its frames' picture files.
 
-        Raises: IndexError; ClipVipError if a shard is missing or not the one that was written; VideoDecodeError for a
-        damaged frame.
+        Raises: IndexError; ClipVipError if a shard is missing or not the one that was written.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")

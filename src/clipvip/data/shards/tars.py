@@ -16,8 +16,6 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-import numpy as np
-
 from clipvip.data.importers.base import Notes
 from clipvip.data.importers.shards import (
     TarSample,
@@ -30,9 +28,8 @@ from clipvip.data.importers.shards import (
     split_name,
 )
 from clipvip.data.shards.layout import INDEX, from_row, is_row
-from clipvip.errors import ClipVipError, VideoDecodeError
+from clipvip.errors import ClipVipError
 from clipvip.records import Clip
-from clipvip.video import read_image
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -60,10 +57,10 @@ def scan_tar(file: IO[bytes], path: str) -> Iterator[tuple[int, int, Clip]]:
         check_end(archive, name)
 
 
-def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[np.ndarray]]:
-    """The members of one clip to the clip and its file's bytes, or its frames, each uint8 [H, W, 3].
+def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[bytes]]:
+    """The members of one clip to the clip and its file's bytes, or those of its frames.
 
-    Raises: ClipVipError if they are not the members of one clip; VideoDecodeError for a damaged frame.
+    Raises: ClipVipError if they are not the members of one clip.
     """
     unfit = f"does not hold a clip; {INDEX} or the shard is not the one that was written"
     members: list[tuple[str, bytes]] = []
@@ -86,7 +83,7 @@ def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[np.ndarra
     if clip is None or not media:
         raise ClipVipError(f"{where}: {unfit}")
     if row is not None and row["media"] == "frames":
-        return clip, [_picture(held, f"{where}, {name}") for name, held in media]
+        return clip, [held for _, held in media]
     return clip, media[0][1]
 
 
@@ -101,13 +98,6 @@ def _row_of(sample: TarSample) -> dict[str, Any] | None:
 def _clip_of(sample: TarSample, row: dict[str, Any] | None) -> Clip | None:
     """The clip, by our row or as the importer does it; None if it has no media."""
     return from_row(row) if row is not None else next(clips_of([sample], Notes()), None)
-
-
-def _picture(jpeg: bytes, where: str) -> np.ndarray:
-    try:
-        return read_image(jpeg)
-    except VideoDecodeError as error:
-        raise VideoDecodeError(f"{where}: {error}") from error
 
 
 @contextmanager

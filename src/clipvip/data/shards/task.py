@@ -8,8 +8,8 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,8 @@ from clipvip.data.shards.layout import Kind, to_row
 from clipvip.data.shards.shrink import H264, JPEG_QUALITY, shrink_image, shrink_to_jpegs, shrink_video
 from clipvip.data.source import TEXTS
 from clipvip.errors import InputError, VideoDecodeError
+from clipvip.jobs.decoding import time_limit_s
+from clipvip.jobs.worker import Beat
 from clipvip.records import Clip
 from clipvip.video import probe, read_frames
 
@@ -52,13 +54,8 @@ class ShardTask:
     on_decode_error: Literal["skip", "raise"] = "skip"
     split: str | None = None
     memory_bytes: int | None = _WORKER_BYTES
-    item_timeout_s: float = field(init=False)
     name: str = "shard"
     suffix: str = ".tar"
-
-    def __post_init__(self) -> None:
-        copies = self.media == "video" and self.fps is None and self.short_side is None
-        self.item_timeout_s = _COPY_TIMEOUT_S if copies else _ENCODE_TIMEOUT_S
 
     def look(self) -> dict[str, Any]:
         """What the clips look like, ready for JSON."""
@@ -74,7 +71,12 @@ class ShardTask:
         """The clip_id."""
         return item.clip.clip_id
 
-    def run(self, items: Sequence[Numbered], path: Path, beat: Callable[[], None]) -> dict[str, Any]:
+    def timeout_s(self, item: Numbered) -> float:
+        """Long for what is encoded: a film at full size takes its time."""
+        copies = self.media == "video" and self.fps is None and self.short_side is None
+        return time_limit_s(item.clip.path, _COPY_TIMEOUT_S if copies else _ENCODE_TIMEOUT_S)
+
+    def run(self, items: Sequence[Numbered], path: Path, beat: Beat) -> dict[str, Any]:
         """Write one shard; the receipt has the clips' lengths and how many have each kind of text."""
         lengths: list[int] = []
         failures: list[tuple[str, str]] = []
