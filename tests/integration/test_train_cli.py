@@ -85,25 +85,6 @@ def test_killed_run_ends_like_an_uninterrupted_one(world: Path, recipe: Path, fi
     assert_same_run(tmp_path / "killed", finished)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_end_it_saves_first(
-    world: Path, recipe: Path, finished: Path, tmp_path: Path, signum: signal.Signals
-) -> None:
-    """Catches a run that throws its last steps away, or saves in the middle of one; and a wrong exit code."""
-    log = tmp_path / "run" / "log.jsonl"
-    with subprocess.Popen(command(recipe, world, log.parent), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        while run.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 9):
-            time.sleep(0.01)  # waiting for another process, not for a guess about its speed
-        run.send_signal(signum)
-        _, told = run.communicate()
-    assert run.returncode == 128 + signum
-    assert "the same command goes on" in told.decode()
-    newest = max((log.parent / "checkpoints").iterdir())
-    assert int(newest.name.removeprefix("step-")) >= WorkDir(log.parent).read_log()[-1]["step"]
-    subprocess.run(command(recipe, world, log.parent), capture_output=True, check=True)
-    assert_same_run(log.parent, finished)
-
-
 @pytest.mark.long
 def test_twelve_kills_at_random_moments(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
     """Catches the rare moment: a kill while a checkpoint, the best model or the log is being written."""
@@ -231,17 +212,26 @@ def test_a_run_that_diverges_stops_before_it_saves(world: Path, recipe: Path, tm
 
 
 def test_interruption_exits_with_the_signal(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
-    """Catches Ctrl-C reported as a failure (exit 1), with a traceback, or with a run that cannot go on."""
+    """Catches Ctrl-C reported as a failure (exit 1), with a traceback, or with the steps since the last save lost."""
+
+    def heed_ctrl_c() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+
     workdir = tmp_path / "run"
     log = workdir / "log.jsonl"
     for number, code, lines in ((signal.SIGINT, 130, 5), (signal.SIGTERM, 143, 20)):
-        with subprocess.Popen(command(recipe, world, workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        with subprocess.Popen(
+            command(recipe, world, workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+        ) as run:
             while run.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") > lines):
                 time.sleep(0.01)  # waiting for another process, not for a guess about its speed
             run.send_signal(number)
             _, told = run.communicate()
         assert run.returncode == code, told
         assert b"Traceback" not in told
+        assert b"the same command goes on" in told
+        newest = max(int(path.name.removeprefix("step-")) for path in (workdir / "checkpoints").iterdir())
+        assert newest == WorkDir(workdir).read_log()[-1]["step"]
     subprocess.run(command(recipe, world, workdir), capture_output=True, check=True)
     assert_same_run(workdir, finished)
 

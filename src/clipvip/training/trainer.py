@@ -265,7 +265,7 @@ class _Run:
             return
         self.skipped |= new
         for clip_id, reason in new.items():
-            self.work.log({"step": self.step, "skipped": clip_id, "reason": reason})
+            self.work.log({"step": self.step + 1, "skipped": clip_id, "reason": reason})  # the step to come
         self.work.write_bad_clips(self.skipped)
         if len(self.skipped) > self.recipe.data.max_bad_share * self.num_clips:
             raise TrainingError(
