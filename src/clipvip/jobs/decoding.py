@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from clipvip.errors import VideoDecodeError
-from clipvip.jobs.worker import Beat, Worker, WorkerDied
+from clipvip.jobs.worker import Beat, Worker, WorkerDied, usable_cpus
 from clipvip.video import VideoInfo, probe, read_frames, stream_frames
 
 T = TypeVar("T")
@@ -67,11 +67,6 @@ def time_limit_s(path: str | os.PathLike[str], patience_s: float = PATIENCE_S) -
     except (OSError, ValueError):
         size = 0  # the call itself will tell what is wrong
     return patience_s + size / BYTES_PER_S
-
-
-def usable_cpus() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measured(path: str | os.PathLike[str], short_s: float, beat: Beat) -> tuple[VideoInfo, float]:

@@ -7,9 +7,9 @@ command goes on, nothing is lost or there twice.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
@@ -20,6 +20,9 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from clipvip.errors import ClipVipError, UsageError
 from clipvip.files import file_digest, replace_text, replacing
 from clipvip.jobs.worker import Beat, Worker, WorkerDied
+
+if sys.platform != "win32":
+    import fcntl
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -239,7 +242,8 @@ def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
         raise UsageError(f"{out}: holds other files ({min(others)}, ...), and is no job's folder; choose a new one")
     with (out / ".lock").open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if sys.platform != "win32":  # there two jobs in one folder are the user's own business
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
                 f"{out}: another process is working there; wait for it, or choose another folder"

@@ -155,8 +155,7 @@ def _death(exit_code: int) -> str:
 
 def _serve(pipe: Connection, memory_bytes: int | None) -> None:
     """The child: calls in, answers out, until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     if memory_bytes is not None and sys.platform != "win32":
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     pipe.send(("ready", None))
@@ -178,9 +177,20 @@ def _serve(pipe: Connection, memory_bytes: int | None) -> None:
             pipe.send(("raised", RuntimeError(f"the answer cannot leave the worker process ({error}): {answer[1]!r}")))
 
 
-def _die_with_parent() -> None:
-    """A child that is busy in C when its parent is killed would go on for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def end_with_parent() -> None:
+    """What a worker does first: Ctrl-C, which reaches all processes of a terminal, is its parent's business, and a
+    worker that is busy in C when its parent is killed must not go on for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def usable_cpus() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

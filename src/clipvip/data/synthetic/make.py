@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,12 @@ from clipvip.data.synthetic import texts
 from clipvip.data.synthetic.render import draw_take, render_clip, write_video
 from clipvip.data.synthetic.world import Scenario, all_scenarios, order_blind_ceiling, split_scenarios
 from clipvip.errors import UsageError
+from clipvip.jobs.worker import end_with_parent, usable_cpus
 from clipvip.records import Clip
 
 WORLD_VERSION = 2
 """Raised whenever the same seed would give other files."""
+MOST_WORKERS = 61  # of a process pool on Windows
 _CHUNK = 100
 _IMAGES, _PRETRAIN, _TRAIN, _VAL, _TEST = range(10, 15)  # streams of random numbers that never meet
 
@@ -87,7 +87,9 @@ def make_world(
     manifests: dict[str, list[Clip]] = {}
     total, done = sum(count for *_, count in tasks), 0
     # spawn, not fork: it exists everywhere, and the caller may already run threads
-    with ProcessPoolExecutor(num_workers(), get_context("spawn"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(
+        min(MOST_WORKERS, usable_cpus()), get_context("spawn"), initializer=end_with_parent
+    ) as pool:
         jobs = [
             (name, pool.submit(_make_chunk, make, range(start, min(start + _CHUNK, count))))
             for name, make, count in tasks
@@ -107,25 +109,6 @@ def make_world(
     unfinished.write_text(json.dumps(facts, indent=2))
     os.replace(unfinished, marker)
     return facts
-
-
-def num_workers() -> int:
-    """Processes worth starting: the cores this one may use (Windows allows a pool no more than 61)."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(61, usable)
-
-
-def _end_with_parent() -> None:
-    """Worker start: Ctrl-C is the parent's business, and a worker does not outlive a killed parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_chunk(make: Callable[[int], Clip], numbers: range) -> list[Clip]:
