@@ -1,7 +1,4 @@
-"""How the benchmarks measure: interleaved timings, peak memory, floating point operations, the machine and its ceiling.
-
-Shapes: B batch, T frames, L patches a frame, M proxies, N = M + T*L tokens, D width.
-"""
+"""How the benchmarks measure: interleaved timings, peak memory, the machine and its ceiling."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 import transformers
-from peers import shape_of
 from torch import Tensor
 
 from clipvip.model import ClipVipConfig, inference
+from clipvip.model.flops import video_flops, vision_layers
 
 WARMUPS = 2
 WARMUPS_COMPILED = 4
@@ -90,50 +87,9 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], ca
     print(f"\n### {title}\n", *("| " + " | ".join(line) + " |" for line in lines), f"\n{caption}", sep="\n", flush=True)
 
 
-@dataclass(frozen=True)
-class Products:
-    """`count` linear layers of one shape: [rows, inputs] -> [rows, outputs]."""
-
-    rows: int
-    inputs: int
-    outputs: int
-    count: int
-
-    @property
-    def flops(self) -> float:
-        """Floating point operations of all of them."""
-        return 2.0 * self.rows * self.inputs * self.outputs * self.count
-
-
-def linear_layers(config: ClipVipConfig, batch: int, num_frames: int) -> list[Products]:
-    """The linear layers of the vision tower, patch embedding first; the last block has outputs for proxy 0 alone."""
-    vision, (num_proxies, num_patches, _) = config.vision, shape_of(config)
-    width, hidden, full = vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers - 1
-    rows = batch * (num_proxies + num_frames * num_patches)
-    return [
-        Products(batch * num_frames * num_patches, vision.num_channels * vision.patch_size**2, width, 1),
-        Products(rows, width, width, 4 * full + 2),  # query, key, value, out; key and value of the last block
-        Products(rows, width, hidden, full),
-        Products(rows, hidden, width, full),
-        Products(batch, width, width, 2),
-        Products(batch, width, hidden, 1),
-        Products(batch, hidden, width, 1),
-    ]
-
-
 def tower_flops(config: ClipVipConfig, batch: int, num_frames: int, training: bool = False) -> float:
-    """Operations of the vision tower's linear layers and attention: two a multiply-add, nothing that it does not need.
-
-    training: forward and backward, which is twice the forward without the gradient of the pixels. Recomputation by
-    activation checkpointing is not counted.
-    """
-    patches, *others = linear_layers(config, batch, num_frames)
-    num_proxies, num_patches, _ = shape_of(config)
-    tokens = num_proxies + num_frames * num_patches
-    pairs = num_proxies * tokens + num_frames * num_patches * (num_proxies + num_patches)  # that see each other
-    attention = 4.0 * batch * config.vision.hidden_size * ((config.vision.num_hidden_layers - 1) * pairs + tokens)
-    forward = patches.flops + sum(layers.flops for layers in others) + attention
-    return 3 * forward - patches.flops if training else forward
+    """Operations of the video tower for a batch: forward, or forward and backward."""
+    return batch * video_flops(config, num_frames, training=training)
 
 
 def ceilings(config: ClipVipConfig, batch: int, repeats: int, device: torch.device) -> dict[str, float]:
@@ -143,7 +99,7 @@ def ceilings(config: ClipVipConfig, batch: int, repeats: int, device: torch.devi
     operations over the sum of their medians.
     """
     milliseconds: dict[str, float] = {}
-    layers = linear_layers(config, batch, config.num_frames)
+    layers = vision_layers(config, config.num_frames, batch)
     for layer in layers:
         cases = {}
         for dtype in (torch.float32, torch.bfloat16):

@@ -57,3 +57,21 @@ def test_decoding_benchmark_prints_its_tables(tmp_path: Path) -> None:
     ways = ["way", "---", "PyAV, sequential", *peer, *ours, 'clipvip, resize_in="tensor", to float pixels']
     headline = ["clip", "---", "h264-240p-10s"]
     assert rows == [*ways, *headline, *ways, *headline, "worker processes", "---", "1", "2"]
+
+
+def test_scaling_tables_are_those_of_the_docs(tmp_path: Path) -> None:
+    """Catches docs/scaling.md quoting what the code no longer counts, and a measurement that no longer runs."""
+    script = [sys.executable, BENCHMARKS / "scaling.py", f"--measure={tmp_path}", "--clip=h264-240p-10s", "--repeats=1"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    counted, measured = done.stdout.split("\ntorch ")
+    rows = [line for line in counted.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 * (2 + 6)
+    page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text().splitlines()
+    assert [row for row in rows if row not in page and not set(row) <= set("| -")] == []
+    assert [line.split(" | ")[0] for line in measured.splitlines() if line.startswith("| shard")] == [
+        "| shard, --short-side 224",
+        "| shard, --short-side 224 --fps 6",
+        "| shard, --short-side 224 --fps 3",
+        "| shard, --short-side 224 --fps 3 --as frames",
+    ]
