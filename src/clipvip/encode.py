@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from clipvip.errors import CheckpointError, InputError, UsageError, VideoDecodeError
+from clipvip import distributed
+from clipvip.errors import CheckpointError, ClipVipError, InputError, UsageError, VideoDecodeError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly, read_config
 from clipvip.model.processor import Media
@@ -120,6 +121,14 @@ class Encoder:
 
         Raises: VideoDecodeError for the first clip that cannot be decoded, or with "skip" if there is no other.
         """
+        embeddings = self.encode_decodable(clips, batch_size, progress, on_decode_error)
+        check_some_left(clips, embeddings)
+        return embeddings
+
+    def encode_decodable(
+        self, clips: Sequence[Clip], batch_size: int, progress: bool, on_decode_error: Literal["raise", "skip"]
+    ) -> Embeddings:
+        """`encode_clips`, which may leave nothing."""
         skipped: dict[int, str] = {}
 
         def pixels(numbered: tuple[int, Clip]) -> Tensor | None:
@@ -136,8 +145,6 @@ class Encoder:
                 return None
 
         vectors = self._encode_media(list(enumerate(clips)), pixels, batch_size, progress, "encoding clips")
-        if skipped and len(skipped) == len(clips):
-            raise VideoDecodeError(f"not one of {len(clips)} clips can be decoded; the first: {skipped[0]}")
         rows = [row for row in range(len(clips)) if row not in skipped]
         reasons = {clips[row].clip_id: skipped[row] for row in sorted(skipped)}
         return Embeddings(tuple(clips[row].clip_id for row in rows), vectors[rows], self.fingerprint, reasons)
@@ -186,6 +193,69 @@ class Encoder:
             if batch:
                 flush(batch)
         return vectors
+
+
+class SharedEncoder:
+    """An `Encoder` whose work is shared out among the processes of a run; all get all rows, in the order given.
+
+    Without other processes it is that encoder.
+    """
+
+    def __init__(self, encoder: Encoder):
+        self.encoder = encoder
+
+    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """As `Encoder.encode_texts`."""
+        texts = list(texts)
+        shares = _shared(lambda mine: self.encoder.encode_texts(mine, progress=progress), texts)
+        return _interleaved(shares)
+
+    def encode_clips(
+        self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
+    ) -> Embeddings:
+        """As `Encoder.encode_clips`."""
+        shares = _shared(lambda mine: self.encoder.encode_decodable(mine, 16, progress, on_decode_error), clips)
+        vectors = {id_: row for share in shares for id_, row in zip(share.ids, share.vectors, strict=True)}
+        reasons = {id_: reason for share in shares for id_, reason in share.skipped.items()}
+        ids = tuple(clip.clip_id for clip in clips if clip.clip_id not in reasons)
+        skipped = {clip.clip_id: reasons[clip.clip_id] for clip in clips if clip.clip_id in reasons}
+        rows = np.stack([vectors[id_] for id_ in ids]) if ids else shares[0].vectors[:0]
+        embeddings = Embeddings(ids, rows, shares[0].fingerprint, skipped)
+        check_some_left(clips, embeddings)
+        return embeddings
+
+
+def check_some_left(clips: Sequence[Clip], embeddings: Embeddings) -> None:
+    """Raises: VideoDecodeError if there were clips, and all had to be left out."""
+    if clips and not embeddings.ids:
+        first = embeddings.skipped[clips[0].clip_id]
+        raise VideoDecodeError(f"not one of {len(clips)} clips can be decoded; the first: {first}")
+
+
+def _shared(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
+    """What each process makes of its share: every world-th item, from its rank on. An error of one is raised by all."""
+    outcome: Result | ClipVipError
+    try:
+        outcome = work(items[distributed.rank() :: distributed.world()])
+    except ClipVipError as error:
+        if distributed.world() == 1:
+            raise
+        outcome = error
+    shares: list[Result] = []
+    for share in distributed.exchange(outcome):
+        if isinstance(share, ClipVipError):
+            share.repeated = distributed.rank() > 0
+            raise share
+        shares.append(share)
+    return shares
+
+
+def _interleaved(shares: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of shares as `_shared` cut them, in their first order."""
+    rows = np.empty((sum(len(share) for share in shares), shares[0].shape[1]), shares[0].dtype)
+    for number, share in enumerate(shares):
+        rows[number :: len(shares)] = share
+    return rows
 
 
 def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Encoder:

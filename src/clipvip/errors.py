@@ -2,7 +2,12 @@
 
 
 class ClipVipError(Exception):
-    """Base of all errors that clipvip raises on purpose. The text names the thing, the value and the way out."""
+    """Base of all errors that clipvip raises on purpose. The text names the thing, the value and the way out.
+
+    repeated: another process of the same run reports it already.
+    """
+
+    repeated = False
 
 
 class UsageError(ClipVipError):

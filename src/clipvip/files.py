@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextmanager
@@ -32,3 +37,21 @@ def file_digest(path: Path, method: str = "sha256") -> str:
     """Of all its bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, method).hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """`folder` for this process alone, by a file `.lock` in it; where the system has no locks, for anyone.
+
+    Raises: BlockingIOError if another process has it.
+    """
+    with (folder / ".lock").open("a") as lock:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError as error:  # network file systems: some cannot lock
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+        yield

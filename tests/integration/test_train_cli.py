@@ -74,7 +74,8 @@ def assert_same_run(workdir: Path, finished: Path) -> None:
 
     def curve(path: Path) -> list[dict[str, float]]:
         rows = WorkDir(path).read_log()
-        return [{key: value for key, value in row.items() if key != "clips_per_s"} for row in rows]
+        speed = {"clips_per_s", "data_wait", "mfu", "peak_memory_gib"}
+        return [{key: value for key, value in row.items() if key not in speed} for row in rows]
 
     assert curve(workdir) == curve(finished)
 
@@ -207,8 +208,12 @@ def test_misspelt_architecture_and_missing_captions_are_errors(world: Path, reci
 def test_a_run_that_diverges_stops_before_it_saves(world: Path, recipe: Path, tmp_path: Path) -> None:
     """Catches NaN weights in a checkpoint: the run could then never recover."""
     wild = [*overrides(world), "optim.lr=1e30", "train.log_every=1000", "train.save_every=3", "data.val=null"]
-    with pytest.raises(TrainingError, match=r"step \d+: loss .*lower optim.lr"):
+    with pytest.raises(TrainingError, match=r"step 2: the loss .*lower optim.lr .* look at its 8 clips: train"):
         train(load_recipe(str(recipe), wild), tmp_path / "wild", progress=False)
+    [*_, row] = WorkDir(tmp_path / "wild").read_log()
+    assert row["step"] == 2  # not 3, where it was looked at
+    assert len(set(row["not_finite"])) == 8
+    assert not list((tmp_path / "wild").glob("checkpoints/*"))
 
 
 def test_interruption_exits_with_the_signal(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
@@ -283,8 +288,8 @@ def test_matmul_precision_is_the_runs_own(world: Path, recipe: Path, tmp_path: P
     seen = []
     changed = [*overrides(world), "train.float32_matmul=medium", "train.steps=1"]
     with pytest.MonkeyPatch.context() as patch:
-        loop = trainer._Run.go
-        patch.setattr(trainer._Run, "go", lambda run: seen.append(torch.get_float32_matmul_precision()) or loop(run))
+        loop = trainer.Run.go
+        patch.setattr(trainer.Run, "go", lambda run: seen.append(torch.get_float32_matmul_precision()) or loop(run))
         train(load_recipe(str(recipe), changed), tmp_path / "run", progress=False)
     assert seen == ["medium"]
     assert torch.get_float32_matmul_precision() == "highest"

@@ -68,7 +68,8 @@ def main() -> None:
     except (ClipVipError, OSError, ModuleNotFoundError) as error:
         if _debug:
             raise
-        typer.echo(f"clipvip: {_told(error)}", err=True)
+        if not getattr(error, "repeated", False):
+            typer.echo(f"clipvip: {_told(error)}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     finally:
         for number, handler in before.items():

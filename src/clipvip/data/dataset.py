@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
@@ -32,12 +33,13 @@ class Sources:
     """Which of a clip's fields play which part in omnisource learning.
 
     subtitle: the field of S; caption: the field of C, or None (of several "captions" one is drawn a pass); frame:
-    whether F, the middle frame, is wanted.
+    whether F, the middle frame, is wanted; join_captions: "captions" are joined by spaces instead.
     """
 
-    subtitle: Literal["subtitle", "captions"] = "captions"
+    subtitle: Literal["subtitle", "caption", "captions"] = "captions"
     caption: Literal["caption", "captions"] | None = None
     frame: bool = False
+    join_captions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,11 @@ class TextBatch:
 
     def to(self, device: torch.device) -> TextBatch:
         """A copy on `device`."""
-        move = partial(Tensor.to, device=device, non_blocking=True)
-        return TextBatch(move(self.input_ids), move(self.attention_mask), move(self.valid))
+        return self.each(partial(Tensor.to, device=device, non_blocking=True))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TextBatch:
+        """A copy with `change` applied to every tensor."""
+        return TextBatch(change(self.input_ids), change(self.attention_mask), change(self.valid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,27 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """A copy on `device`."""
+        return self.each(partial(Tensor.to, device=device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """A copy that a GPU can fetch while it computes (the loader calls this)."""
+        return self.each(Tensor.pin_memory)
+
+    def parts(self, size: int) -> list[Batch]:
+        """The batch in parts of `size` clips (the last may be smaller), views of its tensors."""
+        return [
+            replace(self.each(itemgetter(slice(start, start + size))), clip_ids=self.clip_ids[start : start + size])
+            for start in range(0, max(len(self.clip_ids), 1), size)
+        ]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """A copy with `change` applied to every tensor."""
         return replace(
             self,
-            video=self.video.to(device, non_blocking=True),
-            frame=None if self.frame is None else self.frame.to(device, non_blocking=True),
-            subtitle=self.subtitle.to(device),
-            caption=None if self.caption is None else self.caption.to(device),
+            video=change(self.video),
+            frame=None if self.frame is None else change(self.frame),
+            subtitle=self.subtitle.each(change),
+            caption=None if self.caption is None else self.caption.each(change),
         )
 
     def normalized(self, to_pixels: ToPixels) -> Batch:
@@ -152,13 +172,20 @@ class ClipDataset(Dataset[Sample]):
         pass_number, index = address
         clip, media = self.clips.load(index)
         rng = np.random.default_rng([self.seed, pass_number, index])
-        subtitle = _draw(clip, self.sources.subtitle, rng)
-        caption = _draw(clip, self.sources.caption, rng) if self.sources.caption else None
+        subtitle = self._text(clip, self.sources.subtitle, rng)
+        caption = self._text(clip, self.sources.caption, rng) if self.sources.caption else None
         try:
             video, frame = self._frames(clip, media, index, rng)
         except VideoDecodeError as error:
             return Sample(clip.clip_id, failure=str(error))
         return Sample(clip.clip_id, video, frame, subtitle, caption)
+
+    def _text(self, clip: Clip, field: str, rng: np.random.Generator) -> str | None:
+        """The text that plays a part: the field's, or of several captions one or all."""
+        texts = clip.captions if field == "captions" else (getattr(clip, field),)
+        if field == "captions" and self.sources.join_captions:
+            return " ".join(texts) or None
+        return (texts[rng.integers(len(texts))] or None) if texts else None
 
     def _frames(
         self, clip: Clip, media: Media, index: int, rng: np.random.Generator
@@ -202,19 +229,13 @@ class ClipDataset(Dataset[Sample]):
         return frames
 
 
-def _draw(clip: Clip, field: str, rng: np.random.Generator) -> str | None:
-    """The text that plays a part: the field's, or one of several."""
-    texts = clip.captions if field == "captions" else (getattr(clip, field),)
-    return (texts[rng.integers(len(texts))] or None) if texts else None
-
-
 @dataclass(frozen=True, slots=True)
 class Collator:
     """Samples to a batch; failed ones are left out and listed.
 
     tokenize: texts to padded ids and mask. to_pixels: frames uint8 [F, H, W, 3] to [F, 3, S, S].
     image_size, resize: S, and how frames become square.
-    A batch of which all failed is empty: no clip_ids, no videos. Raises: ManifestError if videos of different T meet.
+    A batch of which all failed is a placeholder. Raises: ManifestError if videos of different T meet.
     """
 
     tokenize: Tokenize
@@ -228,7 +249,7 @@ class Collator:
         failures = tuple((sample.clip_id, sample.failure) for sample in samples if sample.failure is not None)
         good = [sample for sample in samples if sample.failure is None]
         if not good:
-            return Batch((), torch.empty(0), None, self._texts([]), None, failures)
+            return self._placeholder(failures)
         videos = [sample.video for sample in good if sample.video is not None]
         if len({len(video) for video in videos}) != 1:
             odd = min(zip(videos, good, strict=True), key=lambda pair: len(pair[0]))[1].clip_id
@@ -243,6 +264,11 @@ class Collator:
             failures=failures,
         )
 
+    def _placeholder(self, failures: tuple[tuple[str, str], ...]) -> Batch:
+        black = torch.zeros(1, 1, self.image_size, self.image_size, 3, dtype=torch.uint8)
+        caption = self._texts([None]) if self.sources.caption else None
+        return Batch((), black, black if self.sources.frame else None, self._texts([None]), caption, failures)
+
     def _pictures(self, clips: Sequence[np.ndarray]) -> Tensor:
         """uint8 [B, T, S, S, 3] if no clip has to be scaled, else pixel values [B, T, 3, S, S]."""
         cut = [centre_cut(clip, self.image_size, self.resize) for clip in clips]
@@ -252,6 +278,6 @@ class Collator:
         return torch.stack([self.to_pixels(clip) for clip in clips])
 
     def _texts(self, texts: Sequence[str | None]) -> TextBatch:
-        tokens = self.tokenize([text or "" for text in texts or [None]])
+        tokens = self.tokenize([text or "" for text in texts])
         valid = torch.tensor([text is not None for text in texts], dtype=torch.bool)
         return TextBatch(tokens["input_ids"], tokens["attention_mask"], valid)

@@ -113,9 +113,14 @@ class Mixture(Dataset[Sample]):
 
 
 def make_loader(
-    datasets: Sequence[ClipDataset], sampler: PassSampler, collator: Collator, *, num_workers: int
+    datasets: Sequence[ClipDataset],
+    sampler: PassSampler,
+    collator: Collator,
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """The loader. Workers are spawned, not forked: decoders and tokenisers run threads."""
+    """The loader. Workers are spawned, not forked: decoders and tokenisers run threads. pin_memory: for GPUs."""
     return DataLoader(
         Mixture(datasets),  # type: ignore[arg-type]  # torch's annotation has no room for a collate_fn of another type
         batch_sampler=sampler,
@@ -125,6 +130,7 @@ def make_loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
         worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
     )
 
 

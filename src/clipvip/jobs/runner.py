@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from clipvip.errors import ClipVipError, UsageError
-from clipvip.files import file_digest, replace_text, replacing
+from clipvip.files import file_digest, locked, replace_text, replacing
 from clipvip.jobs.worker import Beat, Worker, WorkerDied
-
-if sys.platform != "win32":
-    import fcntl
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -240,10 +236,9 @@ def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
     description = out / "job.json"
     if not description.exists() and (others := {path.name for path in out.iterdir()} - {".lock", "job.json.partial"}):
         raise UsageError(f"{out}: holds other files ({min(others)}, ...), and is no job's folder; choose a new one")
-    with (out / ".lock").open("a") as lock:
+    with ExitStack() as stack:
         try:
-            if sys.platform != "win32":  # there two jobs in one folder are the user's own business
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(out))
         except BlockingIOError:
             raise UsageError(
                 f"{out}: another process is working there; wait for it, or choose another folder"

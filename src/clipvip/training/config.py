@@ -1,6 +1,8 @@
 """What a recipe may say: typed, strict, one docstring a field.
 
-A recipe is YAML with an optional `base` (another recipe it overrides); `key=value` arguments override both.
+A recipe is YAML. Beside the sections below it may have a `base` (a recipe it overrides, or a list of them, later ones
+over earlier ones) and a section `released` with what else it overrides under the released profile. In order, each over
+the one before: PROFILES, bases, the recipe, its `released` section if that is the profile, `key=value` arguments.
 """
 
 from __future__ import annotations
@@ -55,10 +57,12 @@ class MixSection(_Strict):
     """Folder the media paths are relative to; None: the manifest's own."""
     split: str | None = "train"
     """Split to train on; None: every line."""
-    subtitle: Literal["subtitle", "captions"] = "captions"
+    subtitle: Literal["subtitle", "caption", "captions"] = "captions"
     """The field that S is read from."""
     caption: Literal["caption", "captions"] = "captions"
     """The field that C is read from, if the loss variant has it: an image-text set's own captions."""
+    join_captions: bool = False
+    """Join a clip's captions by spaces instead of drawing one."""
 
 
 class DataSection(_Strict):
@@ -76,8 +80,10 @@ class DataSection(_Strict):
     """Split to train on; None: every line."""
     val_split: str | None = "val"
     """Split to validate on; None: every line."""
-    subtitle: Literal["subtitle", "captions"] = "captions"
-    """The field that S is read from; of several captions one is drawn each pass."""
+    subtitle: Literal["subtitle", "caption", "captions"] = "captions"
+    """The field that S is read from ("caption": auxiliary captions alone); of several captions one is drawn a pass."""
+    join_captions: bool = False
+    """Paragraph retrieval: a clip's captions are joined by spaces, in training as S and in validation as the query."""
     jitter: bool = True
     """Jittered frame sampling in training, as released; False: uniform, as in evaluation."""
     num_workers: int = Field(2, ge=0)
@@ -137,6 +143,9 @@ class TrainSection(_Strict):
     """Passes over the training clips; give this or `steps`."""
     steps: int | None = Field(None, gt=0)
     """Optimiser steps; give this or `epochs`."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Gradient caching: each process computes with so many clips at a time, in the memory they take, and gets the
+    gradients of the whole batch, for a third more work. None: no caching."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of activations; weights are float32."""
     float32_matmul: Literal["highest", "high", "medium"] = "highest"
@@ -154,8 +163,12 @@ class TrainSection(_Strict):
     """Steps between validations; None: only at the end."""
     save_every: int = Field(500, gt=0)
     """Steps between checkpoints."""
+    snapshot_every: int | None = Field(None, gt=0)
+    """Steps between models that are kept, in snapshots/step-N, to fine-tune from or compare; None: none."""
     select: Literal["best", "last"] = "best"
     """Which weights become `model/`: those of the best validation R@1 (t2v, raw score), or the last."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where curves go besides log.jsonl: names of trackers that accelerate knows (wandb, mlflow, ...)."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:
@@ -170,7 +183,15 @@ class Recipe(_Strict):
     profile: Literal["released", "clipvip"] = "clipvip"
     """Defaults for choices in which the released code differs from ours (see PROFILES)."""
     about: str = ""
-    """One line for `clipvip train --list`."""
+    """What the run is, in one line for `clipvip train --list`, as are the next four."""
+    hardware: str = ""
+    """What the published run used; the global batch is train.batch_size."""
+    paper: str = ""
+    """The published figure of this run."""
+    ours: str = "not yet run"
+    """Our figure of this run."""
+    inputs: dict[str, str] = {}
+    """Field -> what to give for it, as far as the recipe leaves it open; `--list` makes the command from it."""
     model: ModelSection
     data: DataSection
     loss: LossSection = LossSection()

@@ -1,33 +1,49 @@
-"""What a run leaves in its work folder: atomic checkpoints, the log, the recipe it was started with."""
+"""What a run leaves in its work folder: atomic, checksummed checkpoints, the log, the recipe it was started with.
+
+With several processes the main one writes and the others read.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from clipvip.errors import TrainingError
-from clipvip.files import replace_text
+from clipvip.errors import ClipVipWarning, TrainingError
+from clipvip.files import file_digest, locked, replace_text
 from clipvip.model import ClipVipModel, ClipVipProcessor
 from clipvip.training.config import Recipe
 
 KEEP_CHECKPOINTS = 2
+CHECKSUMS = "checksums.json"
 MAY_CHANGE = (
     "about",
+    "hardware",
+    "paper",
+    "ours",
+    "inputs",
     "data.num_workers",
     "data.on_decode_error",
     "data.max_bad_share",
     "data.cache",
     "train.save_every",
+    "train.snapshot_every",
+    "train.log_every",
+    "train.trackers",
+    "train.micro_batch",
+    "train.activation_checkpointing",
 )
-"""Fields that a run may go on with other values of: its result does not hang on them."""
+"""Fields that a run may go on with other values of: its result does not hang on them (to rounding)."""
 
 
 class WorkDir:
@@ -35,7 +51,8 @@ class WorkDir:
 
     recipe.yaml                 as resolved; another recipe in the same folder is refused
     log.jsonl, tensorboard/     curves
-    checkpoints/step-000100/    model/ (weights, processor) and trainer.pt; the last two are kept
+    checkpoints/step-000100/    model/ (weights, processor), trainer.pt and checksums.json; the last two are kept
+    snapshots/step-000100/      models that are kept
     best/                       the model of the best validation so far
     bad_clips.jsonl             clips that had to be left out, and why
     model/, summary.json        the result; summary.json is written last, so its presence means "finished"
@@ -48,10 +65,24 @@ class WorkDir:
         self.bad_clips = path / "bad_clips.jsonl"
         self._log = path / "log.jsonl"
         self._checkpoints = path / "checkpoints"
+        self._snapshots = path / "snapshots"
         self._summary = path / "summary.json"
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder if need be, and keep other runs out. Raises: TrainingError if one is in it."""
+        self._checkpoints.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.path):
+                yield
+        except BlockingIOError:
+            raise TrainingError(
+                f"{self.path}: another run is at work there; wait for it, or choose another --workdir. (If you started "
+                "several processes as one run, they do not see each other: start them with torchrun or accelerate)"
+            ) from None
+
     def open(self, recipe: Recipe) -> None:
-        """Make the folder, or check that it belongs to the same recipe.
+        """Check that the folder belongs to the same recipe, or make it so.
 
         Raises: TrainingError naming the first field that differs.
         """
@@ -64,7 +95,6 @@ class WorkDir:
                     f"{self.path}: holds a run of another recipe ({difference}); choose another --workdir or delete it"
                 )
             return
-        self._checkpoints.mkdir(parents=True, exist_ok=True)
         replace_text(file, yaml.safe_dump(settings, sort_keys=False))
 
     @property
@@ -75,36 +105,69 @@ class WorkDir:
     def save_checkpoint(
         self, step: int, model: ClipVipModel, processor: ClipVipProcessor, trainer: Mapping[str, Any]
     ) -> None:
-        """Write `checkpoints/step-N` aside and rename it into place, then drop the oldest beyond two."""
-        final = self._checkpoints / f"step-{step:06d}"
-        with _aside(final) as folder:
+        """Write `checkpoints/step-N` aside and rename it into place, then drop the oldest beyond two.
+
+        Raises: TrainingError if it cannot be written; what was there before is kept.
+        """
+        with _replacing(_numbered(self._checkpoints, step)) as folder:
             save_model(folder / "model", model, processor)
             torch.save(dict(trainer), folder / "trainer.pt")
+            sums = {file.relative_to(folder).as_posix(): file_digest(file) for file in _files(folder)}
+            (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2))
         for old in self._complete()[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
 
-    def load_checkpoint(self, model: ClipVipModel) -> dict[str, Any] | None:
-        """Load the newest complete checkpoint's weights into `model`; its trainer state, or None if there is none.
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, or None if there is none yet; the log is cut back to its step.
 
-        Log lines past that step are dropped: the run will write them again.
+        A damaged one is renamed, with a warning, and the one before it taken. Raises: TrainingError if all are damaged.
         """
+        _recover(self.best)
         complete = self._complete()
-        if not complete:
-            self._trim_log(0)
-            return None
-        state = torch.load(complete[-1] / "trainer.pt", weights_only=True)
-        model.load_state_dict(load_file(complete[-1] / "model" / "model.safetensors"))
-        self._trim_log(state["step"])
+        for folder in reversed(complete):
+            problem = _damage(folder)
+            if problem is None:
+                self._trim_log(_step(folder))
+                return folder
+            kept = folder.with_name(folder.name + ".damaged")
+            shutil.rmtree(kept, ignore_errors=True)
+            folder.rename(kept)
+            warnings.warn(
+                f"{folder}: damaged ({problem}); it is kept as {kept.name}, and the run goes on from the checkpoint "
+                "before it",
+                ClipVipWarning,
+                stacklevel=2,
+            )
+        if complete:
+            raise TrainingError(f"{self._checkpoints}: no checkpoint is whole; delete {self.path} to start anew")
+        self._trim_log(0)
+        return None
+
+    @staticmethod
+    def load_checkpoint(folder: Path, model: ClipVipModel) -> dict[str, Any]:
+        """Load a checkpoint's weights into `model`; its trainer state."""
+        try:
+            state: dict[str, Any] = torch.load(folder / "trainer.pt", weights_only=True)
+            model.load_state_dict(load_file(folder / "model" / "model.safetensors"))
+        except FileNotFoundError:
+            raise TrainingError(
+                f"{folder}: not there; all processes of a run must see the same --workdir (a shared file system)"
+            ) from None
         return state
 
+    def save_snapshot(self, step: int, model: ClipVipModel, processor: ClipVipProcessor) -> None:
+        """Keep the model of this step. Raises: TrainingError if it cannot be written."""
+        with _replacing(_numbered(self._snapshots, step)) as folder:
+            save_model(folder, model, processor)
+
     def save_best(self, model: ClipVipModel, processor: ClipVipProcessor) -> None:
-        """Replace the best model so far."""
-        with _aside(self.best) as folder:
+        """Replace the best model so far. Raises: TrainingError if it cannot be written."""
+        with _replacing(self.best) as folder:
             save_model(folder, model, processor)
 
     def finish(self, summary: Mapping[str, Any], source: Path | None) -> None:
         """Copy `source` (a model folder) to `model/` and write the summary; checkpoints are dropped."""
-        with _aside(self.model) as folder:
+        with _replacing(self.model) as folder:
             shutil.copytree(source or self._complete()[-1] / "model", folder, dirs_exist_ok=True)
         replace_text(self._summary, json.dumps(dict(summary), indent=2))
         shutil.rmtree(self._checkpoints)
@@ -131,8 +194,8 @@ class WorkDir:
         replace_text(self._log, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _complete(self) -> list[Path]:
-        complete = (path for path in self._checkpoints.glob("step-*") if not path.name.endswith(".partial"))
-        return sorted(complete, key=lambda path: int(path.name.removeprefix("step-")))
+        named = (path for path in self._checkpoints.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+        return sorted(named, key=_step)
 
 
 def save_model(folder: Path, model: ClipVipModel, processor: ClipVipProcessor) -> None:
@@ -141,32 +204,70 @@ def save_model(folder: Path, model: ClipVipModel, processor: ClipVipProcessor) -
     processor.save_pretrained(folder)
 
 
-class _aside:
-    """Build a folder under another name; on success it replaces `final` by a rename."""
+@contextmanager
+def _replacing(final: Path) -> Iterator[Path]:
+    """A new folder beside `final` to fill: it takes that name by a rename if the block ends well, or goes.
 
-    def __init__(self, final: Path):
-        self.final = final
-        self.partial = final.with_name(final.name + ".partial")
+    Raises: TrainingError if it cannot be written, as on a full disk.
+    """
+    partial, old = _aside(final, "partial"), _aside(final, "old")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in _files(partial):
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())  # a rename must not reach the disk before the bytes it stands for
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        free = shutil.disk_usage(final.parent).free if final.parent.exists() else 0
+        shutil.rmtree(partial, ignore_errors=True)
+        raise TrainingError(
+            f"{final}: cannot be written ({' '.join(str(error).split())}; {free / 2**20:.0f} MiB are free there); what "
+            "was saved before is kept: make room, and the same command goes on"
+        ) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _recover(final)
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(partial, final)
+    shutil.rmtree(old, ignore_errors=True)
 
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        return self.partial
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            return
-        for file in self.partial.rglob("*"):
-            if file.is_file():
-                with file.open("rb+") as handle:
-                    os.fsync(handle.fileno())  # a rename must not reach the disk before the bytes it stands for
-        old = self.final.with_name(self.final.name + ".old.partial")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.final.exists():
-            os.replace(self.final, old)
-        os.replace(self.partial, self.final)
-        shutil.rmtree(old, ignore_errors=True)
+def _recover(final: Path) -> None:
+    """A crash between two renames leaves the old folder under its other name: give it back."""
+    if not final.exists() and _aside(final, "old").exists():
+        os.replace(_aside(final, "old"), final)
+
+
+def _aside(final: Path, what: str) -> Path:
+    return final.with_name(f"{final.name}.{what}")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _numbered(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's bytes, or None."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text())
+        for name, digest in sums.items():
+            if file_digest(folder / name) != digest:
+                return f"{name} has other bytes than were written"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _first_difference(old: Any, new: Any, where: str = "") -> str:

@@ -1,10 +1,13 @@
-"""The one trainer: warm start, post-pre-training and fine-tuning differ only in their recipe."""
+"""The one trainer: warm start, post-pre-training and fine-tuning differ only in their recipe.
+
+Over several processes every one runs this same code on its share of each batch; the main one writes.
+"""
 
 from __future__ import annotations
 
-import math
 import signal
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +17,25 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader
 
-from clipvip.data.clips import open_clips
-from clipvip.data.dataset import ClipDataset, Collator, Sources
-from clipvip.data.loader import PassSampler, fetched, make_loader, steps_per_pass
+from clipvip import distributed
+from clipvip.data.dataset import Batch, Collator
+from clipvip.data.loader import PassSampler, fetched, make_loader
 from clipvip.data.manifest import read_manifest
-from clipvip.encode import Encoder
+from clipvip.encode import Encoder, SharedEncoder
 from clipvip.errors import Interrupted, TrainingError, VideoDecodeError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE
+from clipvip.model.flops import training_flops
 from clipvip.model.layers import Block
 from clipvip.training.build import build_model
-from clipvip.training.config import MixSection, Recipe
+from clipvip.training.config import Recipe
+from clipvip.training.launch import check_same_weights, start_accelerator
+from clipvip.training.meter import Meter
 from clipvip.training.optim import lr_factor, make_optimizer, set_lr
 from clipvip.training.signals import signals_noted
+from clipvip.training.sources import Skipped, make_datasets, number_of_steps
 from clipvip.training.state import WorkDir
 from clipvip.training.step import OmnisourceObjective
 
@@ -36,159 +44,195 @@ def train(recipe: Recipe, workdir: Path, *, progress: bool = True) -> dict[str, 
     """Run a recipe in `workdir`, going on where an interrupted run of the same recipe stopped.
 
     Leaves `workdir/model` (a model folder) and returns the summary: steps, seconds, validation scores, skipped clips.
+    Under torchrun or accelerate launch the processes share each batch; `workdir` must then be visible to all of them.
     SIGINT and SIGTERM take effect after the step, with its state saved.
     Raises: ConfigError, ManifestError, TrainingError, VideoDecodeError (with on_decode_error="raise").
     """
     work = WorkDir(workdir)
-    work.open(recipe)
-    if work.summary is not None:
-        return work.summary
+    accelerator = start_accelerator(recipe.train.trackers, workdir)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(recipe.train.float32_matmul)
     try:
-        return _Run(recipe, work, progress).go()
+        with ExitStack() as stack:
+            distributed.on_main(lambda: stack.enter_context(work.claimed()))
+            distributed.on_main(lambda: work.open(recipe))
+            summary = distributed.on_main(lambda: work.summary)
+            return Run(recipe, work, accelerator, progress).go() if summary is None else summary
+    except RuntimeError as error:
+        if not distributed.is_loss(error):
+            raise
+        problem = TrainingError("another process of this run ended; its message, or the launcher's, says why")
+        problem.repeated = True
+        raise problem from error
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-class _Run:
+class Run:
     """The parts of one run; `go` is the loop."""
 
-    def __init__(self, recipe: Recipe, work: WorkDir, progress: bool):
-        self.recipe, self.work, self.progress = recipe, work, progress
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if recipe.train.precision == "bfloat16" else "no",
-            log_with="tensorboard",
-            project_dir=str(work.path),
-        )
-        if self.accelerator.num_processes > 1:
-            raise TrainingError(
-                f"{self.accelerator.num_processes} processes: training runs in one so far; start it without a launcher"
-            )
-        self.accelerator.init_trackers("tensorboard")
-        set_seed(recipe.train.seed)
+    def __init__(self, recipe: Recipe, work: WorkDir, accelerator: Accelerator, progress: bool):
+        self.recipe, self.work, self.accelerator, self.progress = recipe, work, accelerator, progress
+        train, data = recipe.train, recipe.data
+        set_seed(train.seed)
         self.model, self.processor = build_model(recipe.model)
-        self.model.to(self.accelerator.device).train()
-        if recipe.train.activation_checkpointing:
+        self.model.to(accelerator.device).train()
+        if train.activation_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
-        if recipe.train.compile:
+        if train.compile:
             for module in self.model.modules():
                 if isinstance(module, Block):
                     module.compile()
         self.optimizer = make_optimizer(self.model, recipe.optim)
-        self.objective = self.accelerator.prepare(OmnisourceObjective(self.model, recipe.loss))
-        data = recipe.data
+        self.datasets = make_datasets(recipe, self.processor.decoder_size)
         self.val = read_manifest(data.val, videos=data.videos, split=data.val_split) if data.val else None
-        self.best: float | None = None
-        self.skipped: dict[str, str] = {}
-        self.step, self.seconds = 0, 0.0
-        if (state := work.load_checkpoint(self.model)) is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds, self.best, self.skipped = (
-                state[key] for key in ("step", "seconds", "best", "skipped")
-            )
-        self.datasets = self._datasets()
         self.num_clips = sum(len(dataset) for dataset in self.datasets)
-        self.num_steps = self._num_steps()
-        self._logged_at, self._logged_step = time.perf_counter(), self.step
+        self.num_steps = number_of_steps(recipe, len(self.datasets[0]))
+        self.step, self.seconds = 0, 0.0
+        self.best: float | None = None  # validation R@1
+        self.asked = 0  # by this signal to end
+        self.skipped = Skipped(data, self.num_clips, {})
+        self._resume()
+        check_same_weights(self.model, self.step)
+        share = train.batch_size // distributed.world()
+        self.micro_batch = train.micro_batch if train.micro_batch and train.micro_batch < share else None
+        bfloat16 = train.precision == "bfloat16"
+        objective = OmnisourceObjective(self.model, recipe.loss, self.processor.frames_to_pixels, autocast=bfloat16)
+        self.objective = objective if self.micro_batch else accelerator.prepare_model(objective)
+        self.meter = Meter(accelerator.device, torch.bfloat16 if bfloat16 else torch.float32)
+        self.first_bad = torch.zeros((), dtype=torch.int64, device=accelerator.device)  # step of a NaN; 0: none so far
+        self.recent: dict[int, tuple[str, ...]] = {}  # clips of the steps that were not looked at yet
 
     def go(self) -> dict[str, Any]:
         """Fetch, step, log, save, evaluate."""
         train = self.recipe.train
-        processor = self.processor
-        collator = Collator(
-            processor.tokenize, processor.frames_to_pixels, processor.image_size, processor.resize,
-            self.datasets[0].sources,
-        )  # fmt: skip
-        loader = make_loader(self.datasets, self._sampler(), collator, num_workers=self.recipe.data.num_workers)
         with self._bar() as bar, signals_noted() as noted:
             task = bar.add_task(escape(self.work.path.name), total=self.num_steps, completed=self.step, told="")
-            for batch in fetched(loader, noted):
-                self._note_failures(batch.failures)
-                if not batch.clip_ids:
-                    raise VideoDecodeError(f"not one clip of a batch can be decoded; the first: {batch.failures[0][1]}")
-                loss, norm = self._update(batch.to(self.accelerator.device).normalized(processor.frames_to_pixels))
+            for batch, sizes in self.batches(noted):
+                loss, norm = self.update(batch, sizes)
                 self.step += 1
                 last = self.step == self.num_steps
-                log, evaluate, save = (
-                    last or (every is not None and self.step % every == 0)
-                    for every in (train.log_every, train.eval_every, train.save_every)
-                )
-                if log or evaluate or save:
-                    self._check_finite(loss, norm, batch.clip_ids)
+                every = (train.log_every, train.eval_every or self.num_steps, train.save_every, train.snapshot_every)
+                log, evaluate, save, snapshot = (n is not None and (last or self.step % n == 0) for n in every)
+                if log or evaluate or save or snapshot:
+                    self._check_finite()
                 if log:
                     bar.update(task, told=self._log_step(loss, norm))
                 bar.update(task, completed=self.step)
                 if evaluate:
                     self._validate()
+                if snapshot:
+                    distributed.on_main(lambda: self.work.save_snapshot(self.step, self.model, self.processor))
                 if save:
                     self._save()
-                if noted:
-                    self._check_finite(loss, norm, batch.clip_ids)
-                    break
-        if self.step < self.num_steps:  # asked to end
+        if self.step < self.num_steps:
+            self._check_finite()
             self._save()
-            signal.raise_signal(noted[0])  # now for what it does by itself
-            raise Interrupted(noted[0])
+            signal.raise_signal(self.asked)  # now for what it does by itself
+            raise Interrupted(self.asked)
         return self._finish()
 
-    def _update(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def batches(self, noted: list[int]) -> Iterator[tuple[Batch, list[int]]]:
+        """This process's share of each step's batch, on its device, and the number of clips in every process's share.
+
+        They end early, with the signal in `asked`, if any process was asked to end.
+        Raises: VideoDecodeError, TrainingError if clips that cannot be decoded, of any process, forbid to go on.
+        """
+        mine = fetched(self._loader(), noted)
+        for step in range(self.step + 1, self.num_steps + 1):
+            with self.meter.waiting():
+                batch = next(mine, None)
+            told = ((), ()) if batch is None else (batch.clip_ids, batch.failures)
+            everyone = distributed.exchange((*told, noted[0] if noted else 0))
+            self.asked = max(signum for *_, signum in everyone)
+            if self.asked or batch is None:
+                return
+            failures = [failure for _, some, _ in everyone for failure in some]
+            self._note_failures(failures, step)
+            sizes = [len(clip_ids) for clip_ids, *_ in everyone]
+            if not any(sizes):
+                raise VideoDecodeError(f"not one clip of a batch can be decoded; the first: {failures[0][1]}")
+            self.recent[step] = tuple(clip_id for clip_ids, *_ in everyone for clip_id in clip_ids)
+            yield batch.to(self.accelerator.device), sizes
+
+    def update(self, batch: Batch, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step; loss and gradient norm stay on the device."""
         optim = self.recipe.optim
         set_lr(self.optimizer, lr_factor(self.step + 1, self.num_steps, optim.warmup_ratio))
         self.optimizer.zero_grad()
-        loss = self._loss(batch)
-        self.accelerator.backward(loss)
+        with self._compiling():
+            if self.micro_batch:
+                loss = self.objective.cached_backward(batch, self.micro_batch, sizes)
+                distributed.average_gradients(self.model.parameters())
+            else:
+                loss = self.objective(batch, sizes)
+                loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm)
         self.optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+        bad = ~(loss.isfinite() & norm.isfinite()) & (self.first_bad == 0)
+        self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
+        self.meter.add(sum(sizes), len(batch.clip_ids) * self._flops_of_clip(batch))
         return loss.detach(), norm
 
-    def _loss(self, batch: Any) -> torch.Tensor:
+    def _flops_of_clip(self, batch: Batch) -> float:
+        caption = batch.caption
+        num_tokens = max(texts.input_ids.shape[1] for texts in (batch.subtitle, caption) if texts is not None)
+        return training_flops(
+            self.model.config, batch.video.shape[1], num_tokens,
+            frame=batch.frame is not None, caption=caption is not None,
+        )  # fmt: skip
+
+    @contextmanager
+    def _compiling(self) -> Iterator[None]:
         """Raises: TrainingError if torch.compile was asked for and cannot."""
         if not self.recipe.train.compile:
-            return self.objective(batch)
+            yield
+            return
         from torch._dynamo.exc import TorchDynamoException  # heavy, and only compiled runs have it loaded anyway
 
         try:
-            return self.objective(batch)
+            yield
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise TrainingError(
                 f"train.compile=true: {reason}; install a C++ compiler, or set train.compile=false"
             ) from error
 
-    def _check_finite(self, loss: torch.Tensor, norm: torch.Tensor, clip_ids: tuple[str, ...]) -> None:
+    def _check_finite(self) -> None:
         """Before anything is saved or selected. Raises: TrainingError."""
-        if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+        step = int(self.first_bad)
+        if step:
+            clip_ids = self.recent[step]
+            self._log({"step": step, "not_finite": list(clip_ids)})
             raise TrainingError(
-                f"step {self.step}: loss {float(loss)}, gradient norm {float(norm)}; lower optim.lr (now "
-                f"{self.recipe.optim.lr}) or look at the batch: {', '.join(clip_ids[:4])}, ...; "
-                f"the last checkpoint in {self.work.path} is from before"
+                f"step {step}: the loss or its gradient is not finite; lower optim.lr (now {self.recipe.optim.lr}) or "
+                f"look at its {len(clip_ids)} clips: {', '.join(clip_ids[:4])}, ... (all: {self.work.path}/log.jsonl); "
+                "the last checkpoint there is from before"
             )
+        self.recent.clear()
 
     def _log_step(self, loss: torch.Tensor, norm: torch.Tensor) -> str:
-        now = time.perf_counter()
-        elapsed, self._logged_at = now - self._logged_at, now
-        self.seconds += elapsed
-        clips_per_s = (self.step - self._logged_step) * self.recipe.train.batch_size / elapsed
-        self._logged_step = self.step
+        rates = self.meter.read()
+        self.seconds += rates.pop("seconds")
         row = {
             "loss": float(loss),
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": float(norm),
             "logit_scale": float(self.model.logit_scale.detach()),
-            "clips_per_s": round(clips_per_s, 1),
+            **rates,
         }
         self._record(row)
-        return f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {clips_per_s:.0f} clips/s"
+        told = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {rates['clips_per_s']:.0f} clips/s"
+        return told + (f"  {rates['data_wait']:.0%} waiting for data" if rates["data_wait"] > 0.05 else "")
 
     def _validate(self) -> None:
         if self.val is None:
             return
         self.model.eval()
-        found = run_retrieval(Encoder(self.model, self.processor), self.val)
+        encoder = SharedEncoder(Encoder(self.model, self.processor))
+        found = run_retrieval(encoder, self.val, join_captions=self.recipe.data.join_captions)
         scores = retrieval_metrics(found.similarity, found.text_to_video)["t2v"]
         self.model.train()
         twins = twin_accuracy(found)
@@ -196,91 +240,78 @@ class _Run:
         self._record({f"val_{key}": value for key, value in scores.items()} | extra)
         if self.best is None or scores["R@1"] > self.best:
             self.best = scores["R@1"]
-            self.work.save_best(self.model, self.processor)
+            distributed.on_main(lambda: self.work.save_best(self.model, self.processor))
+
+    def _resume(self) -> None:
+        folder = distributed.on_main(self.work.newest_checkpoint)
+        if folder is not None:
+            state = self.work.load_checkpoint(folder, self.model)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+            self.skipped.reasons |= state["skipped"]
 
     def _save(self) -> None:
         state = {
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
-            "skipped": self.skipped,
+            "skipped": self.skipped.reasons,
             "optimizer": self.optimizer.state_dict(),
         }
-        self.work.save_checkpoint(self.step, self.model, self.processor, state)
+        distributed.on_main(lambda: self.work.save_checkpoint(self.step, self.model, self.processor, state))
 
     def _finish(self) -> dict[str, Any]:
-        self.accelerator.end_training()
         summary = {
             "steps": self.num_steps,
             "clips": self.num_clips,
             "seconds": round(self.seconds, 1),
             "best_val_R@1": self.best,
             "selected": self.recipe.train.select if self.val is not None else "last",
-            "skipped": self.skipped,
+            "skipped": self.skipped.reasons,
         }
-        self.work.finish(summary, self.work.best if summary["selected"] == "best" else None)
+        source = self.work.best if summary["selected"] == "best" else None
+        distributed.on_main(lambda: self.work.finish(summary, source))
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         return summary
 
-    def _datasets(self) -> list[ClipDataset]:
-        data, variant = self.recipe.data, self.recipe.loss.variant
-        main = MixSection(
-            data=data.train, share=0.5, videos=data.videos, split=data.train_split, subtitle=data.subtitle,
-            caption="caption",
-        )  # fmt: skip
-        return [
-            ClipDataset(
-                open_clips(source.data, videos=source.videos, split=source.split),
-                num_frames=self.recipe.model.num_frames,
-                sources=Sources(source.subtitle, source.caption if "c" in variant else None, "f" in variant),
-                seed=self.recipe.train.seed,
-                jitter=data.jitter,
-                decoder_size=self.processor.decoder_size,
-                cache=data.cache,
-            )
-            for source in (main, *data.mix)
-        ]
-
-    def _num_steps(self) -> int:
-        """`epochs` counts passes over the main source."""
-        train = self.recipe.train
-        if train.epochs is None:
-            assert train.steps is not None  # the recipe saw to it
-            return train.steps
-        own_share = 1 - sum(source.share for source in self.recipe.data.mix)
-        return max(1, round(train.epochs * steps_per_pass(len(self.datasets[0]), train.batch_size) / own_share))
-
-    def _sampler(self) -> PassSampler:
-        train = self.recipe.train
-        return PassSampler(
+    def _loader(self) -> DataLoader[Batch]:
+        train, processor = self.recipe.train, self.processor
+        sampler = PassSampler(
             self.datasets, train.batch_size, self.num_steps, seed=train.seed, start_step=self.step,
             shares=[source.share for source in self.recipe.data.mix],
+            rank=distributed.rank(), world=distributed.world(),
+        )  # fmt: skip
+        collator = Collator(
+            processor.tokenize, processor.frames_to_pixels, processor.image_size, processor.resize,
+            self.datasets[0].sources,
+        )  # fmt: skip
+        return make_loader(
+            self.datasets, sampler, collator, num_workers=self.recipe.data.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
 
-    def _note_failures(self, failures: tuple[tuple[str, str], ...]) -> None:
-        """Raises: VideoDecodeError if clips may not be left out; TrainingError if too many had to be."""
-        if failures and self.recipe.data.on_decode_error == "raise":
-            raise VideoDecodeError(": ".join(failures[0]))
-        new = {clip_id: reason for clip_id, reason in failures if clip_id not in self.skipped}
-        if not new:
-            return
-        self.skipped |= new
-        for clip_id, reason in new.items():
-            self.work.log({"step": self.step + 1, "skipped": clip_id, "reason": reason})  # the step to come
-        self.work.write_bad_clips(self.skipped)
-        if len(self.skipped) > self.recipe.data.max_bad_share * self.num_clips:
-            raise TrainingError(
-                f"{len(self.skipped)} of {self.num_clips} clips cannot be decoded, more than "
-                f"data.max_bad_share={self.recipe.data.max_bad_share:g}; see {self.work.bad_clips}, clean the manifest "
-                "(clipvip data check --fix), or allow more"
-            )
+    def _note_failures(self, failures: list[tuple[str, str]], step: int) -> None:
+        new = self.skipped.add(failures)
+        if new and distributed.rank() == 0:
+            for clip_id, reason in new.items():
+                self.work.log({"step": step, "skipped": clip_id, "reason": reason})
+            self.work.write_bad_clips(self.skipped.reasons)
+        if new:
+            self.skipped.check_share()
 
     def _record(self, row: dict[str, Any]) -> None:
-        self.work.log({"step": self.step, **row})
+        self._log({"step": self.step, **row})
         self.accelerator.log(row, step=self.step)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if distributed.rank() == 0:
+            self.work.log(row)
 
     def _bar(self) -> Progress:
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[told]}"),
         )  # fmt: skip
-        return Progress(*columns, console=Console(stderr=True), disable=not self.progress)
+        shown = self.progress and distributed.rank() == 0
+        return Progress(*columns, console=Console(stderr=True), disable=not shown)

@@ -1,0 +1,61 @@
+"""How a run finds its processes, its device and its trackers."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, LoggerType
+
+from clipvip import distributed
+from clipvip.errors import ConfigError, TrainingError
+
+
+def start_accelerator(trackers: Sequence[str], folder: Path) -> Accelerator:
+    """Join the other processes, if a launcher (torchrun, accelerate) started several; curves go to `folder`.
+
+    Raises: ConfigError for a tracker that is unknown or not installed; TrainingError if the processes do not see each
+    other.
+    """
+    known = sorted(str(kind.value) for kind in LoggerType if kind is not LoggerType.ALL)
+    installed = {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
+    for name in trackers:
+        if name not in known:
+            raise ConfigError(f"train.trackers: {name!r} is unknown; choose of {', '.join(known)}, or give [] for none")
+        if name not in installed:
+            raise ConfigError(f"train.trackers: {name!r} is not installed; pip install it, or leave it out")
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if 0 < gpus < here:
+        raise TrainingError(
+            f"{here} processes on a machine with {gpus} GPUs: start one a GPU (--nproc-per-node {gpus})"
+        )
+    accelerator = Accelerator(
+        cpu=expected > 1 and gpus == 0,  # else accelerate makes each process a run of its own
+        log_with=list(trackers),
+        project_dir=str(folder),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    if not accelerator.num_processes == distributed.world() == expected:
+        raise TrainingError(
+            f"{expected} processes were started, but this one sees {accelerator.num_processes}: they do not see each "
+            "other; start them with torchrun or accelerate launch, on CPUs with ACCELERATE_USE_CPU=true"
+        )
+    atexit.register(distributed.leave)
+    accelerator.init_trackers("tensorboard" if tuple(trackers) == ("tensorboard",) else "clipvip")
+    return accelerator
+
+
+def check_same_weights(model: torch.nn.Module, step: int) -> None:
+    """Raises: TrainingError if the processes are about to train different models, or at different steps."""
+    total = sum(float(parameter.detach().double().sum()) for parameter in model.parameters())
+    if len(set(distributed.exchange((step, total)))) > 1:
+        raise TrainingError(
+            "the processes of this run hold different weights; they must all see the same --workdir and model.init "
+            "(a shared file system) and run the same version of clipvip and torch"
+        )

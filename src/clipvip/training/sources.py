@@ -1,0 +1,75 @@
+"""The clips a run trains on, how many steps they make, and those of them that had to be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipvip.data.clips import open_clips
+from clipvip.data.dataset import ClipDataset, Sources
+from clipvip.data.loader import steps_per_pass
+from clipvip.errors import TrainingError, VideoDecodeError
+from clipvip.training.config import DataSection, MixSection, Recipe
+
+
+def make_datasets(recipe: Recipe, decoder_size: tuple[int, int] | int | None) -> list[ClipDataset]:
+    """The main source and those of `data.mix`. decoder_size: the processor's. Raises: ManifestError."""
+    data, variant = recipe.data, recipe.loss.variant
+    main = MixSection(
+        data=data.train, share=0.5, videos=data.videos, split=data.train_split, subtitle=data.subtitle,
+        caption="caption", join_captions=data.join_captions,
+    )  # fmt: skip
+    return [
+        ClipDataset(
+            open_clips(source.data, videos=source.videos, split=source.split),
+            num_frames=recipe.model.num_frames,
+            sources=Sources(
+                source.subtitle, source.caption if "c" in variant else None, "f" in variant, source.join_captions
+            ),
+            seed=recipe.train.seed,
+            jitter=data.jitter,
+            decoder_size=decoder_size,
+            cache=data.cache,
+        )
+        for source in (main, *data.mix)
+    ]
+
+
+def number_of_steps(recipe: Recipe, num_main_clips: int) -> int:
+    """Optimiser steps of the run; `epochs` counts passes over the main source."""
+    train = recipe.train
+    if train.epochs is None:
+        assert train.steps is not None  # the recipe saw to it
+        return train.steps
+    own_share = 1 - sum(source.share for source in recipe.data.mix)
+    return max(1, round(train.epochs * steps_per_pass(num_main_clips, train.batch_size) / own_share))
+
+
+class Skipped:
+    """The policy for clips that cannot be decoded, and what came of it.
+
+    reasons: by clip_id. num_clips: how many the run has.
+    """
+
+    def __init__(self, data: DataSection, num_clips: int, reasons: dict[str, str]):
+        self.data = data
+        self.num_clips = num_clips
+        self.reasons = reasons
+
+    def add(self, failures: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Those of the failures (clip_id, reason) that are new. Raises: VideoDecodeError if none may be left out."""
+        new = {}
+        for clip_id, reason in failures:
+            if self.data.on_decode_error == "raise":
+                raise VideoDecodeError(f"{clip_id}: {reason}")
+            if clip_id not in self.reasons:
+                new[clip_id] = self.reasons[clip_id] = reason
+        return new
+
+    def check_share(self) -> None:
+        """Raises: TrainingError if too many are left out."""
+        if len(self.reasons) > self.data.max_bad_share * self.num_clips:
+            raise TrainingError(
+                f"{len(self.reasons)} of {self.num_clips} clips cannot be decoded, more than "
+                f"data.max_bad_share={self.data.max_bad_share:g}; see bad_clips.jsonl in the work folder, clean the "
+                "manifest (clipvip data check --fix), or allow more"
+            )
