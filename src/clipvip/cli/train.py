@@ -11,13 +11,17 @@ NAME = "train"
 
 
 def command(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name (see --list) or a YAML file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name (see --list) or a YAML file; NAME@released: as released.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override recipe fields.")
     ] = None,
     workdir: Annotated[Path | None, typer.Option(help="Folder of the run; an interrupted run there goes on.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the recipes in the package.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show the recipes in the package, or all there is to RECIPE; runs nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary (or the list) as JSON.")] = False,
 ) -> None:
     """Train a model as a recipe says; the same command again resumes an interrupted run.
 
@@ -25,24 +29,47 @@ def command(
     data.train=runs/demo/world/retrieval.jsonl data.val=runs/demo/world/retrieval.jsonl --workdir runs/mine
     """
     from clipvip.errors import UsageError
-    from clipvip.training.recipes import list_recipes, load_recipe
 
     if list_:
-        for name, about in list_recipes().items():
-            typer.echo(f"{name:24} {about}")
+        if workdir is not None:
+            raise UsageError("--list runs nothing: leave out --workdir")
+        show(recipe, overrides or [], as_json)
         return
     if recipe is None or workdir is None:
         raise UsageError("train needs a RECIPE and --workdir DIR (clipvip train --list shows the recipes)")
+
+    from clipvip.training.recipes import check_start, load_recipe
+
     checked = load_recipe(recipe, overrides or [])
+    check_start(recipe, checked)
 
     import json
 
+    from clipvip.distributed import rank
     from clipvip.training import train
 
     summary = train(checked, workdir)
+    if rank() > 0:
+        return  # the main process speaks for all
     if as_json:
         typer.echo(json.dumps(summary))
         return
     best = "" if summary["best_val_R@1"] is None else f", best validation t2v R@1 {summary['best_val_R@1']:.1f}"
     skipped = f", {len(summary['skipped'])} clips skipped (listed in summary.json)" if summary["skipped"] else ""
     typer.echo(f"{summary['steps']} steps in {summary['seconds']:.0f} s{best}{skipped}; model: {workdir / 'model'}")
+
+
+def show(recipe: str | None, overrides: list[str], as_json: bool) -> None:
+    """Print one recipe, or all."""
+    import json
+
+    from clipvip.cli import recipe_list
+    from clipvip.training.listing import describe, listed
+
+    if recipe is not None:
+        listing = describe(recipe, overrides)
+        typer.echo(json.dumps(recipe_list.as_json(listing)) if as_json else recipe_list.as_full_text(listing))
+        return
+    listings = listed()
+    told = json.dumps([recipe_list.as_json(listing) for listing in listings])
+    typer.echo(told if as_json else recipe_list.as_text(listings))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import reduce
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,46 +17,102 @@ from pydantic import BaseModel, ValidationError
 from clipvip.errors import ConfigError
 from clipvip.training.config import PROFILES, Recipe
 
+_ROOT = Path(str(resources.files("clipvip") / "recipes"))
+
 
 def list_recipes() -> dict[str, str]:
     """Name -> one-line description of every recipe in the package (bases excluded)."""
-    root = Path(str(resources.files("clipvip") / "recipes"))
-    names = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
-    return {name: _read(name).get("about", "") for name in names if not name.startswith("base/")}
+    names = sorted(path.relative_to(_ROOT).with_suffix("").as_posix() for path in _ROOT.rglob("*.yaml"))
+    return {name: _with_bases(name).get("about", "") for name in names if not name.startswith("base/")}
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe.
 
-    source: a name as `clipvip train --list` shows it, or the path of a YAML file. overrides: "section.key=value",
-    values in YAML. Raises: ConfigError naming the field, the value and the nearest known field or recipe.
+    source: a name as `clipvip train --list` shows it, or the path of a YAML file; "NAME@released" (or "@clipvip") asks
+    for that profile. overrides: "section.key=value", values in YAML; "data.mix.0.data=..." reaches into a list.
+    Raises: ConfigError naming the field, the value and the nearest known field or recipe.
     """
-    merged = _with_bases(source)
-    for override in overrides:
-        merged = _merge(merged, _parse_override(override))
-    profile = merged.get("profile", "clipvip")
-    if not isinstance(profile, str) or profile not in PROFILES:
-        raise ConfigError(f"{source}: profile={profile!r}: choose one of {', '.join(PROFILES)}")
-    merged = _merge(PROFILES[profile], merged)
+    merged = resolve(source, overrides)
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error)}") from None
+        raise ConfigError(f"{source}: {_explain(error, merged['inputs'])}") from None
+
+
+def resolve(source: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe's sections as they are given, merged but not yet checked. Arguments: see `load_recipe`."""
+    name, profile = split_profile(source)
+    told = [_parse_override(override) for override in overrides]
+    if profile:
+        told.insert(0, {"profile": profile})
+    merged = _with_bases(name)
+    only_released = merged.pop("released", {})
+    if not isinstance(only_released, dict):
+        raise ConfigError(f"{name}: released={only_released!r}: expected sections, as in the recipe itself")
+    profile = next((layer["profile"] for layer in reversed(told) if "profile" in layer), merged.get("profile"))
+    if not isinstance(profile, str | None) or profile not in (None, *PROFILES):
+        raise ConfigError(f"{source}: profile={profile!r}: choose one of {', '.join(PROFILES)}")
+    layers = [PROFILES[profile or "clipvip"], merged, only_released if profile == "released" else {}, *told]
+    merged = reduce(_merge, layers)
+    inputs = merged.get("inputs") or {}
+    if not isinstance(inputs, dict):
+        raise ConfigError(f"{source}: inputs={inputs!r}: expected field: what to give")
+    return {**merged, "inputs": {field: text for field, text in inputs.items() if text is not None}}
+
+
+def split_profile(source: str) -> tuple[str, str | None]:
+    """A recipe's name or file, and the profile that stands behind an "@", if any. Raises: ConfigError."""
+    name, _, profile = source.rpartition("@")
+    if not name or _find(source).is_file() or set(profile) & set("/\\."):  # an "@" in a path is the path's own
+        return source, None
+    if profile not in PROFILES:
+        near = difflib.get_close_matches(profile, PROFILES, n=1)
+        hint = f"did you mean '{name}@{near[0]}'?" if near else f"known: {', '.join(PROFILES)}"
+        raise ConfigError(f"{source}: no such profile {profile!r}; {hint}")
+    return name, profile
+
+
+def check_start(source: str, recipe: Recipe) -> None:
+    """Raises: ConfigError if nothing says what weights to start from, in the words of the recipe's `inputs`."""
+    section = recipe.model
+    missing = "model.init" if section.architecture is None else "model.tokenizer"
+    if (
+        section.init is None
+        and (section.architecture is None or section.tokenizer is None)
+        and missing in recipe.inputs
+    ):
+        raise ConfigError(f"{source}: {missing} is not set ({recipe.inputs[missing]}); give it as {missing}=VALUE")
+
+
+def given(merged: Any, field: str) -> Any:
+    """What `resolve` found for "section.key", or None."""
+    for part in field.split("."):
+        if isinstance(merged, list | tuple):
+            merged = merged[int(part)] if part.isdecimal() and int(part) < len(merged) else None
+        else:
+            merged = merged.get(part) if isinstance(merged, dict) else None
+    return merged
 
 
 def _with_bases(source: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if source in seen:
         raise ConfigError(f"{source}: its bases go round in a circle: {' -> '.join((*seen, source))}")
     own = _read(source)
-    base = own.pop("base", None)
-    if not isinstance(base, str | None):
-        raise ConfigError(f"{source}: base={base!r}: expected a recipe's name or file")
-    return own if base is None else _merge(_with_bases(base, (*seen, source)), own)
+    bases = own.pop("base", None)
+    bases = [] if bases is None else bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{source}: base={bases!r}: expected a recipe's name or file, or a list of them")
+    return reduce(_merge, [*(_with_bases(base, (*seen, source)) for base in bases), own])
+
+
+def _find(source: str) -> Path:
+    inside = _ROOT / f"{source}.yaml"
+    return inside if inside.is_file() else Path(source)
 
 
 def _read(source: str) -> dict[str, Any]:
-    inside = Path(str(resources.files("clipvip") / "recipes" / f"{source}.yaml"))
-    path = inside if inside.is_file() else Path(source)
+    path = _find(source)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -91,40 +149,51 @@ def _parse_override(override: str) -> dict[str, Any]:
     return value
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+def _merge(base: Any, over: Any) -> Any:
+    """`over` over `base`, section by section; entries of a list by their number."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        return {**base, **{key: _merge(base.get(key), value) for key, value in over.items()}}
+    if isinstance(base, list) and isinstance(over, dict) and all(str(key).isdecimal() for key in over):
+        beyond = [key for key in over if int(key) >= len(base)]
+        if beyond:
+            raise ConfigError(f"entry {beyond[0]} of a list that has {len(base)} (the first is 0)")
+        numbered = {int(key): value for key, value in over.items()}
+        return [_merge(old, numbered.get(number, old)) for number, old in enumerate(base)]
+    return over
 
 
-def _explain(error: ValidationError) -> str:
-    """The first problem, in one line, with the nearest known field for an unknown one."""
-    problem = error.errors()[0]
+def _explain(error: ValidationError, inputs: dict[str, str]) -> str:
+    """The first problem, in one line, with the nearest known field for an unknown one.
+
+    Unknown fields come first: a misspelt one is also missing.
+    """
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
-        known = _fields_beside(problem["loc"])
+        section = _annotation(problem["loc"][:-1])
+        known = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"unknown field {where!r}; {hint}"
     if problem["type"] == "missing":
-        return f"field {where!r} is missing; give it in the recipe or as {where}=VALUE"
+        what = f" ({inputs[where]})" if where in inputs else ""
+        return f"field {where!r} is missing{what}; give it in the recipe or as {where}=VALUE"
     return f"{where}={problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _takes_text(key: str) -> bool:
     """Whether a field holds a path or a text: then its value is taken as it is, whatever YAML would make of it."""
-    section, _, name = key.partition(".")
-    model = Recipe.model_fields[section].annotation if section in Recipe.model_fields else None
-    field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
-    return field is not None and bool({str, Path} & {field.annotation, *get_args(field.annotation)})
+    kind = _annotation(key.split("."))
+    return bool({str, Path} & set(get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)))
 
 
-def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Recipe
-    for part in location[:-1]:
-        field = section.model_fields[str(part)].annotation
-        assert isinstance(field, type)
-        section = field
-    return list(section.model_fields)
+def _annotation(location: Sequence[int | str]) -> Any:
+    """The type of the field at a location in a recipe, or None."""
+    kind: Any = Recipe
+    for part in location:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(str(part))
+            kind = field and field.annotation
+        else:
+            kind = get_args(kind)[0] if get_origin(kind) is tuple else None
+    return kind

@@ -170,3 +170,22 @@ def test_a_source_without_the_wanted_texts(clips: list[Clip]) -> None:
         ClipDataset(ManifestClips(clips), num_frames=4, sources=Sources("subtitle"), seed=0)
     with pytest.raises(ManifestError, match="this loss variant needs auxiliary captions"):
         ClipDataset(ManifestClips(clips), num_frames=4, sources=Sources(caption="caption"), seed=0)
+
+
+def test_captions_are_drawn_joined_or_replaced_by_the_auxiliary_one(tmp_path: Path) -> None:
+    """Catches paragraphs that are cut to one sentence, joined texts where one is to be drawn, and S from elsewhere."""
+    path = write_video(tmp_path / "clip.mp4", num_frames=8)
+    clips = ManifestClips(
+        [Clip("a", video=path, captions=("one", "two", "three"), caption="seen"), Clip("b", video=path)]
+    )
+
+    def subtitles(sources: Sources) -> set[str | None]:
+        source = ClipDataset(clips, num_frames=4, sources=sources, seed=0)
+        assert source[0, 1].subtitle is None
+        return {source[number, 0].subtitle for number in range(30)}
+
+    assert subtitles(Sources()) == {"one", "two", "three"}
+    assert subtitles(Sources(join_captions=True)) == {"one two three"}
+    assert subtitles(Sources("caption", join_captions=True)) == {"seen"}
+    joined = ClipDataset(clips, num_frames=4, sources=Sources("caption", "captions", join_captions=True), seed=0)
+    assert joined[0, 0].caption == "one two three"
