@@ -206,6 +206,12 @@ class ClipVipModel(PreTrainedModel):
                 _start_from_text(model.temporal_transformer, model.text_model)
         return model
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """transformers guards classes outside of it by passing over modules without parameters of their own, such as
+        `Attention`; `_init_weights` below needs no guard: the functions it uses leave loaded weights alone.
+        """
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """CLIP's start; the transformers functions used here leave loaded weights alone."""

@@ -100,6 +100,24 @@ def test_transformer_whose_text_tower_does_not_fit_starts_at_random_and_finite()
     assert all(first[name].any() for name in new if name.endswith("weight"))
 
 
+def test_transformer_on_weights_of_another_width_starts_at_random_and_finite(clip_folder: Path) -> None:
+    """Catches uninitialised memory in the new blocks of a model that starts from weights (fewer layers: no copy)."""
+    options = {"aggregator": "transformer", "num_frames": 6, "num_temporal_layers": 6}
+
+    def start() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        state = ClipVipModel.from_clip(clip_folder, **options).state_dict()
+        return {name: value for name, value in state.items() if name.startswith("temporal_transformer")}
+
+    first, again = start(), start()
+    assert len(first) == 1 + 6 * 16
+    for name, value in first.items():
+        assert torch.equal(value, again[name]), name
+        width = 32 if "fc2" not in name else 128
+        if name.endswith("proj.weight") or "fc" in name:
+            assert value.abs().max() < 6 * width**-0.5, name  # a start at CLIP's scale, not whatever memory held
+
+
 def test_full_lets_every_token_see_every_token(clip_folder: Path) -> None:
     """Catches a mask left in `full`: blocks of transformers' CLIP over all tokens, without any mask, are the oracle."""
     from transformers.models.clip.modeling_clip import CLIPEncoder

@@ -34,6 +34,21 @@ def pixels(*shape: int) -> Tensor:
     return torch.randn(*shape, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
+def test_a_model_from_scratch_starts_as_clip_does() -> None:
+    """Catches modules that transformers passes over when it initialises: they would keep torch's default start."""
+    wide = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    special = {"vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99, "pad_token_id": 99}
+    text, vision = {**wide, **special}, {**wide, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    ours = ClipVipModel(ClipVipConfig(text_config=text, vision_config=vision, projection_dim=64)).state_dict()
+    theirs = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).state_dict()
+    for name, expected in theirs.items():
+        if expected.ndim > 1 and expected.numel() > 1000:
+            assert float(ours[name].std()) == pytest.approx(float(expected.std()), rel=0.1), name
+        elif name.endswith("bias"):
+            assert not ours[name].any(), name
+
+
 def test_one_frame_equals_clip(clip_folder: Path) -> None:
     """Catches any departure from CLIP: with one proxy and no temporal signal, a frame is CLIP's image."""
     clip = CLIPModel.from_pretrained(clip_folder).eval()
