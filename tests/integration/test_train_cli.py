@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,16 +58,32 @@ def weights(workdir: Path) -> dict[str, Tensor]:
     return load_file(workdir / "model" / "model.safetensors")
 
 
-def kill_and_resume(recipe: Path, world: Path, workdir: Path, after_lines: int) -> dict[str, object]:
-    """Start a run, SIGKILL it once its log has so many lines, start it again; the summary of the second."""
-    log = workdir / "log.jsonl"
+def kill_when(recipe: Path, world: Path, workdir: Path, moment: Callable[[], bool]) -> bool:
+    """Start a run and SIGKILL it at some moment; False if it ended before that came."""
     with subprocess.Popen(command(recipe, world, workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        while run.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < after_lines):
-            time.sleep(0.01)  # waiting for another process, not for a guess about its speed
-        assert run.poll() is None, "the run ended before it could be killed"
+        while run.poll() is None and not moment():
+            time.sleep(0.001)  # waiting for another process, not for a guess about its speed
         run.send_signal(signal.SIGKILL)
-    again = subprocess.run(command(recipe, world, workdir), capture_output=True, text=True, check=True)
-    return json.loads(again.stdout)
+        return run.wait() == -signal.SIGKILL
+
+
+def kill_and_resume(recipe: Path, world: Path, workdir: Path, kills: int) -> None:
+    """A run that is killed so often, by turns at any line of its log and while it writes a folder; then its end."""
+    random_ = random.Random(time.time_ns())
+    log = workdir / "log.jsonl"
+
+    def lines() -> int:
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
+    def writing() -> bool:
+        return any(workdir.glob("**/*.partial"))
+
+    killed = 0
+    for number in range(kills):
+        at = lines() + random_.randint(1, 8)
+        killed += kill_when(recipe, world, workdir, writing if number % 2 else lambda at=at: lines() >= at)
+    assert killed > kills // 4
+    subprocess.run(command(recipe, world, workdir), capture_output=True, check=True)
 
 
 def assert_same_run(workdir: Path, finished: Path) -> None:
@@ -81,18 +100,77 @@ def assert_same_run(workdir: Path, finished: Path) -> None:
 
 
 def test_killed_run_ends_like_an_uninterrupted_one(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
-    """Catches state lost in a checkpoint (optimiser, order, draws, best score) and log lines written twice."""
-    kill_and_resume(recipe, world, tmp_path / "killed", after_lines=random.Random(time.time_ns()).randint(9, 36))
+    """Catches state lost in a checkpoint (optimiser, order, draws, best score), half-written ones that are taken for
+    whole, and log lines written twice."""
+    kill_and_resume(recipe, world, tmp_path / "killed", kills=4)
     assert_same_run(tmp_path / "killed", finished)
 
 
 @pytest.mark.long
-def test_twelve_kills_at_random_moments(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
+def test_twenty_kills_at_random_moments(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
     """Catches the rare moment: a kill while a checkpoint, the best model or the log is being written."""
-    for number in range(12):
-        workdir = tmp_path / str(number)
-        kill_and_resume(recipe, world, workdir, after_lines=random.Random(time.time_ns()).randint(1, 38))
-        assert_same_run(workdir, finished)
+    for number in range(4):
+        kill_and_resume(recipe, world, tmp_path / str(number), kills=5)
+        assert_same_run(tmp_path / str(number), finished)
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
+    """Catches a traceback, a half-written checkpoint that is resumed from, and a lost one from before."""
+    workdir = tmp_path / "run"
+    assert kill_when(recipe, world, workdir, (workdir / "checkpoints" / "step-000014").exists)
+    before = sorted(path.name for path in (workdir / "checkpoints").glob("step-*") if path.name[-1].isdigit())
+
+    def no_large_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # less than the weights
+
+    full = subprocess.run(
+        command(recipe, world, workdir), capture_output=True, text=True, check=False, preexec_fn=no_large_files
+    )
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    told = full.stderr.splitlines()[-1]
+    assert re.search(r"clipvip: \S*(best|step-0000\d\d): cannot be written \(.*make room, and the same command", told)
+    after = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert after == before
+    subprocess.run(command(recipe, world, workdir), capture_output=True, check=True)
+    assert_same_run(workdir, finished)
+
+
+def test_snapshots_are_models_that_stay(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches snapshots that are dropped like checkpoints, or cannot be started from."""
+    changed = [*overrides(world), "data.val=null", "train.steps=8", "train.snapshot_every=3", "train.save_every=2"]
+    train(load_recipe(str(recipe), changed), tmp_path / "run", progress=False)
+    snapshots = sorted((tmp_path / "run" / "snapshots").iterdir())
+    assert [path.name for path in snapshots] == ["step-000003", "step-000006", "step-000008"]
+    assert clipvip.load(snapshots[0]).encode_texts(["a red circle"]).shape == (1, 16)
+    first, last = (load_file(path / "model.safetensors") for path in (snapshots[0], snapshots[-1]))
+    assert not torch.equal(first["logit_scale"], last["logit_scale"])
+    started = [*changed, f"model.init={snapshots[0]}", "model.architecture=null", "train.steps=1"]
+    train(load_recipe(str(recipe), started), tmp_path / "tuned", progress=False)
+
+
+def test_trackers_are_those_asked_for(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches a tracker that is silently left out, and curves nobody asked for."""
+    short = [*overrides(world), "data.val=null", "train.steps=1"]
+    for given, what in (
+        ("[wandbb]", "'wandbb' is unknown; choose of aim, .*wandb"),
+        ("[aim]", "'aim' is not installed"),
+    ):
+        with pytest.raises(ConfigError, match=f"train.trackers: {what}"):
+            train(load_recipe(str(recipe), [*short, f"train.trackers={given}"]), tmp_path / "a", progress=False)
+    train(load_recipe(str(recipe), [*short, "train.trackers=[]"]), tmp_path / "none", progress=False)
+    assert not list((tmp_path / "none").glob("tensorboard*"))
+    train(load_recipe(str(recipe), short), tmp_path / "default", progress=False)
+    assert list((tmp_path / "default" / "tensorboard").glob("events*"))
+
+
+def test_the_log_tells_what_holds_a_run_up(finished: Path) -> None:
+    """Catches rates of nothing: a share of time outside 0 to 1, operations or memory that were never counted."""
+    rows = [row for row in WorkDir(finished).read_log() if "loss" in row]
+    assert all(0 <= row["data_wait"] < 1 for row in rows)
+    assert all(0 < row["mfu"] < 1 for row in rows)
+    assert all(0.1 < row["peak_memory_gib"] < 100 for row in rows)
+    assert all(row["clips_per_s"] > 1 for row in rows)
 
 
 def test_finished_run_is_not_run_again(world: Path, recipe: Path, finished: Path) -> None:

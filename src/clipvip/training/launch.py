@@ -37,7 +37,7 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Accelerator:
         )
     accelerator = Accelerator(
         cpu=expected > 1 and gpus == 0,  # else accelerate makes each process a run of its own
-        log_with=list(trackers),
+        log_with=list(trackers) or None,
         project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
