@@ -12,6 +12,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from clipvip import distributed
@@ -84,15 +85,15 @@ class Encoder:
 
         Raises: VideoDecodeError for the first file that cannot be decoded.
         """
-        return self._encode_media(
-            _as_list("encode_videos", videos), self.processor.video_pixels, batch_size, progress, "encoding videos"
-        )
+        videos = _as_list("encode_videos", videos)
+        with _told(progress, "encoding videos", len(videos)) as told:
+            return self._encode_media(videos, self.processor.video_pixels, batch_size, told)
 
     def encode_images(self, images: Iterable[Media], *, batch_size: int = 64, progress: bool = False) -> np.ndarray:
         """Images to float32 [N, E], each as a one-frame video. images: paths, or uint8 [H, W, 3]."""
-        return self._encode_media(
-            _as_list("encode_images", images), self.processor.image_pixels, batch_size, progress, "encoding images"
-        )
+        images = _as_list("encode_images", images)
+        with _told(progress, "encoding images", len(images)) as told:
+            return self._encode_media(images, self.processor.image_pixels, batch_size, told)
 
     def encode_texts(self, texts: Iterable[str], *, batch_size: int = 256, progress: bool = False) -> np.ndarray:
         """Texts to float32 [N, E]."""
@@ -102,11 +103,15 @@ class Encoder:
         # texts of like length share a batch, so little is computed on padding
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        for rows in _track(chunks, "encoding texts", len(chunks), progress):
-            tokens = self.processor.tokenize([texts[i] for i in rows])
-            with torch.inference_mode():
-                features = self.model.encode_text(tokens["input_ids"].to(self.model.device), tokens["attention_mask"])
-            vectors[rows] = features.float().cpu().numpy()
+        with _told(progress, "encoding texts", len(chunks)) as told:
+            for rows in chunks:
+                tokens = self.processor.tokenize([texts[i] for i in rows])
+                with torch.inference_mode():
+                    features = self.model.encode_text(
+                        tokens["input_ids"].to(self.model.device), tokens["attention_mask"]
+                    )
+                vectors[rows] = features.float().cpu().numpy()
+                told()
         return vectors
 
     def encode_clips(
@@ -121,14 +126,20 @@ class Encoder:
 
         Raises: VideoDecodeError for the first clip that cannot be decoded, or with "skip" if there is no other.
         """
-        embeddings = self.encode_decodable(clips, batch_size, progress, on_decode_error)
+        with _told(progress, "encoding clips", len(clips)) as told:
+            embeddings = self.encode_decodable(clips, batch_size=batch_size, on_decode_error=on_decode_error, told=told)
         check_some_left(clips, embeddings)
         return embeddings
 
     def encode_decodable(
-        self, clips: Sequence[Clip], batch_size: int, progress: bool, on_decode_error: Literal["raise", "skip"]
+        self,
+        clips: Sequence[Clip],
+        *,
+        batch_size: int = 16,
+        on_decode_error: Literal["raise", "skip"] = "skip",
+        told: Callable[[], object] = lambda: None,
     ) -> Embeddings:
-        """`encode_clips`, which may leave nothing."""
+        """`encode_clips`, which may leave nothing. told: is called after each clip."""
         skipped: dict[int, str] = {}
 
         def pixels(numbered: tuple[int, Clip]) -> Tensor | None:
@@ -144,7 +155,7 @@ class Encoder:
                 skipped[row] = str(error)
                 return None
 
-        vectors = self._encode_media(list(enumerate(clips)), pixels, batch_size, progress, "encoding clips")
+        vectors = self._encode_media(list(enumerate(clips)), pixels, batch_size, told)
         rows = [row for row in range(len(clips)) if row not in skipped]
         reasons = {clips[row].clip_id: skipped[row] for row in sorted(skipped)}
         return Embeddings(tuple(clips[row].clip_id for row in rows), vectors[rows], self.fingerprint, reasons)
@@ -169,10 +180,9 @@ class Encoder:
         items: Sequence[Any],
         to_pixels: Callable[[Any], Tensor | None],
         batch_size: int,
-        progress: bool,
-        title: str,
+        told: Callable[[], object],
     ) -> np.ndarray:
-        """Vectors [N, E]; where there are no pixels the row means nothing."""
+        """Vectors [N, E]; where there are no pixels the row means nothing. told: is called after each item."""
         vectors = np.empty((len(items), self.embedding_size), np.float32)
         waiting: dict[int, list[tuple[int, Tensor]]] = {}  # by T: single-frame files cannot share a batch with videos
 
@@ -181,14 +191,13 @@ class Encoder:
             vectors[rows] = self.encode_pixels(torch.stack([pixels for _, pixels in batch]))
             batch.clear()
 
-        decoded = enumerate(run_ahead(to_pixels, items, ahead=2 * batch_size))
-        for row, pixels in _track(decoded, title, len(items), progress):
-            if pixels is None:
-                continue
-            batch = waiting.setdefault(len(pixels), [])
-            batch.append((row, pixels))
-            if len(batch) == batch_size:
-                flush(batch)
+        for row, pixels in enumerate(run_ahead(to_pixels, items, ahead=2 * batch_size)):
+            if pixels is not None:
+                batch = waiting.setdefault(len(pixels), [])
+                batch.append((row, pixels))
+                if len(batch) == batch_size:
+                    flush(batch)
+            told()
         for batch in waiting.values():
             if batch:
                 flush(batch)
@@ -214,7 +223,7 @@ class SharedEncoder:
         self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
     ) -> Embeddings:
         """As `Encoder.encode_clips`."""
-        shares = _shared(lambda mine: self.encoder.encode_decodable(mine, 16, progress, on_decode_error), clips)
+        shares = _shared(lambda mine: self.encoder.encode_decodable(mine, on_decode_error=on_decode_error), clips)
         vectors = {id_: row for share in shares for id_, row in zip(share.ids, share.vectors, strict=True)}
         reasons = {id_: reason for share in shares for id_, reason in share.skipped.items()}
         ids = tuple(clip.clip_id for clip in clips if clip.clip_id not in reasons)
@@ -286,8 +295,12 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> En
     return encoder
 
 
-def _track(items: Iterable[Item], title: str, total: int, progress: bool) -> Iterable[Item]:
-    return track(items, title, total=total, console=Console(stderr=True), disable=not progress)
+@contextmanager
+def _told(progress: bool, title: str, total: int) -> Iterator[Callable[[], object]]:
+    """A function to be called after each of `total` steps, and a progress bar if one is wanted."""
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
 
 
 def _load_processor(source: str | Path, model: ClipVipModel) -> ClipVipProcessor:

@@ -12,12 +12,19 @@ from clipvip.cli.options import Device, Dtype
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from clipvip.embedding_sets import EmbeddingSet
+    from clipvip.encode import Encoder
+
 NAME = "evaluate"
 
 
 def command(
-    model: Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")],
     data: Annotated[Path, typer.Option(help="Manifest with captions.")],
+    model: Annotated[str | None, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")] = None,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Instead of --model: what clipvip encode made of this manifest; repeatable."),
+    ] = None,
     videos: Annotated[
         Path | None, typer.Option(help="Folder the media paths are relative to (default: the manifest's).")
     ] = None,
@@ -52,8 +59,17 @@ def command(
         raise UsageError(f"--rescore {rescore}: choose dsl, or leave it out")
     if output and not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}")  # not after all the work
+    if (model is None) == (not embeddings):
+        raise UsageError("evaluate needs --model M, or else --embeddings DIR")
     clips = read_manifest(data, videos=videos, split=split)
-    encoder = load(model, device=device, dtype=dtype)
+    encoder: Encoder | EmbeddingSet
+    if model is not None:
+        encoder = load(model, device=device, dtype=dtype)
+    else:
+        from clipvip.embedding_sets import open_embeddings
+
+        encoder = open_embeddings(*(embeddings or ()))
+        model = encoder.facts[0].model
     found = run_retrieval(
         encoder, clips, join_captions=join_captions, progress=not as_json, on_decode_error=on_decode_error
     )

@@ -1,7 +1,10 @@
 """Long work on many items that can be killed at any moment, and workers that may crash."""
 
 from clipvip.jobs.decoding import DecodePool
-from clipvip.jobs.runner import Receipt, Task, run_job
-from clipvip.jobs.worker import Worker, WorkerDied
+from clipvip.jobs.runner import Engine, PartWorker, Receipt, Task, local, run_job
+from clipvip.jobs.worker import Beat, MachineLost, Worker, WorkerDied
 
-__all__ = ["DecodePool", "Receipt", "Task", "Worker", "WorkerDied", "run_job"]
+__all__ = [
+    "Beat", "DecodePool", "Engine", "MachineLost", "PartWorker", "Receipt", "Task", "Worker", "WorkerDied", "local",
+    "run_job",
+]  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from clipvip.errors import ClipVipError, UsageError
 from clipvip.files import file_digest, locked, replace_text, replacing
-from clipvip.jobs.worker import Beat, Worker, WorkerDied
+from clipvip.jobs.worker import Beat, MachineLost, Worker, WorkerDied
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -57,6 +57,45 @@ class Task(Protocol[Item_contra]):
         """
 
 
+class PartWorker(Protocol):
+    """A process somewhere that does one part at a time, and is replaced after it died."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+
+    def write(
+        self, task: Task[Item], items: Sequence[Item], path: Path, *, timeout_s: float, on_beat: Beat
+    ) -> dict[str, Any]:
+        """`task.run(items, path, on_beat)` in that process; `path` is a file of this machine.
+
+        timeout_s: the process is killed when it was silent for longer.
+        Raises: WorkerDied; MachineLost; what the task raised.
+        """
+
+    def close(self) -> None:
+        """End the process, if there is one, and start no other: a call under way ends with WorkerDied."""
+
+
+Engine = Callable[[Task[Any]], PartWorker]
+"""Makes a worker for a task: `local`, or one of `jobs.on_ray`."""
+
+
+class LocalWorker(Worker):
+    """A supervised process of this machine."""
+
+    def write(
+        self, task: Task[Item], items: Sequence[Item], path: Path, *, timeout_s: float, on_beat: Beat
+    ) -> dict[str, Any]:
+        """See `PartWorker`."""
+        return self.call(task.run, items, path, timeout_s=timeout_s, on_beat=on_beat)
+
+
+def local(task: Task[Any]) -> LocalWorker:
+    """The local engine."""
+    return LocalWorker(memory_bytes=task.memory_bytes)
+
+
 def run_job(
     task: Task[Item],
     items: Iterable[Item],
@@ -65,18 +104,19 @@ def run_job(
     source: Mapping[str, Any],
     part_size: int,
     workers: int = 1,
+    engine: Engine = local,
     progress: Progress = lambda count: None,
     max_bad_share: float | None = None,
 ) -> list[Receipt]:
-    """Do what is not yet done of a job in the folder `out`, in `workers` supervised processes; receipts of all parts.
+    """Do what is not yet done of a job in the folder `out`, by `workers` that `engine` makes; receipts of all parts.
 
     items: read as they are needed, cut in their order into parts of `part_size`. source: identifies them; it stands in
     job.json with the task's settings. progress: is told how many items more are done.
 
     A part whose worker dies, or fails with anything but a ClipVipError or OSError, is tried again item by item; the
-    culprits are left out and stand among the receipt's failures.
+    culprits are left out and stand among the receipt's failures. A part whose machine is lost is given to another.
     Raises: UsageError if `out` belongs to another job or another process works there; ClipVipError if more than
-    `max_bad_share` of the items are bad, or what the task raised. Parts that are done are kept.
+    `max_bad_share` of the items are bad or no worker is left, or what the task raised. Parts that are done are kept.
     """
     job = {"task": task.name, "part_size": part_size, "settings": task.settings(), "source": dict(source)}
     receipts: dict[int, Receipt] = {}
@@ -93,33 +133,47 @@ def run_job(
                 progress(len(part))
 
     with _claimed(out, job):
-        for receipt in _run_locally(todo(), task.memory_bytes, workers):
+        for receipt in _run(todo(), [engine(task) for _ in range(workers)]):
             receipts[receipt["part"]] = receipt
             judge.hears(receipt)
     judge.decides()
     return [receipts[number] for number in sorted(receipts)]
 
 
-def _run_locally(parts: Iterable[_Part[Item]], memory_bytes: int | None, workers: int) -> Iterator[Receipt]:
-    """The local executor: a thread for each worker process; parts are read as processes become free."""
-    crew = [Worker(memory_bytes=memory_bytes) for _ in range(workers)]
-    idle: SimpleQueue[Worker] = SimpleQueue()
+def _run(parts: Iterable[_Part[Item]], crew: Sequence[PartWorker]) -> Iterator[Receipt]:
+    """A thread for each worker; parts are read as workers become free. A worker whose machine is lost leaves the crew.
+
+    Raises: ClipVipError if nobody is left.
+    """
+    idle: SimpleQueue[PartWorker | None] = SimpleQueue()
     for worker in crew:
         idle.put(worker)
+    left = len(crew)
 
     def do(part: _Part[Item]) -> Receipt:
-        worker = idle.get()
-        try:
-            return part.do(worker)
-        finally:
+        nonlocal left
+        while (worker := idle.get()) is not None:
+            try:
+                receipt = part.do(worker)
+            except MachineLost:
+                left -= 1
+                if left == 0:
+                    idle.put(None)
+                continue
+            except BaseException:
+                idle.put(worker)
+                raise
             idle.put(worker)
+            return receipt
+        idle.put(None)  # so that the others learn it too
+        raise ClipVipError("all machines of this job are lost; the same command goes on when there are new ones")
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(len(crew)) as pool:
         running: set[Future[Receipt]] = set()
         try:
             for part in parts:
                 running.add(pool.submit(do, part))
-                if len(running) > workers:
+                if len(running) > len(crew):
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
             for future in as_completed(running):
@@ -139,7 +193,7 @@ class _Part(Generic[Item]):
         self.path, self.receipt = _file_of(task, number, out), _receipt_file(number, out)
         self.told = 0  # items that `progress` knows of
 
-    def do(self, worker: Worker) -> Receipt:
+    def do(self, worker: PartWorker) -> Receipt:
         """Write the file, then the receipt."""
         self.receipt.parent.mkdir(exist_ok=True)
         with replacing(self.path) as temporary:
@@ -154,7 +208,7 @@ class _Part(Generic[Item]):
         self._tell(len(self.items))
         return receipt
 
-    def _attempts(self, worker: Worker, path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    def _attempts(self, worker: PartWorker, path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """All items at once, or else those that go alone; facts, and the names of the others with their reasons."""
 
         def attempt(items: list[Item]) -> dict[str, Any]:
@@ -164,10 +218,10 @@ class _Part(Generic[Item]):
                 nonlocal done
                 done += count
                 if len(items) > 1:
-                    self._tell(done)
+                    self._tell(min(done, len(items)))  # a worker may have begun again on another machine
 
             timeout_s = max(map(self.task.timeout_s, items), default=60.0)
-            return worker.call(self.task.run, items, path, timeout_s=timeout_s, on_beat=on_beat)
+            return worker.write(self.task, items, path, timeout_s=timeout_s, on_beat=on_beat)
 
         try:
             return attempt(self.items), []
@@ -196,7 +250,7 @@ class _Part(Generic[Item]):
             self.told = done
 
 
-def _poison(error: Exception, worker: Worker) -> str:
+def _poison(error: Exception, worker: PartWorker) -> str:
     """What to say of items that make a worker die or fail in an unforeseen way. Raises: `error`, if it is foreseen."""
     foreseen = isinstance(error, ClipVipError | OSError) and not isinstance(error, WorkerDied)
     if foreseen or worker.closed:

@@ -39,6 +39,10 @@ class WorkerDied(ClipVipError):
     """The process crashed, was silent for too long or wanted too much memory; the text says which."""
 
 
+class MachineLost(ClipVipError):
+    """The machine of a worker is gone, or has no room for it any more: no fault of what it worked on."""
+
+
 class Worker:
     """A child process that does one call at a time, and is replaced after it died. A context manager.
 

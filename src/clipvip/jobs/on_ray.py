@@ -1,0 +1,146 @@
+"""Workers of a Ray cluster: actors that keep what they have loaded, on GPUs where the cluster has some.
+
+Parts come back through Ray's object store and are written by the driver, so only the media have to be visible to all
+machines, not the folder of the job.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from clipvip.errors import UsageError
+from clipvip.jobs.runner import Engine, Task
+from clipvip.jobs.worker import Beat, MachineLost, WorkerDied
+
+Item = TypeVar("Item")
+
+START_S = 180.0
+"""An actor that did not start within this time is taken for lost: the cluster has no room for it."""
+POLL_S = 0.5
+
+
+class _Actor:
+    """The process on the cluster. `told` answers while `write` is at work."""
+
+    def __init__(self) -> None:
+        self.beats, self.count = 0, 0
+
+    def ready(self) -> str:
+        """The node it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def told(self) -> tuple[int, int]:
+        """Signs of life so far, and items done."""
+        return self.beats, self.count
+
+    def write(self, task: Task[Any], items: Sequence[Any]) -> tuple[dict[str, Any], bytes]:
+        """What `task.run` returned, and the file that it wrote."""
+        self.beats, self.count = 0, 0
+
+        def beat(count: int = 1) -> None:
+            self.beats += 1
+            self.count += count
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "part"
+            facts = task.run(items, path, beat)
+            return facts, path.read_bytes()
+
+
+class RayWorker:
+    """A `PartWorker` whose process is an actor. options: Ray's, such as num_gpus.
+
+    When its machine leaves the cluster it starts anew on another, with the part it was at.
+    """
+
+    def __init__(self, options: dict[str, Any]):
+        self._options = options
+        self._actor: Any = None
+        self._node = ""
+        self.closed = False
+
+    def write(
+        self, task: Task[Item], items: Sequence[Item], path: Path, *, timeout_s: float, on_beat: Beat
+    ) -> dict[str, Any]:
+        """See `PartWorker`."""
+        while not self.closed:
+            actor = self._actor or self._start()
+            try:
+                facts, content = self._follow(actor, actor.write.remote(task, list(items)), timeout_s, on_beat)
+            except RayTaskError as error:
+                raise error.cause from None  # what the task raised
+            except RayActorError as error:
+                self._actor = None
+                if not self.closed and self._machine_lives():
+                    raise WorkerDied(f"crashed ({' '.join(str(error).split())[:200]})") from None
+            else:
+                path.write_bytes(content)
+                return facts
+        raise WorkerDied("is closed")
+
+    def close(self) -> None:
+        """End the actor."""
+        self.closed = True
+        self._end()
+
+    def _start(self) -> Any:
+        actor = ray.remote(_Actor).options(max_concurrency=2, max_restarts=0, **self._options).remote()
+        try:
+            self._node = ray.get(actor.ready.remote(), timeout=START_S)
+        except (GetTimeoutError, RayActorError) as error:
+            ray.kill(actor)
+            raise MachineLost(f"the cluster has no room for this worker ({type(error).__name__})") from None
+        self._actor = actor
+        return actor
+
+    def _follow(self, actor: Any, answer: Any, timeout_s: float, on_beat: Beat) -> tuple[dict[str, Any], bytes]:
+        """The answer; beats are passed on until it is there."""
+        beats, count, silent_s = 0, 0, 0.0
+        while not ray.wait([answer], timeout=POLL_S)[0]:
+            now, done = ray.get(actor.told.remote())
+            silent_s = 0.0 if now > beats else silent_s + POLL_S
+            if done > count:
+                on_beat(done - count)
+            beats, count = now, done
+            if silent_s > timeout_s:
+                self._end()
+                raise WorkerDied(f"was silent for {timeout_s:.0f} s and was killed")
+        result: tuple[dict[str, Any], bytes] = ray.get(answer)
+        return result
+
+    def _machine_lives(self) -> bool:
+        return any(node["NodeID"] == self._node and node["Alive"] for node in ray.nodes())
+
+    def _end(self) -> None:
+        actor, self._actor = self._actor, None
+        if actor is not None:
+            ray.kill(actor)
+
+
+def join(address: str | None, workers: int | None, *, wants_gpu: bool) -> tuple[Engine, int]:
+    """The engine of a cluster, and how many workers it has room for if `workers` is None.
+
+    address: as `ray.init` takes it: "auto" or host:port of a cluster; None starts one on this machine.
+    wants_gpu: a worker is given a GPU where the cluster has any, else a CPU.
+    Raises: UsageError if there is no such cluster.
+    """
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"--address {address}: no Ray cluster there ({reason}); start one with `ray start --head`, or leave "
+                "--address out for this machine alone"
+            ) from None
+    resources = ray.cluster_resources()
+    kind = "GPU" if wants_gpu and resources.get("GPU", 0) >= 1 else "CPU"
+    options = {"num_gpus": 1, "num_cpus": 1} if kind == "GPU" else {"num_cpus": 1}
+    room = max(1, int(resources.get(kind, 1)))
+    return (lambda task: RayWorker(options)), workers or room
