@@ -13,9 +13,15 @@ NAME = "index"
 
 
 def command(
-    dirs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of videos (or single files).")],
-    model: Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")],
     index: Annotated[str, typer.Option(metavar="URI", help="The index: a folder, made if it is not there.")],
+    dirs: Annotated[
+        list[Path] | None, typer.Argument(metavar="DIR...", help="Folders of videos (or single files).")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")] = None,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="SET", help="Instead of folders and a model: what clipvip encode made; repeatable."),
+    ] = None,
     window: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds a segment of a long video (default: 12).")
     ] = None,
@@ -39,15 +45,25 @@ def command(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    from clipvip.encode import load
+    from clipvip.embedding_sets import EmbeddingSet, open_embeddings
+    from clipvip.encode import Encoder, load
     from clipvip.errors import UsageError
     from clipvip.search import Library
     from clipvip.search.ingest import find_videos
     from clipvip.search.segments import WINDOW_S
 
     started = time.perf_counter()
-    find_videos(dirs)  # a mistyped folder shall not wait for the model
-    encoder = load(model, device=device, dtype=dtype)
+    source: Encoder | EmbeddingSet
+    if embeddings:
+        if dirs or model:
+            raise UsageError("--embeddings goes without folders and without --model")
+        source = open_embeddings(*embeddings)
+        model = source.facts[0].model
+    else:
+        if not dirs or model is None:
+            raise UsageError("index needs folders and --model M, or else --embeddings SET")
+        find_videos(dirs)  # a mistyped folder shall not wait for the model
+        source = load(model, device=device, dtype=dtype)
     if Library.exists(index):
         library = Library.open(index)
         wanted = {"--window": (window, library.settings.window_s), "--stride": (stride, library.settings.stride_s)}
@@ -57,15 +73,20 @@ def command(
                     f"{option} {given:g}: {index} was made with {own:g}; leave it out, or use another --index"
                 )
     else:
-        library = Library.create(index, encoder, model=model, window_s=window or WINDOW_S, stride_s=stride)
+        library = Library.create(index, source, model=model, window_s=window or WINDOW_S, stride_s=stride)
     console = Console(stderr=True)
     with Progress(
         *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("indexing", total=None)
-        summary = library.add(
-            dirs, encoder, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if isinstance(source, EmbeddingSet):
+            summary = library.add_embeddings(source, on_progress=told)
+        else:
+            summary = library.add(dirs or [], source, on_progress=told)
     for video, reason in summary.skipped:
         typer.echo(f"skipped {video}: {reason}", err=True)
     if as_json:

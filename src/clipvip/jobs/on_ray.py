@@ -6,6 +6,7 @@ machines, not the folder of the job.
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,8 +133,9 @@ def join(address: str | None, workers: int | None, *, wants_gpu: bool) -> tuple[
     """
     if not ray.is_initialized():
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
                 f"--address {address}: no Ray cluster there ({reason}); start one with `ray start --head`, or leave "
@@ -144,3 +146,10 @@ def join(address: str | None, workers: int | None, *, wants_gpu: bool) -> tuple[
     options = {"num_gpus": 1, "num_cpus": 1} if kind == "GPU" else {"num_cpus": 1}
     room = max(1, int(resources.get(kind, 1)))
     return (lambda task: RayWorker(options)), workers or room
+
+
+def _knock(address: str | None) -> None:
+    """Ray itself tries for minutes. Raises: OSError if nobody answers at host:port; ValueError if it is none."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and "://" not in (address or ""):
+        socket.create_connection((host, int(port)), timeout=10.0).close()

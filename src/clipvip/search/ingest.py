@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from clipvip.data.media import VIDEO_EXTENSIONS
-from clipvip.encode import Encoder, run_ahead
+from clipvip.encode import Encoder
 from clipvip.errors import ClipVipError, UsageError
+from clipvip.jobs.ahead import run_ahead
 from clipvip.jobs.decoding import DecodePool, measured
 from clipvip.search.segments import cut_segments
 from clipvip.video import read_frames
@@ -57,13 +58,13 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodedVideo:
-    """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG)."""
+    """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG, or None)."""
 
     file: VideoFile
     duration_s: float
     segments: list[tuple[float, float]]
     vectors: np.ndarray
-    thumbnails: list[bytes]
+    thumbnails: list[bytes | None]
 
 
 def find_videos(dirs: Iterable[str | os.PathLike[str]]) -> tuple[list[VideoFile], list[Skipped]]:

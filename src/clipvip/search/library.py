@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -19,10 +19,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from clipvip.embedding_sets import EmbeddingSet
 from clipvip.encode import Encoder
 from clipvip.errors import InputError, SearchIndexError
 from clipvip.search.ingest import EncodedVideo, Skipped, VideoFile, encode_files, find_videos
 from clipvip.search.segments import WINDOW_S, check_windows
+from clipvip.search.stored import StoredVideos
 
 try:
     import lancedb
@@ -90,7 +92,7 @@ class Library:
     def create(
         cls,
         uri: str | os.PathLike[str],
-        encoder: Encoder,
+        encoder: Encoder | EmbeddingSet,
         *,
         model: str | os.PathLike[str],
         window_s: float = WINDOW_S,
@@ -136,7 +138,7 @@ class Library:
             return False  # connecting would make the folder
         return "segments" in lancedb.connect(uri).list_tables().tables
 
-    def check_encoder(self, encoder: Encoder) -> None:
+    def check_encoder(self, encoder: Encoder | EmbeddingSet) -> None:
         """Raises: SearchIndexError if the vectors of `encoder` do not compare with those of this index."""
         if encoder.fingerprint != self.settings.fingerprint:
             raise SearchIndexError(
@@ -160,6 +162,32 @@ class Library:
         """
         self.check_encoder(encoder)
         files, skipped = find_videos(dirs)
+
+        def encode(new: list[VideoFile]) -> Iterator[EncodedVideo | Skipped]:
+            return encode_files(new, encoder, self.settings.window_s, self.settings.stride_s)
+
+        return self._add(files, skipped, encode, on_progress)
+
+    def add_embeddings(
+        self, embeddings: EmbeddingSet, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> IndexSummary:
+        """Index the video clips of an embedding set (see `clipvip encode`), one segment a clip, without thumbnails.
+
+        Otherwise as `add`, which brings thumbnails when the files change. Raises: SearchIndexError for another model.
+        """
+        self.check_encoder(embeddings)
+        videos = StoredVideos(embeddings)
+        files, skipped = videos.files()
+        return self._add(files, skipped, videos.encoded, on_progress)
+
+    def _add(
+        self,
+        files: list[VideoFile],
+        skipped: list[Skipped],
+        encode: Callable[[list[VideoFile]], Iterator[EncodedVideo | Skipped]],
+        on_progress: Callable[[int, int], None] | None,
+    ) -> IndexSummary:
+        """Index those of the files that are new or changed."""
         indexed = self._indexed_files()
         new = [file for file in files if indexed.get(file.absolute, _NOT_INDEXED)[0] != _state(file)]
         summary = IndexSummary(unchanged=len(files) - len(new), skipped=skipped)
@@ -167,8 +195,7 @@ class Library:
         waiting: list[EncodedVideo] = []
         outdated: list[str] = []
         last_commit = time.monotonic()
-        outcomes = encode_files(new, encoder, self.settings.window_s, self.settings.stride_s)
-        for num_done, outcome in enumerate(outcomes, start=summary.unchanged + 1):
+        for num_done, outcome in enumerate(encode(new), start=summary.unchanged + 1):
             if isinstance(outcome, Skipped):
                 summary.skipped.append(outcome)
                 outdated += indexed.get(outcome.video, _NOT_INDEXED)[1]
@@ -242,7 +269,8 @@ class Library:
             for (start_s, end_s), jpeg in zip(video.segments, video.thumbnails, strict=True):
                 segment_id = _segment_id(video.file, start_s, end_s)
                 rows.append(whole | {"segment_id": segment_id, "start_s": start_s, "end_s": end_s})
-                thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
+                if jpeg is not None:
+                    thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
         size = self.settings.embedding_size
         vectors = np.concatenate([np.empty((0, size), np.float32), *(video.vectors for video in videos)])
         schema = self._segments.schema
