@@ -98,20 +98,30 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises: ManifestError naming the line that is no JSON object.
     """
+    for number, line in iter_raw_lines(path):
+        yield number, parse_json_line(path, number, line)
+
+
+def parse_json_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The object that a line of a file holds. Raises: ManifestError naming the line if it holds none."""
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}, line {number}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ManifestError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+    return row
+
+
+def iter_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Line numbers (from 1) and lines of a JSON Lines file as they stand there; empty lines are passed over."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")  # what Windows editors put in front
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode())
-                except (ValueError, RecursionError) as error:
-                    raise ManifestError(f"{path}, line {number}: not JSON: {error}") from None
-                if not isinstance(row, dict):
-                    raise ManifestError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-                yield number, row
+                if line.strip():
+                    yield number, line
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such manifest") from None
     except IsADirectoryError:

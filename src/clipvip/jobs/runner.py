@@ -107,11 +107,13 @@ def run_job(
     engine: Engine = local,
     progress: Progress = lambda count: None,
     max_bad_share: float | None = None,
+    still_holds: Callable[[Receipt, Sequence[Item]], bool] = lambda receipt, items: True,
 ) -> list[Receipt]:
     """Do what is not yet done of a job in the folder `out`, by `workers` that `engine` makes; receipts of all parts.
 
     items: read as they are needed, cut in their order into parts of `part_size`. source: identifies them; it stands in
-    job.json with the task's settings. progress: is told how many items more are done.
+    job.json with the task's settings. progress: is told how many items more are done. still_holds: is asked of a part
+    that is done whether it still fits its items; if not, it is done anew.
 
     A part whose worker dies, or fails with anything but a ClipVipError or OSError, is tried again item by item; the
     culprits are left out and stand among the receipt's failures. A part whose machine is lost is given to another.
@@ -125,7 +127,7 @@ def run_job(
     def todo() -> Iterator[_Part[Item]]:
         for number, part in enumerate(_batched(items, part_size)):
             receipt = _receipt_of(task, number, out)
-            if receipt is None or receipt["failures"]:
+            if receipt is None or receipt["failures"] or not still_holds(receipt, part):
                 yield _Part(task, number, part, out, progress)
             else:
                 receipts[number] = receipt

@@ -109,6 +109,17 @@ def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     assert [len(receipt["failures"]) for receipt in receipts] == [0, 1]
 
 
+def test_a_part_that_no_longer_fits_is_done_again(tmp_path: Path) -> None:
+    """Catches results kept although what they were made of has changed, and others thrown away with them."""
+    run(tmp_path, WORDS)
+    (tmp_path / "trace").unlink()
+    run_job(
+        Shout(tmp_path / "trace"), WORDS, tmp_path / "out", source=SOURCE, part_size=5,
+        still_holds=lambda receipt, items: receipt["lines"] == 5 and "word7" not in items,
+    )  # fmt: skip
+    assert traced(tmp_path) == [*WORDS[5:10], *WORDS[20:]]
+
+
 def test_too_many_bad_items_stop_the_job(tmp_path: Path) -> None:
     """Catches a run that goes through a broken folder of videos to the end, or forgets what it had done."""
     items = [jobs.BAD if i % 10 == 9 else f"word{i}" for i in range(400)]

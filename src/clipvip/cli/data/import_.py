@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipvip.cli.options import Address, EngineName, crew
+from clipvip.cli.progress import counting, progress_bar
+
 if TYPE_CHECKING:
     from clipvip.data.importers import Report
+    from clipvip.records import Clip
 
 NAME = "import"
 
 
 def command(
+    context: typer.Context,
     format_: Annotated[str | None, typer.Argument(metavar="FORMAT", help="One of those that --list shows.")] = None,
     sources: Annotated[
         list[Path] | None, typer.Argument(metavar="SOURCE...", help="The data set's own annotation files.")
@@ -53,12 +60,21 @@ def command(
         Path | None, typer.Option(help="clipvip-pretrain: LMDB folder or json of auxiliary captions.")
     ] = None,
     extract: Annotated[Path | None, typer.Option(help="shards: folder to unpack the media of tars to.")] = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that read transcripts (default: 1; with --engine ray: one a CPU)."),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the formats.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Make a manifest from a data set's own files, and count what is in it, missing, repeated or empty.
 
-    A malformed entry is an error that names file, line and field; nothing is written then.
+    A malformed entry is an error that names file, line and field; no manifest is written then.
+
+    Transcripts are aligned to the clips first, by --workers processes. Finished parts are kept (MANIFEST.parts): the
+    same command goes on after an interruption, and transcripts once aligned are not read again until that is deleted.
 
     Example: clipvip data import didemo test_data.json --videos didemo/videos --split test --out didemo-test.jsonl
 
@@ -66,7 +82,6 @@ def command(
     """
     import json
 
-    from clipvip.cli.progress import counting
     from clipvip.data.importers import FORMATS, Options, run_import
     from clipvip.errors import UsageError
 
@@ -84,6 +99,8 @@ def command(
         raise UsageError("--drop-missing needs --videos: without it no file is looked for")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file")
     options = Options(
         fields=_fields(field or []),
         columns=tuple(name.strip() for name in columns.split(",")) if columns else (),
@@ -94,7 +111,22 @@ def command(
         captions=captions,
         extract=extract,
     )
-    with counting(f"importing {format_}") as watch:
+    FORMATS[format_].check(options)
+    with ExitStack() as bar:
+        job: dict[str, Any] = {}
+        if transcripts is not None:
+            job_engine, num_workers = crew(engine, address, workers, wants_gpu=False)
+            progress = bar.enter_context(progress_bar("aligning transcripts", "videos"))
+            job = {"engine": job_engine, "workers": num_workers, "progress": progress}
+        else:
+            for name in ("engine", "address", "workers"):
+                if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+                    raise UsageError(f"--{name} has no use without --transcripts (hdvila), the one thing it is for")
+
+        def watch(clips: Iterable[Clip]) -> Iterable[Clip]:
+            bar.close()  # two at once would write over each other
+            return bar.enter_context(counting(f"importing {format_}"))(clips)
+
         report = run_import(
             FORMATS[format_],
             sources,
@@ -106,8 +138,16 @@ def command(
             drop_missing=drop_missing,
             options=options,
             watch=watch,
+            **job,
         )
-    typer.echo(json.dumps(report.to_dict()) if as_json else "\n".join(_lines(report)))
+    if as_json:
+        typer.echo(json.dumps(report.to_dict()))
+        return
+    typer.echo("\n".join(_lines(report)))
+    if transcripts is not None:
+        from clipvip.data.importers.subtitles import work_folder
+
+        typer.echo(f"  transcripts: aligned in {work_folder(out)} (delete it to read those anew that changed since)")
 
 
 def _fields(declared: list[str]) -> dict[str, list[str]]:

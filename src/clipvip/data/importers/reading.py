@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipvip.data.manifest import KNOWN_KEYS, iter_json_lines
+from clipvip.data.manifest import KNOWN_KEYS, iter_raw_lines, parse_json_line
 from clipvip.errors import ManifestError
 
 _CHUNK = 1 << 20
@@ -135,8 +135,13 @@ def iter_list(path: Path) -> Iterator[Entry]:
 
 def iter_lines(path: Path) -> Iterator[Entry]:
     """The objects of a JSON Lines file."""
-    for number, row in iter_json_lines(path):
-        yield Entry(row, f"{path}, line {number}")
+    for number, line in iter_raw_lines(path):
+        yield line_entry(path, number, line)
+
+
+def line_entry(path: Path, number: int, line: bytes) -> Entry:
+    """The object of one line of a JSON Lines file."""
+    return Entry(parse_json_line(path, number, line), f"{path}, line {number}")
 
 
 def iter_objects(path: Path) -> Iterator[Entry]:

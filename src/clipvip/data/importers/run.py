@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipvip.data.importers.base import Importer, Notes, Options
 from clipvip.data.importers.reading import first_character, read_json
@@ -17,6 +17,9 @@ from clipvip.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, MediaFolder, 
 from clipvip.data.repeats import count_repeats, text_key
 from clipvip.errors import ManifestError
 from clipvip.records import Clip
+
+if TYPE_CHECKING:
+    from clipvip.jobs import Engine
 
 _SHOWN = 5
 _ID_COLUMNS = ("video_id", "clip_id", "videoid", "videoID", "id")
@@ -72,13 +75,20 @@ def run_import(
     drop_missing: bool = False,
     options: Options | None = None,
     watch: Callable[[Iterable[Clip]], Iterable[Clip]] = iter,
+    workers: int = 1,
+    engine: Engine | None = None,
+    progress: Callable[[int, int], None] = lambda count, total: None,
 ) -> Report:
-    """Write the manifest of a data set's own files; nothing is written if one entry is malformed.
+    """Write the manifest of a data set's own files; no manifest is written if one entry is malformed.
 
     videos: where the media are; they are looked for, and missing ones counted (and left out with `drop_missing`).
     Without it the paths are the annotations' own, relative to the manifest's folder. relative_to_videos: write paths
     relative to `videos`. split: of all clips (default: what the annotations say). ids: a file that lists the clips to
     take. watch: is handed the clips on their way, to show progress.
+
+    Transcripts are aligned first, by a job in the folder beside `out` with `.parts` at the end of its name; killed and
+    called again, it goes on. workers, engine: of that job (see `jobs.run_job`). progress: is told how many videos more
+    are aligned, and of how many there are; from several threads.
     Raises: ManifestError naming file, line and field; UsageError for an option the format has no use for.
     """
     options = options or Options()
@@ -91,9 +101,16 @@ def run_import(
     report = Report(importer.name, str(out), media_checked=videos is not None)
     run = _Run(importer, sources, report, videos or out.parent)
     notes = Notes()
+    wanted = None if ids is None else read_ids(ids)
     clips = iter(importer.read(sources, options, notes))
-    if ids is not None:
-        clips = run.listed(clips, read_ids(ids))
+    if options.transcripts is not None:
+        from clipvip.data.importers.subtitles import subtitled  # loads decoders, which jobs may need
+
+        clips = subtitled(
+            clips, sources, options.transcripts, out, notes, workers=workers, engine=engine, progress=progress
+        )
+    if wanted is not None:
+        clips = run.listed(clips, wanted)
     clips = run.unique(clips)
     clips = (run.cleaned(clip if split is None else replace(clip, split=split)) for clip in clips)
     clips = run.located(clips, check=videos is not None, drop=drop_missing)

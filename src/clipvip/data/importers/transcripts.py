@@ -7,6 +7,7 @@ one. A cue that carries a time for each word (as automatic captions do) is taken
 from __future__ import annotations
 
 import html
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -57,17 +58,23 @@ def read_transcript(path: Path) -> Transcript:
     return Transcript(list(_text_cues(path, text)))
 
 
-def find_transcript(folder: Path, video_id: str, names: Sequence[str]) -> Path | None:
-    """The transcript of a video among `names` (of files in `folder`): `<id>.vtt`, else English, else the first."""
-    found = [name for name in names if name.endswith(EXTENSIONS)]
-    if not found:
-        return None
+class TranscriptNames:
+    """The names of all transcripts in a folder: about 80 bytes each. Raises: ManifestError if there is no folder."""
 
-    def rank(name: str) -> tuple[int, str]:
-        language = name.removeprefix(video_id).rpartition(".")[0]
-        return (0 if not language else 1 if language == ".en" else 2 if language.startswith(".en") else 3, name)
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise ManifestError(f"{folder}: no such folder of transcripts")
+        self._names = sorted(name for name in os.listdir(folder) if name.endswith(EXTENSIONS))
 
-    return folder / min(found, key=rank)
+    def of(self, video_id: str) -> str | None:
+        """The transcript of a video, if it has one: `<id>.vtt`, else English, else the first."""
+
+        def rank(name: str) -> tuple[int, str]:
+            language = name.removeprefix(video_id).rpartition(".")[0]
+            return (0 if not language else 1 if language == ".en" else 2 if language.startswith(".en") else 3, name)
+
+        first, last = (bisect_left(self._names, video_id + mark) for mark in "./")  # "/" comes right after "."
+        return min(self._names[first:last], key=rank, default=None)
 
 
 def _text_cues(path: Path, text: str) -> Iterator[Cue]:
