@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from clipvip import distributed
 from clipvip.errors import CheckpointError, ClipVipError, InputError, UsageError, VideoDecodeError
+from clipvip.jobs.ahead import run_ahead
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly, read_config
 from clipvip.model.processor import Media
@@ -276,7 +275,7 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> En
     with any CLIP.
     Raises: CheckpointError if the folder is missing, incomplete or not such a model.
     """
-    kind = _device(device)
+    kind = pick_device(device)
     if dtype not in ("auto", "float32", "bfloat16"):
         raise UsageError(f"dtype={dtype!r}: choose auto, float32 or bfloat16")
     if dtype == "auto" and kind.type != "cuda":
@@ -312,7 +311,8 @@ def _load_processor(source: str | Path, model: ClipVipModel) -> ClipVipProcessor
     return processor
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """ "auto" (CUDA, then MPS, then CPU) or a device by its name. Raises: UsageError if this machine has none such."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -331,31 +331,3 @@ def _as_list(what: str, items: Iterable[Any]) -> list[Any]:
     ):
         raise InputError(f"{what}: expected a list, got one item: [{items!r}]?")
     return list(items)
-
-
-def run_ahead(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    ahead: int,
-    give_up: Callable[[], None] = lambda: None,
-) -> Iterator[Result]:
-    """Results in order, computed by threads up to `ahead` items early: decoding overlaps with the model.
-
-    give_up: called when the results are no longer wanted, before the threads are waited for.
-    """
-    with ThreadPoolExecutor() as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BaseException:
-            give_up()
-            raise
-        finally:
-            for future in pending:
-                future.cancel()

@@ -29,7 +29,7 @@ Workers = Annotated[
 ]
 
 
-def crew(engine: str, address: str | None, workers: int | None) -> tuple[Engine, int]:
+def crew(engine: str, address: str | None, workers: int | None, *, wants_gpu: bool = True) -> tuple[Engine, int]:
     """What `--engine`, `--address` and `--workers` ask for, for `run_job`. Raises: UsageError."""
     from clipvip.errors import UsageError
     from clipvip.jobs import local
@@ -44,4 +44,4 @@ def crew(engine: str, address: str | None, workers: int | None) -> tuple[Engine,
         from clipvip.jobs import on_ray
     except ModuleNotFoundError:
         raise UsageError('--engine ray needs Ray: install it with `pip install "clipvip[scale]"`') from None
-    return on_ray.join(address, workers, wants_gpu=True)
+    return on_ray.join(address, workers, wants_gpu=wants_gpu)
