@@ -22,7 +22,7 @@ TOWER_KEYS_READ = {
         "patch_size", "hidden_act", "layer_norm_eps", "initializer_range",
     ),
 }  # fmt: skip
-"""Keys of the towers that make a difference. CLIP's files have others, which transformers' CLIPModel does not read either."""
+"""Keys of the towers that are read. CLIP's files have others, which transformers' CLIPModel does not read either."""
 
 
 @strict

@@ -196,7 +196,7 @@ class ClipVipProcessor(ProcessorMixin):
 
 
 def image_colours(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
-    """`image_mean` and `image_std` of a model folder or hub id, clipvip's or CLIP's; CLIP's own where none are named."""
+    """Mean and std of a model folder or hub id, clipvip's or CLIP's; CLIP's own where it names none."""
     try:
         settings, _ = ClipVipProcessor.get_processor_dict(source)
     except OSError:
