@@ -25,7 +25,7 @@ demo: $(STAMP)
 	$(BIN)/clipvip demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not long'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' -n auto --dist loadfile
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
