@@ -75,6 +75,7 @@ class Encoder:
             "aggregator": config.aggregator,
             "heads": [config.text_config.num_attention_heads, config.vision_config.num_attention_heads],
             "act": [config.text_config.hidden_act, config.vision_config.hidden_act],
+            "eps": [config.text_config.layer_norm_eps, config.vision_config.layer_norm_eps],
         }
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return digest.hexdigest()[:16]

@@ -23,7 +23,7 @@ import clipvip
 from clipvip.data.manifest import read_manifest, write_manifest
 from clipvip.data.shards import write_shards
 from clipvip.errors import ConfigError, ManifestError, TrainingError, UsageError, VideoDecodeError
-from clipvip.model.layers import Block
+from clipvip.model.layers import Attention
 from clipvip.records import Clip
 from clipvip.training import load_recipe, train, trainer
 from clipvip.training.state import WorkDir
@@ -343,20 +343,21 @@ def test_temporal_layers_are_the_transformers_alone(world: Path, recipe: Path, t
 
 
 def test_checkpointed_run_equals_a_plain_one(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
-    """Catches the option being ignored, or changing more than memory and time."""
-    seen = []
-    plain = Block.forward
+    """Catches the option being ignored (nothing is computed twice), or changing more than memory and time."""
+    calls = {}
+    plain = Attention.forward
+    for name, option in (("plain", "false"), ("checkpointed", "true")):
 
-    def forward(self: Block, *args: Tensor, **options: Tensor) -> Tensor:
-        seen.append(self.training and self.gradient_checkpointing)
-        return plain(self, *args, **options)
+        def forward(self: Attention, *args: Tensor, name: str = name) -> Tensor:
+            calls[name] = calls.get(name, 0) + self.training
+            return plain(self, *args)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Block, "forward", forward)
-        changed = [*overrides(world), "train.activation_checkpointing=true"]
-        train(load_recipe(str(recipe), changed), tmp_path / "run", progress=False)
-    assert any(seen)
-    ours, expected = weights(tmp_path / "run"), weights(finished)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Attention, "forward", forward)
+            changed = [*overrides(world), f"train.activation_checkpointing={option}"]
+            train(load_recipe(str(recipe), changed), tmp_path / name, progress=False)
+    assert calls["checkpointed"] == 2 * calls["plain"]
+    ours, expected = weights(tmp_path / "checkpointed"), weights(finished)
     for name, weight in expected.items():
         torch.testing.assert_close(ours[name], weight, atol=1e-4, rtol=1e-3, msg=name)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -88,6 +88,23 @@ class PassSampler(Sampler[list[Address]]):
             batch = orders[source][1][start : start + self.batch_size]
             yield [(source, pass_number, index) for index in batch[self._mine].tolist()]
 
+    def first_of_each(self, count: int) -> list[list[list[Address]]]:
+        """For each source the first `count` steps of those to come that draw from it; fewer if there are no more."""
+        steps = self._sources_of_steps()[self.start_step :]
+        wanted = np.minimum(np.bincount(steps, minlength=len(self.sources)), count)
+        found: list[list[list[Address]]] = [[] for _ in self.sources]
+        for addresses in self:
+            source = addresses[0][0]
+            if len(found[source]) < count:
+                found[source].append(addresses)
+            if all(len(some) == number for some, number in zip(found, wanted, strict=True)):
+                break
+        return found
+
+    def steps_of_sources(self) -> list[int]:
+        """How many steps of the whole run draw from each source."""
+        return np.bincount(self._sources_of_steps(), minlength=len(self.sources)).tolist()
+
     def _sources_of_steps(self) -> np.ndarray:
         """Which source each step draws from, int64 [num_steps]; longer runs only add to it."""
         if len(self.sources) == 1:
@@ -114,16 +131,19 @@ class Mixture(Dataset[Sample]):
 
 def make_loader(
     datasets: Sequence[ClipDataset],
-    sampler: PassSampler,
+    order: Iterable[list[Address]],
     collator: Collator,
     *,
     num_workers: int,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """The loader. Workers are spawned, not forked: decoders and tokenisers run threads. pin_memory: for GPUs."""
+    """Batches of the clips that `order` names, a `PassSampler` or a list. pin_memory: for GPUs.
+
+    Workers are spawned, not forked: decoders and tokenisers run threads.
+    """
     return DataLoader(
         Mixture(datasets),  # type: ignore[arg-type]  # torch's annotation has no room for a collate_fn of another type
-        batch_sampler=sampler,
+        batch_sampler=order,
         collate_fn=collator,
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,

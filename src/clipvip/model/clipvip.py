@@ -272,6 +272,9 @@ def _unit(features: Tensor) -> Tensor:
 
 def read_config(source: str | Path) -> PreTrainedConfig:
     """The configuration of a model folder or hub id. Raises: CheckpointError if there is none, or a malformed one."""
+    path = Path(source)
+    if not path.exists() and (path.is_absolute() or len(path.parts) > 2):
+        raise CheckpointError(f"{source}: no such folder, and no hub id either (OWNER/NAME)")
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:

@@ -12,13 +12,25 @@ from clipvip.errors import ConfigError
 AGGREGATORS = ("vip", "mean", "transformer", "full")
 FRAMEWISE = ("mean", "transformer")
 """Aggregators whose vision tower sees one frame at a time: it has neither added proxies nor a temporal embedding."""
+TOWER_KEYS_READ = {
+    "text_config": (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
+        "hidden_act", "layer_norm_eps", "vocab_size", "eos_token_id",
+    ),
+    "vision_config": (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
+        "patch_size", "hidden_act", "layer_norm_eps", "initializer_range",
+    ),
+}  # fmt: skip
+"""Keys of the towers that are read. CLIP's files have others, which transformers' CLIPModel does not read either."""
 
 
 @strict
 class ClipVipConfig(PreTrainedConfig):
     """Sizes and choices of a `ClipVipModel`.
 
-    text_config, vision_config: keys as in transformers' CLIPConfig (a dict, a config object, or None for ViT-B/32's).
+    text_config, vision_config: keys as in transformers' CLIPConfig (a dict, a config object, or None for ViT-B/32's);
+        those that are read: TOWER_KEYS_READ. There is no dropout: an attention_dropout is an error.
     projection_dim: E, the size of the shared embedding space.
     num_frames: T, frames of a training clip = rows of the temporal embedding; other T are interpolated.
     num_proxies: M, video proxy tokens, the class token included; None: 4, or 1 for frame-wise aggregators.
@@ -28,6 +40,7 @@ class ClipVipConfig(PreTrainedConfig):
         to CLIP) or "normal" (N(0, 1), as the released code does).
     num_temporal_layers: depth of the "transformer" aggregator (4 as in CLIP4Clip); no other has use for it.
     logit_scale_init_value: log of 1/temperature at the start.
+    initializer_factor: times the standard deviations of a start from scratch.
     Source: CLIP-ViP section 3.3; the released configuration files.
     """
 
@@ -101,6 +114,9 @@ class ClipVipConfig(PreTrainedConfig):
         """Run by `@strict` after construction. Raises: ConfigError naming the field and what it may be."""
         if self.aggregator not in AGGREGATORS:
             raise ConfigError(f"aggregator={self.aggregator!r}: choose one of {', '.join(AGGREGATORS)}")
+        for name in TOWER_KEYS_READ:
+            if dropout := getattr(self, name).attention_dropout:
+                raise ConfigError(f"{name}.attention_dropout={dropout}: this model has no dropout; set it to 0")
         if self.proxy_init not in ("class", "normal"):
             raise ConfigError(f"proxy_init={self.proxy_init!r}: choose 'class' or 'normal'")
         if self.num_frames < 1:

@@ -182,17 +182,27 @@ class ClipVipProcessor(ProcessorMixin):
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{source}: no CLIP tokeniser there: {' '.join(str(error).split())}") from error
         config = AutoConfig.from_pretrained(source)
-        image = _image_processor_settings(source)
+        mean, std = image_colours(source)
         return cls(
             tokenizer,
             num_frames=num_frames,
             image_size=config.vision_config.image_size,
             resize="crop",
             antialias=True,
-            image_mean=image.get("image_mean", CLIP_MEAN),
-            image_std=image.get("image_std", CLIP_STD),
+            image_mean=mean,
+            image_std=std,
             max_text_tokens=config.text_config.max_position_embeddings,
         )
+
+
+def image_colours(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std of a model folder or hub id, clipvip's or CLIP's; CLIP's own where it names none."""
+    try:
+        settings, _ = ClipVipProcessor.get_processor_dict(source)
+    except OSError:
+        settings = {}
+    settings = settings if "image_mean" in settings else _image_processor_settings(source)
+    return settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
 
 
 def _image_processor_settings(source: str | Path) -> dict[str, Any]:

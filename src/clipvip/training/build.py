@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPVisionConfig
+from transformers import AutoTokenizer
 
 from clipvip.errors import CheckpointError, ConfigError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly, read_config
+from clipvip.model.config import TOWER_KEYS_READ
+from clipvip.model.processor import image_colours
 from clipvip.training.config import ModelSection
+from clipvip.video.transforms import CLIP_MEAN, CLIP_STD
 
 
 def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
@@ -34,6 +36,7 @@ def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
                 "model.init is not set: give a CLIP or clipvip folder as model.init=FOLDER, "
                 "or model.architecture and model.tokenizer for a model from scratch"
             )
+        _check_architecture(section.architecture)
         tokenizer = load_tokenizer(section.tokenizer)
         text = dict(section.architecture.get("text_config", {}))
         text |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
@@ -47,8 +50,11 @@ def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
     if section.logit_scale is not None:
         with torch.no_grad():
             model.logit_scale.fill_(section.logit_scale)
+    mean, std = (CLIP_MEAN, CLIP_STD) if section.init is None else image_colours(section.init)
     processor = ClipVipProcessor(
         tokenizer,
+        image_mean=mean,
+        image_std=std,
         num_frames=section.num_frames,
         image_size=model.config.vision_config.image_size,
         resize=section.resize,
@@ -59,19 +65,25 @@ def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
     return model, processor
 
 
-def _scratch_config(architecture: dict[str, Any], options: dict[str, Any]) -> ClipVipConfig:
-    """The configuration of a model from scratch. Raises: ConfigError for a key that no configuration has."""
-    known = {
-        "": {"text_config", "vision_config", "projection_dim", "logit_scale_init_value", "initializer_factor"},
-        "text_config": {field.name for field in dataclasses.fields(CLIPTextConfig)},
-        "vision_config": {field.name for field in dataclasses.fields(CLIPVisionConfig)},
+def _check_architecture(architecture: dict[str, Any]) -> None:
+    """Raises: ConfigError for a key that nothing would read."""
+    by_tokenizer = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
+    known: dict[str, set[str]] = {
+        "": {"text_config", "vision_config", "projection_dim", "initializer_factor"},
+        "text_config": set(TOWER_KEYS_READ["text_config"]) - by_tokenizer,
+        "vision_config": set(TOWER_KEYS_READ["vision_config"]),
     }
     for section, names in known.items():
         for key in architecture.get(section, {}) if section else architecture:
             if key not in names:
                 near = difflib.get_close_matches(key, names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(names))}"
+                hint = "; it is the tokeniser's" if section and key in by_tokenizer else hint
                 raise ConfigError(f"model.architecture{'.' + section if section else ''}: unknown key {key!r}{hint}")
+
+
+def _scratch_config(architecture: dict[str, Any], options: dict[str, Any]) -> ClipVipConfig:
+    """The configuration of a model from scratch. Raises: ConfigError for values of a wrong type."""
     try:
         return ClipVipConfig(**architecture, **options)
     except StrictDataclassError as error:

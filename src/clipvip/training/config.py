@@ -33,11 +33,11 @@ class ModelSection(_Strict):
     num_frames: int = Field(12, ge=1)
     """Frames a clip; an `init` with a temporal embedding of another length keeps it, interpolated."""
     num_proxies: int | None = Field(None, ge=1)
-    """Proxy tokens, the class token included; None: 4, or 1 for frame-wise aggregators."""
+    """Proxy tokens, the class token included; None: that of a video model in `init`, else 4, or 1 if frame-wise."""
     proxy_init: Literal["class", "normal"] = "class"
     """Start of the added proxies (see ClipVipConfig); an `init` that has proxies keeps its own."""
     logit_scale: float | None = None
-    """Start of the log inverse temperature; None: 4.60 on CLIP weights or from scratch, the stored one otherwise."""
+    """Start of the log inverse temperature; None: the stored one if `init` has the same aggregator, else 4.60."""
     resize: Literal["squash", "crop"] = "squash"
     """How frames become square."""
     resize_in: Literal["tensor", "decoder"] = "tensor"
@@ -117,7 +117,7 @@ class OptimSection(_Strict):
     lr: float = Field(gt=0)
     """Peak learning rate of CLIP's own parameters."""
     new_lr_factor: float = Field(1.0, gt=0)
-    """Times `lr` for the parameters CLIP-ViP adds: proxies and temporal embedding."""
+    """Times `lr` for what a video model adds to CLIP: proxies, temporal embedding, temporal transformer."""
     weight_decay: float = Field(0.2, ge=0)
     """Decoupled weight decay."""
     decay: Literal["matrices", "released"] = "matrices"

@@ -22,13 +22,7 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Accelerator:
     Raises: ConfigError for a tracker that is unknown or not installed; TrainingError if the processes do not see each
     other.
     """
-    known = sorted(str(kind.value) for kind in LoggerType if kind is not LoggerType.ALL)
-    installed = {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
-    for name in trackers:
-        if name not in known:
-            raise ConfigError(f"train.trackers: {name!r} is unknown; choose of {', '.join(known)}, or give [] for none")
-        if name not in installed:
-            raise ConfigError(f"train.trackers: {name!r} is not installed; pip install it, or leave it out")
+    check_trackers(trackers)
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if 0 < gpus < here:
@@ -49,6 +43,17 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Accelerator:
     atexit.register(distributed.leave)
     accelerator.init_trackers("tensorboard" if tuple(trackers) == ("tensorboard",) else "clipvip")
     return accelerator
+
+
+def check_trackers(trackers: Sequence[str]) -> None:
+    """Raises: ConfigError for a tracker that is unknown or not installed."""
+    known = sorted(str(kind.value) for kind in LoggerType if kind is not LoggerType.ALL)
+    installed = {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
+    for name in trackers:
+        if name not in known:
+            raise ConfigError(f"train.trackers: {name!r} is unknown; choose of {', '.join(known)}, or give [] for none")
+        if name not in installed:
+            raise ConfigError(f"train.trackers: {name!r} is not installed; pip install it, or leave it out")
 
 
 def check_same_weights(model: torch.nn.Module, step: int) -> None:

@@ -6,7 +6,7 @@ Over several processes every one runs this same code on its share of each batch;
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from clipvip import distributed
 from clipvip.data.dataset import Batch, Collator
-from clipvip.data.loader import PassSampler, fetched, make_loader
+from clipvip.data.loader import Address, PassSampler, fetched, make_loader
 from clipvip.data.manifest import read_manifest
 from clipvip.encode import Encoder, SharedEncoder
 from clipvip.errors import Interrupted, TrainingError, VideoDecodeError
@@ -50,14 +50,20 @@ def train(recipe: Recipe, workdir: Path, *, progress: bool = True) -> dict[str, 
     """
     work = WorkDir(workdir)
     accelerator = start_accelerator(recipe.train.trackers, workdir)
+    with run_conditions(recipe), ExitStack() as stack:
+        distributed.on_main(lambda: stack.enter_context(work.claimed()))
+        distributed.on_main(lambda: work.open(recipe))
+        summary = distributed.on_main(lambda: work.summary)
+        return Run(recipe, work, accelerator, progress).go() if summary is None else summary
+
+
+@contextmanager
+def run_conditions(recipe: Recipe) -> Iterator[None]:
+    """What holds while a run computes: its precision of float32 products, and one line if another process is lost."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(recipe.train.float32_matmul)
     try:
-        with ExitStack() as stack:
-            distributed.on_main(lambda: stack.enter_context(work.claimed()))
-            distributed.on_main(lambda: work.open(recipe))
-            summary = distributed.on_main(lambda: work.summary)
-            return Run(recipe, work, accelerator, progress).go() if summary is None else summary
+        yield
     except RuntimeError as error:
         if not distributed.is_loss(error):
             raise
@@ -106,7 +112,7 @@ class Run:
     def go(self) -> dict[str, Any]:
         """Fetch, step, log, save, evaluate."""
         train = self.recipe.train
-        with self._bar() as bar, signals_noted() as noted:
+        with self.bar() as bar, signals_noted() as noted:
             task = bar.add_task(escape(self.work.path.name), total=self.num_steps, completed=self.step, told="")
             for batch, sizes in self.batches(noted):
                 loss, norm = self.update(batch, sizes)
@@ -132,13 +138,16 @@ class Run:
             raise Interrupted(self.asked)
         return self._finish()
 
-    def batches(self, noted: list[int]) -> Iterator[tuple[Batch, list[int]]]:
+    def batches(
+        self, noted: list[int], order: Iterable[list[Address]] | None = None
+    ) -> Iterator[tuple[Batch, list[int]]]:
         """This process's share of each step's batch, on its device, and the number of clips in every process's share.
 
-        They end early, with the signal in `asked`, if any process was asked to end.
+        order: the clips of this process's shares; None: all that are to come. They end early, with the signal in
+        `asked`, if any process was asked to end.
         Raises: VideoDecodeError, TrainingError if clips that cannot be decoded, of any process, forbid to go on.
         """
-        mine = fetched(self._loader(), noted)
+        mine = fetched(self.loader(self.sampler() if order is None else order), noted)
         for step in range(self.step + 1, self.num_steps + 1):
             with self.meter.waiting():
                 batch = next(mine, None)
@@ -173,10 +182,11 @@ class Run:
             self.model.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
         bad = ~(loss.isfinite() & norm.isfinite()) & (self.first_bad == 0)
         self.first_bad = torch.where(bad, self.step + 1, self.first_bad)
-        self.meter.add(sum(sizes), len(batch.clip_ids) * self._flops_of_clip(batch))
+        self.meter.add(sum(sizes), len(batch.clip_ids) * self.flops_of_clip(batch))
         return loss.detach(), norm
 
-    def _flops_of_clip(self, batch: Batch) -> float:
+    def flops_of_clip(self, batch: Batch) -> float:
+        """Operations of a step for each clip of such a batch (see `model.flops`)."""
         caption = batch.caption
         num_tokens = max(texts.input_ids.shape[1] for texts in (batch.subtitle, caption) if texts is not None)
         return training_flops(
@@ -275,19 +285,24 @@ class Run:
             tracker.finish()
         return summary
 
-    def _loader(self) -> DataLoader[Batch]:
-        train, processor = self.recipe.train, self.processor
-        sampler = PassSampler(
+    def sampler(self) -> PassSampler:
+        """The clips of this process's share of each step to come."""
+        train = self.recipe.train
+        return PassSampler(
             self.datasets, train.batch_size, self.num_steps, seed=train.seed, start_step=self.step,
             shares=[source.share for source in self.recipe.data.mix],
             rank=distributed.rank(), world=distributed.world(),
         )  # fmt: skip
+
+    def loader(self, order: Iterable[list[Address]]) -> DataLoader[Batch]:
+        """Batches of these clips, on the CPU."""
+        processor = self.processor
         collator = Collator(
             processor.tokenize, processor.frames_to_pixels, processor.image_size, processor.resize,
             self.datasets[0].sources,
         )  # fmt: skip
         return make_loader(
-            self.datasets, sampler, collator, num_workers=self.recipe.data.num_workers,
+            self.datasets, order, collator, num_workers=self.recipe.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
 
@@ -308,7 +323,8 @@ class Run:
         if distributed.rank() == 0:
             self.work.log(row)
 
-    def _bar(self) -> Progress:
+    def bar(self) -> Progress:
+        """What a person sees of the run, on stderr; tasks have a field `told`."""
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[told]}"),

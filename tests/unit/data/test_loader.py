@@ -80,6 +80,17 @@ def test_sources_get_their_shares_and_keep_to_themselves() -> None:
         assert sorted(index for _, number, index in addresses if number == 3) == list(range(size))
 
 
+@pytest.mark.parametrize("start", [0, 3, 39])
+@pytest.mark.parametrize(("sizes", "shares"), [([23], []), ([23, 11, 9], [0.2, 0.05])])
+def test_first_steps_of_each_source_are_the_runs_own(sizes: list[int], shares: list[float], start: int) -> None:
+    """Catches a rehearsal of batches that the run does not have, or of more than it has."""
+    sampler = PassSampler([Numbers(n) for n in sizes], 5, 40, seed=7, shares=shares, start_step=start)
+    to_come = [[batch for batch in sampler if batch[0][0] == source] for source in range(len(sizes))]
+    assert sampler.first_of_each(4) == [own[:4] for own in to_come]
+    whole = batches(sizes, 5, 40, shares=shares)
+    assert sampler.steps_of_sources() == [sum(b[0][0] == source for b in whole) for source in range(len(sizes))]
+
+
 def test_impossible_batches() -> None:
     """Catches an endless loop over zero batches, and processes with batches of different sizes."""
     with pytest.raises(ConfigError, match="batch_size=8, but there are only 5 clips"):

@@ -180,8 +180,10 @@ def test_plain_clip_loads_with_mean(tmp_path: Path, videos: list[Path]) -> None:
 
 def test_missing_or_foreign_models_are_named(tmp_path: Path) -> None:
     """Catches tracebacks for a mistyped model folder."""
-    with pytest.raises(CheckpointError, match="no usable model there"):
+    with pytest.raises(CheckpointError, match="no such folder"):
         clipvip.load(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="no usable model there"):
+        clipvip.load(tmp_path)
     with pytest.raises(UsageError, match="dtype='int8'"):
         clipvip.load(tmp_path, dtype="int8")
     with pytest.raises(UsageError, match="device='toaster'"):

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from clipvip.errors import ManifestError
-from clipvip.evaluation import chance_level, run_retrieval, score_retrieval, twin_accuracy
+from clipvip.evaluation import (
+    Retrieval,
+    chance_level,
+    retrieval_metrics,
+    run_retrieval,
+    score_retrieval,
+    twin_accuracy,
+)
 from clipvip.records import Clip, Embeddings
 
 
@@ -71,6 +78,25 @@ def test_twin_accuracy_counts_only_twins_in_the_gallery() -> None:
     assert "twin_accuracy" in score_retrieval(found)
     assert twin_accuracy(run_retrieval(TableEncoder(), clips[4:])) is None
     assert "twin_accuracy" not in score_retrieval(run_retrieval(TableEncoder(), clips[4:]))
+
+
+def test_dual_softmax_is_taken_over_the_queries_of_each_direction() -> None:
+    """Catches one matrix for both directions, as the released code has it: t2v is over texts, v2t over videos."""
+    similarity = np.random.default_rng(0).uniform(-0.1, 0.1, (40, 25))
+    owners = np.arange(40) % 25
+    clips = tuple(clip(number, "x") for number in range(25))
+    found = Retrieval(clips, tuple("x" * 40), owners, similarity, "f")
+
+    def ranked(direction: str, axis: int) -> dict[str, float]:
+        weights = np.exp(100 * similarity)
+        return retrieval_metrics(similarity * weights / weights.sum(axis=axis, keepdims=True), owners)[direction]
+
+    scores = score_retrieval(found)
+    assert scores["dsl"] == {"t2v": ranked("t2v", axis=0), "v2t": ranked("v2t", axis=1)}
+    assert scores["dsl"]["t2v"] != ranked("t2v", axis=1)
+    assert scores["dsl"]["v2t"] != ranked("v2t", axis=0)
+    assert scores["plain"] == retrieval_metrics(similarity, owners)
+    assert "dsl" not in score_retrieval(found, dsl=False)
 
 
 def test_chance() -> None:
