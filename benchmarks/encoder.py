@@ -22,11 +22,10 @@ from measure import (
     best_of,
     ceilings,
     describe,
-    forget_peak,
     in_own_process,
     interleaved,
     ratio_cells,
-    resident_mib,
+    step_mib,
     table,
     tower_flops,
 )
@@ -187,15 +186,7 @@ def step_memory(form: Training, size: str, num_frames: int, batch: int, threads:
     )
     small = config_of("small")
     training_step(form, build(small, device), random_pixels(small, 1, device))()  # loads code: not this step's memory
-    step = training_step(form, model, pixels)
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    before_mib = forget_peak()
-    step()
-    return resident_mib("VmHWM") - before_mib
+    return step_mib(training_step(form, model, pixels), device)
 
 
 def text_table(bench: Bench) -> None:

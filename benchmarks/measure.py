@@ -151,6 +151,21 @@ def forget_peak() -> float:
     return resident_mib()
 
 
+def step_mib(step: Callable[[], object], device: torch.device) -> float:
+    """MiB that a step takes at its peak on top of what there is before it: a GPU's tensors, or this process's memory.
+
+    On a CPU only the first step of a process that has touched little before tells: see `in_own_process`.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    before_mib = forget_peak()
+    step()
+    return resident_mib("VmHWM") - before_mib
+
+
 def describe(device: torch.device, setting: str) -> str:
     """Where and with what figures were taken, in one line; `setting` is the caller's part of it."""
     if device.type == "cuda":

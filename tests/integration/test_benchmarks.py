@@ -59,6 +59,19 @@ def test_decoding_benchmark_prints_its_tables(tmp_path: Path) -> None:
     assert rows == [*ways, *headline, *ways, *headline, "worker processes", "---", "1", "2"]
 
 
+def test_gradient_caching_benchmark_prints_its_tables() -> None:
+    """Catches a benchmark that no longer runs: a function renamed, gradients that differ, a row gone."""
+    sizes = ["--model=small", "--micro-batch=2", "--plain-batches=4", "--batches=8", "--time-batch=8", "--repeats=1"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "gradcache.py", *sizes], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    memory, cached = [line[:2] for line in lines[:4]], "cached, micro-batch 2"
+    assert memory == [["form", "batch"], ["---", "---"], ["plain", "4"], [cached, "8"]]
+    assert [line[0] for line in lines[4:]] == ["form", "---", "plain", cached]
+
+
 def test_scaling_tables_are_those_of_the_docs(tmp_path: Path) -> None:
     """Catches docs/scaling.md quoting what the code no longer counts, and a measurement that no longer runs."""
     script = [sys.executable, BENCHMARKS / "scaling.py", f"--measure={tmp_path}", "--clip=h264-240p-10s", "--repeats=1"]

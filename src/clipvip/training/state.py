@@ -147,7 +147,7 @@ class WorkDir:
     def load_checkpoint(folder: Path, model: ClipVipModel) -> dict[str, Any]:
         """Load a checkpoint's weights into `model`; its trainer state."""
         try:
-            state: dict[str, Any] = torch.load(folder / "trainer.pt", weights_only=True)
+            state: dict[str, Any] = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
             model.load_state_dict(load_file(folder / "model" / "model.safetensors"))
         except FileNotFoundError:
             raise TrainingError(
