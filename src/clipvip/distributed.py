@@ -16,6 +16,7 @@ from torch import Tensor
 from clipvip.errors import ClipVipError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=ClipVipError)
 
 
 def world() -> int:
@@ -97,9 +98,16 @@ def on_main(function: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]  # function returned it
 
 
+def said_once(error: E) -> E:
+    """An error that all processes are about to raise: the main one alone tells it."""
+    error.repeated = rank() > 0
+    return error
+
+
 def is_loss(error: RuntimeError) -> bool:
     """Whether this is what a collective says when another process is gone."""
-    return world() > 1 and (isinstance(error, dist.DistError) or "by peer" in str(error))
+    gone = ("by peer", "Broken pipe", "Timed out")
+    return world() > 1 and (isinstance(error, dist.DistError) or any(words in str(error) for words in gone))
 
 
 def leave() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import resource
@@ -372,6 +373,18 @@ def test_matmul_precision_is_the_runs_own(world: Path, recipe: Path, tmp_path: P
         train(load_recipe(str(recipe), changed), tmp_path / "run", progress=False)
     assert seen == ["medium"]
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_accelerates_own_configuration_changes_nothing(world: Path, recipe: Path, tmp_path: Path) -> None:
+    """Catches a float32 recipe that computes in what `accelerate config` was once told."""
+    short = ["data.val=null", "train.steps=3"]
+    for name, environment in (("plain", {}), ("configured", {"ACCELERATE_MIXED_PRECISION": "bf16"})):
+        subprocess.run(
+            [*command(recipe, world, tmp_path / name), *short],
+            check=True, capture_output=True, env={**os.environ, **environment},
+        )  # fmt: skip
+    ours, plain = weights(tmp_path / "configured"), weights(tmp_path / "plain")
+    assert all(torch.equal(ours[name], weight) for name, weight in plain.items())
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")

@@ -74,7 +74,7 @@ def test_two_processes_learn_what_one_learns(world: Path, recipe: Path, tmp_path
 
 def test_interrupted_processes_save_once_and_one_process_goes_on(world: Path, recipe: Path, tmp_path: Path) -> None:
     """Catches processes that stop at different steps, and a checkpoint that only as many processes can read."""
-    settings = [*overrides(world), "train.steps=30", "train.eval_every=30"]
+    settings = [*overrides(world), "train.steps=30", "train.eval_every=30", "data.num_workers=1"]
     log = tmp_path / "run" / "log.jsonl"
     command = launched(recipe, settings, tmp_path / "run")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as run:

@@ -68,7 +68,8 @@ def main() -> None:
     except (ClipVipError, OSError, ModuleNotFoundError) as error:
         if _debug:
             raise
-        if not getattr(error, "repeated", False):
+        alike = isinstance(error, UsageError) and os.environ.get("RANK", "0") != "0"  # torchrun's other processes
+        if not alike and not getattr(error, "repeated", False):
             typer.echo(f"clipvip: {_told(error)}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -161,7 +162,12 @@ def fetched(loader: DataLoader[Batch], noted: Sequence[int]) -> Iterator[Batch]:
     Raises: what the data set raised; ClipVipError if a worker process died.
     """
     try:
-        yield from loader
+        before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        batches = iter(loader)
+        if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+            # torch's own handler would raise in the middle of a step when a worker dies; `next` notices it as well
+            signal.signal(signal.SIGCHLD, before if callable(before) else signal.SIG_DFL)
+        yield from batches
     except ClipVipError as error:
         last = str(error).rstrip().rsplit("\n", 1)[-1]  # torch puts the traceback in front
         if last == str(error):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, LoggerType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, DynamoBackend, LoggerType
 
 from clipvip import distributed
 from clipvip.errors import ConfigError, TrainingError
@@ -31,6 +31,7 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Accelerator:
         )
     accelerator = Accelerator(
         cpu=expected > 1 and gpus == 0,  # else accelerate makes each process a run of its own
+        mixed_precision="no",  # the recipe's business, whatever accelerate is configured for
         log_with=list(trackers) or None,
         project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -40,9 +41,21 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Accelerator:
             f"{expected} processes were started, but this one sees {accelerator.num_processes}: they do not see each "
             "other; start them with torchrun or accelerate launch, on CPUs with ACCELERATE_USE_CPU=true"
         )
+    plain = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    if accelerator.distributed_type not in plain or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        problem = TrainingError(
+            f"accelerate is configured for {accelerator.distributed_type.value} with dynamo backend "
+            f"{accelerator.state.dynamo_plugin.backend.value}: this trainer shares batches with DDP alone; start it with "
+            "torchrun, or take that out of accelerate's configuration (compilation is train.compile=true)"
+        )
+        raise distributed.said_once(problem)
     atexit.register(distributed.leave)
-    accelerator.init_trackers("tensorboard" if tuple(trackers) == ("tensorboard",) else "clipvip")
     return accelerator
+
+
+def start_trackers(accelerator: Accelerator, trackers: Sequence[str]) -> None:
+    """Once it is sure that there will be a run."""
+    accelerator.init_trackers("tensorboard" if tuple(trackers) == ("tensorboard",) else "clipvip")
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
@@ -60,7 +73,8 @@ def check_same_weights(model: torch.nn.Module, step: int) -> None:
     """Raises: TrainingError if the processes are about to train different models, or at different steps."""
     total = sum(float(parameter.detach().double().sum()) for parameter in model.parameters())
     if len(set(distributed.exchange((step, total)))) > 1:
-        raise TrainingError(
+        problem = TrainingError(
             "the processes of this run hold different weights; they must all see the same --workdir and model.init "
             "(a shared file system) and run the same version of clipvip and torch"
         )
+        raise distributed.said_once(problem)

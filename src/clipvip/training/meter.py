@@ -34,6 +34,13 @@ class Meter:
         yield
         self._waited_s += time.perf_counter() - start
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time in this block does not count: validation, saving."""
+        start = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - start
+
     def add(self, clips: int, flops: float) -> None:
         """Count a step: its clips over all processes, and the operations of this one (see `model.flops`)."""
         self._clips += clips

@@ -122,7 +122,7 @@ class Rehearsal:
                     run.update(batch, sizes)
                     bad = int(run.first_bad)  # waits for the device
                 except (MemoryError, RuntimeError) as error:
-                    if not ran_out(error):
+                    if not ran_out(error) or distributed.world() > 1:  # the others wait in a collective
                         raise
                     return False
                 run.step += 1

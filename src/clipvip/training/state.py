@@ -111,7 +111,10 @@ class WorkDir:
         """
         with _replacing(_numbered(self._checkpoints, step)) as folder:
             save_model(folder / "model", model, processor)
-            torch.save(dict(trainer), folder / "trainer.pt")
+            try:
+                torch.save(dict(trainer), folder / "trainer.pt")
+            except RuntimeError as error:  # torch's own word for a full disk
+                raise OSError(str(error)) from error
             sums = {file.relative_to(folder).as_posix(): file_digest(file) for file in _files(folder)}
             (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2))
         for old in self._complete()[:-KEEP_CHECKPOINTS]:
@@ -179,8 +182,14 @@ class WorkDir:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line to log.jsonl."""
-        with self._log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(row)) + "\n")
+        try:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(row)) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self._log}: cannot be written ({error.strerror}); make room, and the same command goes on from the "
+                "last checkpoint"
+            ) from error
 
     def read_log(self) -> list[dict[str, Any]]:
         """All log lines. A last line cut off by a crash is left out."""
@@ -218,7 +227,7 @@ def _replacing(final: Path) -> Iterator[Path]:
         for file in _files(partial):
             with file.open("rb+") as handle:
                 os.fsync(handle.fileno())  # a rename must not reach the disk before the bytes it stands for
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+    except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(final.parent).free if final.parent.exists() else 0
         shutil.rmtree(partial, ignore_errors=True)
         raise TrainingError(

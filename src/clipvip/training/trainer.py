@@ -24,14 +24,15 @@ from clipvip.data.dataset import Batch, Collator
 from clipvip.data.loader import Address, PassSampler, fetched, make_loader
 from clipvip.data.manifest import read_manifest
 from clipvip.encode import Encoder, SharedEncoder
-from clipvip.errors import Interrupted, TrainingError, VideoDecodeError
+from clipvip.errors import ClipVipError, Interrupted, TrainingError, VideoDecodeError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE
 from clipvip.model.flops import training_flops
 from clipvip.model.layers import Block
 from clipvip.training.build import build_model
 from clipvip.training.config import Recipe
-from clipvip.training.launch import check_same_weights, start_accelerator
+from clipvip.training.launch import check_same_weights, start_accelerator, start_trackers
+from clipvip.training.memory import ran_out
 from clipvip.training.meter import Meter
 from clipvip.training.optim import lr_factor, make_optimizer, set_lr
 from clipvip.training.signals import signals_noted
@@ -54,17 +55,28 @@ def train(recipe: Recipe, workdir: Path, *, progress: bool = True) -> dict[str, 
         distributed.on_main(lambda: stack.enter_context(work.claimed()))
         distributed.on_main(lambda: work.open(recipe))
         summary = distributed.on_main(lambda: work.summary)
-        return Run(recipe, work, accelerator, progress).go() if summary is None else summary
+        if summary is not None:
+            return summary
+        start_trackers(accelerator, recipe.train.trackers)
+        return Run(recipe, work, accelerator, progress).go()
 
 
 @contextmanager
 def run_conditions(recipe: Recipe) -> Iterator[None]:
-    """What holds while a run computes: its precision of float32 products, and one line if another process is lost."""
+    """What holds while a run computes: its precision of float32 products, and one line for what goes wrong around it.
+
+    Raises: TrainingError if memory runs out or another process is lost.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(recipe.train.float32_matmul)
     try:
         yield
     except RuntimeError as error:
+        if ran_out(error):
+            raise TrainingError(
+                f"out of memory ({str(error).splitlines()[0]}); take a smaller train.micro_batch, or "
+                "train.activation_checkpointing=true; clipvip train ... --dry-run tells what fits"
+            ) from error
         if not distributed.is_loss(error):
             raise
         problem = TrainingError("another process of this run ended; its message, or the launcher's, says why")
@@ -125,12 +137,12 @@ class Run:
                 if log:
                     bar.update(task, told=self._log_step(loss, norm))
                 bar.update(task, completed=self.step)
-                if evaluate:
-                    self._validate()
-                if snapshot:
-                    distributed.on_main(lambda: self.work.save_snapshot(self.step, self.model, self.processor))
-                if save:
-                    self._save()
+                with self.meter.paused():
+                    best = evaluate and self._validate()
+                    if snapshot:
+                        distributed.on_main(lambda: self.work.save_snapshot(self.step, self.model, self.processor))
+                    if save or best:  # a run that resumes must know the score of the best model that is there
+                        self._save()
         if self.step < self.num_steps:
             self._check_finite()
             self._save()
@@ -157,10 +169,13 @@ class Run:
             if self.asked or batch is None:
                 return
             failures = [failure for _, some, _ in everyone for failure in some]
-            self._note_failures(failures, step)
             sizes = [len(clip_ids) for clip_ids, *_ in everyone]
-            if not any(sizes):
-                raise VideoDecodeError(f"not one clip of a batch can be decoded; the first: {failures[0][1]}")
+            try:
+                self._note_failures(failures, step)
+                if not any(sizes):
+                    raise VideoDecodeError(f"not one clip of a batch can be decoded; the first: {failures[0][1]}")
+            except ClipVipError as error:
+                raise distributed.said_once(error) from None
             self.recent[step] = tuple(clip_id for clip_ids, *_ in everyone for clip_id in clip_ids)
             yield batch.to(self.accelerator.device), sizes
 
@@ -216,11 +231,12 @@ class Run:
         if step:
             clip_ids = self.recent[step]
             self._log({"step": step, "not_finite": list(clip_ids)})
-            raise TrainingError(
+            problem = TrainingError(
                 f"step {step}: the loss or its gradient is not finite; lower optim.lr (now {self.recipe.optim.lr}) or "
                 f"look at its {len(clip_ids)} clips: {', '.join(clip_ids[:4])}, ... (all: {self.work.path}/log.jsonl); "
                 "the last checkpoint there is from before"
             )
+            raise distributed.said_once(problem)
         self.recent.clear()
 
     def _log_step(self, loss: torch.Tensor, norm: torch.Tensor) -> str:
@@ -237,20 +253,24 @@ class Run:
         told = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {rates['clips_per_s']:.0f} clips/s"
         return told + (f"  {rates['data_wait']:.0%} waiting for data" if rates["data_wait"] > 0.05 else "")
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Whether this is the best model so far."""
         if self.val is None:
-            return
+            return False
         self.model.eval()
         encoder = SharedEncoder(Encoder(self.model, self.processor))
         found = run_retrieval(encoder, self.val, join_captions=self.recipe.data.join_captions)
         scores = retrieval_metrics(found.similarity, found.text_to_video)["t2v"]
+        scores = distributed.exchange(scores)[0]  # all must agree on what is best, to the last bit
         self.model.train()
         twins = twin_accuracy(found)
         extra = {} if twins is None else {"val_twin_accuracy": twins}
         self._record({f"val_{key}": value for key, value in scores.items()} | extra)
-        if self.best is None or scores["R@1"] > self.best:
-            self.best = scores["R@1"]
-            distributed.on_main(lambda: self.work.save_best(self.model, self.processor))
+        if self.best is not None and scores["R@1"] <= self.best:
+            return False
+        self.best = scores["R@1"]
+        distributed.on_main(lambda: self.work.save_best(self.model, self.processor))
+        return True
 
     def _resume(self) -> None:
         folder = distributed.on_main(self.work.newest_checkpoint)

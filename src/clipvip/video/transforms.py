@@ -6,6 +6,7 @@ Shapes: T frames, H x W their size, S = image_size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -47,8 +48,16 @@ def to_pixel_values(
     if pixels.shape[-2:] != (height, width):
         pixels = F.interpolate(pixels, (height, width), mode="bicubic", align_corners=False, antialias=antialias)
     pixels = pixels[..., top : top + image_size, left : left + image_size]
-    scale = 255 * pixels.new_tensor([mean, std]).view(2, 1, 3, 1, 1)  # 0..255 to 0..1 and the normalisation at once
-    return (pixels - scale[0]).div_(scale[1])
+    centre, spread = _scale(tuple(mean), tuple(std), pixels.device)
+    return (pixels - centre).div_(spread)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # whoever asks first, training may ask next
+def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """0..255 to 0..1 and the normalisation at once, [1, 3, 1, 1] each; kept, as making them stalls a GPU."""
+    centre, spread = 255 * torch.tensor([mean, std], device=device).view(2, 1, 3, 1, 1)
+    return centre, spread
 
 
 def centre_cut(frames: np.ndarray, image_size: int, resize: str) -> np.ndarray | None:
