@@ -45,8 +45,8 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Accelerator:
     if accelerator.distributed_type not in plain or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         problem = TrainingError(
             f"accelerate is configured for {accelerator.distributed_type.value} with dynamo backend "
-            f"{accelerator.state.dynamo_plugin.backend.value}: this trainer shares batches with DDP alone; start it with "
-            "torchrun, or take that out of accelerate's configuration (compilation is train.compile=true)"
+            f"{accelerator.state.dynamo_plugin.backend.value}: this trainer shares batches with DDP alone; start it "
+            "with torchrun, or take that out of accelerate's configuration (compilation is train.compile=true)"
         )
         raise distributed.said_once(problem)
     atexit.register(distributed.leave)
