@@ -70,6 +70,7 @@ class RayWorker:
         self, task: Task[Item], items: Sequence[Item], path: Path, *, timeout_s: float, on_beat: Beat
     ) -> dict[str, Any]:
         """See `PartWorker`."""
+        deaths = 0
         while not self.closed:
             actor = self._actor or self._start()
             try:
@@ -78,7 +79,8 @@ class RayWorker:
                 raise error.cause from None  # what the task raised
             except RayActorError as error:
                 self._actor = None
-                if not self.closed and self._machine_lives():
+                deaths += self._machine_lives()  # it may be gone for seconds before the cluster says so: try once more
+                if deaths > 1 and not self.closed:
                     raise WorkerDied(f"crashed ({' '.join(str(error).split())[:200]})") from None
             else:
                 path.write_bytes(content)

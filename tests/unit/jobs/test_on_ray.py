@@ -76,8 +76,8 @@ def test_a_killed_worker_and_a_lost_machine_cost_nothing(tmp_path: Path, cluster
     def strike(done: int) -> None:
         if done >= 8 and not struck:
             struck.append(done)
-            actors = subprocess.run(["pgrep", "-f", "ray::_Actor"], capture_output=True, text=True, check=True)
-            os.kill(int(actors.stdout.split()[0]), signal.SIGKILL)
+            alive = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
+            os.kill(alive[0]["Pid"], signal.SIGKILL)
         elif done >= 20 and len(struck) == 1:
             struck.append(done)
             cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
