@@ -47,13 +47,9 @@ def command(
     import time
     from dataclasses import asdict
 
-    from clipvip.data.manifest import read_manifest
     from clipvip.embedding_sets import encode_manifest
 
     started = time.perf_counter()
-    total = len(
-        read_manifest(manifest, videos=videos, split=split)
-    )  # a malformed manifest shall not wait for a cluster
     job_engine, num_workers = crew(engine, address, workers)
     with progress_bar("encoding") as progress:
         facts = encode_manifest(
@@ -70,7 +66,7 @@ def command(
             workers=num_workers,
             engine=job_engine,
             max_bad_share=max_bad_share,
-            progress=lambda count: progress(count, total),
+            progress=progress,
         )
     for clip_id, reason in facts.failures.items():
         typer.echo(f"skipped {clip_id}: {reason}", err=True)

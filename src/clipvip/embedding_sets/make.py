@@ -98,20 +98,22 @@ def encode_manifest(
     workers: int = 1,
     engine: Engine = local,
     max_bad_share: float | None = None,
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Callable[[int, int], None] = lambda count, total: None,
 ) -> SetFacts:
     """Make (or go on with) the embedding set `out` of the clips of a manifest.
 
-    Clips that cannot be decoded are left out and listed in the facts. engine, workers: see `jobs.run_job`.
+    Clips that cannot be decoded are left out and listed in the facts. engine, workers: see `jobs.run_job`. progress: is
+    told how many clips more are done, and of how many.
     Raises: ManifestError, CheckpointError; UsageError if `out` is of another job; ClipVipError if too many are bad.
     """
-    encoder = load(model, device="cpu" if engine is not local else device, dtype=dtype)
     clips = read_manifest(manifest, videos=videos, split=split)
+    encoder = load(model, device="cpu" if engine is not local else device, dtype=dtype)
     threads = max(1, torch.get_num_threads() // workers) if engine is local and workers > 1 else None
     task = EncodeTask(model, encoder.fingerprint, texts, device, encoder.dtype, batch_size, threads)
     (out / FACTS).unlink(missing_ok=True)
     receipts = run_job(
-        task, clips, out, part_size=part_size, workers=workers, engine=engine, progress=progress,
+        task, clips, out, part_size=part_size, workers=workers, engine=engine,
+        progress=lambda count: progress(count, len(clips)),
         max_bad_share=max_bad_share,
         source={"manifest": file_digest(manifest), "videos": str(videos) if videos else None, "split": split},
     )  # fmt: skip

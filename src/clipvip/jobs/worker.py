@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -33,6 +34,10 @@ START_S = 120.0
 """A fresh process may take this long, and no part of it counts as a call's time."""
 GOING_S = 0.5
 """What a process whose pipe has closed may take to leave by itself."""
+
+
+BEAT_S = 0.05
+"""Signs of life need not come oftener."""
 
 
 class WorkerDied(ClipVipError):
@@ -166,7 +171,9 @@ def _serve(pipe: Connection, memory_bytes: int | None) -> None:
     while True:
         try:
             function, args, beats = pipe.recv()
-            answer = ("result", function(*args, *([lambda count=1: pipe.send(("beat", count))] if beats else [])))
+            beat = _Beats(pipe)
+            answer = ("result", function(*args, *([beat] if beats else [])))
+            beat.flush()
         except EOFError:
             return
         except MemoryError:
@@ -179,6 +186,28 @@ def _serve(pipe: Connection, memory_bytes: int | None) -> None:
             pipe.send(answer)
         except (TypeError, AttributeError, ValueError) as error:  # not picklable
             pipe.send(("raised", RuntimeError(f"the answer cannot leave the worker process ({error}): {answer[1]!r}")))
+
+
+class _Beats:
+    """Gathers signs of life: a message for each of a million quick items would cost more than many of them."""
+
+    def __init__(self, pipe: Connection):
+        self._pipe = pipe
+        self._count, self._sent = 0, 0.0
+
+    def __call__(self, count: int = 1) -> None:
+        self._count += count
+        if time.monotonic() - self._sent > BEAT_S:
+            self._send()
+
+    def flush(self) -> None:
+        """Tell what was not told yet."""
+        if self._count:
+            self._send()
+
+    def _send(self) -> None:
+        self._pipe.send(("beat", self._count))
+        self._count, self._sent = 0, time.monotonic()
 
 
 def end_with_parent() -> None:
