@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipvip needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) --constraint constraints.txt torch)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,search,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,analyse,search,serve,dev]'
 	touch $@
 
 demo: $(STAMP)
