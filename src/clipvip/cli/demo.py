@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from clipvip.evaluation import Retrieval
 
 NAME = "demo"
+CAPTIONED = "captioned.jsonl"
 EXAMPLES = (
     "a red circle grows on the grass",
     "the blue square turns into a cross at night",
     "a yellow triangle jumps and then goes dark in the desert",
 )
-SMOKE_STEPS = {"warmstart": 30, "pretrain": 20, "finetune": 30}
+CAPTIONER_STEPS, CAPTIONER_BATCH = 900, 64
+SMOKE_STEPS = {"warmstart": 30, "captioner": 40, "pretrain": 20, "finetune": 30}
 """`--preset smoke` trains this little: it proves that everything runs, not that anything is learnt."""
 
 
@@ -65,22 +67,27 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
 
     done = clock.stop
 
-    stage("world", "1 of 6  world: videos, captions, subtitles")
+    stage("world", "1 of 7  world: videos, captions, subtitles")
     world = make_world_with_tokenizer(out / "world", seed, preset)
     done("world")
-    for number, (name, told) in enumerate(
-        {
-            "warmstart": "warm start: images and alt texts (stands for OpenAI's CLIP)",
-            "pretrain": "post-pre-training: noisy subtitles + auxiliary captions (vsc+fc)",
-            "finetune": "fine-tuning: videos and captions",
-        }.items(),
-        start=2,
-    ):
-        stage(name, f"{number} of 6  {told}")
-        train_stage(name, out, seed, preset)
-        done(name)
+    stage("warmstart", "2 of 7  warm start: images and alt texts (stands for OpenAI's CLIP)")
+    train_stage("warmstart", out, seed, preset)
+    done("warmstart")
+    stage("caption", "3 of 7  auxiliary captions: a small captioner, taught on the images")
+    errors = caption_stage(out, seed, preset)
+    console.print(
+        f"wrong shape in {errors['shape']:.1%} of its captions, wrong colour in {errors['color']:.1%}, wrong scene in "
+        f"{errors['scene']:.1%}"
+    )
+    done("caption")
+    stage("pretrain", "4 of 7  post-pre-training: noisy subtitles + auxiliary captions (vsc+fc)")
+    train_stage("pretrain", out, seed, preset)
+    done("pretrain")
+    stage("finetune", "5 of 7  fine-tuning: videos and captions")
+    train_stage("finetune", out, seed, preset)
+    done("finetune")
 
-    stage("evaluate", "5 of 6  evaluation: unseen videos, read once")
+    stage("evaluate", "6 of 7  evaluation: unseen videos, read once")
     model = out / "model"
     if model.exists():
         shutil.rmtree(model)
@@ -97,7 +104,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     )
     done("evaluate")
 
-    stage("index", "6 of 6  index, and three searches")
+    stage("index", "7 of 7  index, and three searches")
     searches = index_and_search(out, encoder, console)
     done("index")
 
@@ -106,6 +113,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
         "test": scores,
         "chance": chance,
         "order_blind_ceiling": world["order_blind_ceiling"],
+        "caption_errors": errors,
         "preset": preset,
         "seed": seed,
         "versions": versions(),
@@ -186,15 +194,47 @@ def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, 
     return facts
 
 
+def caption_stage(out: Path, seed: int, preset: str) -> dict[str, float]:
+    """A captioner of the world's images, and the post-pre-training manifest with its captions. Returns: its errors."""
+    from clipvip.captioning import caption_manifest, find_model
+    from clipvip.captioning.learn import learn_captioner
+    from clipvip.cli.progress import progress_bar
+    from clipvip.data.manifest import read_manifest
+    from clipvip.data.synthetic import captioner_errors
+
+    world, captioner = out / "world", out / "captioner"
+    if not captioner.exists():
+        with progress_bar("learning") as progress:
+            learn_captioner(
+                read_manifest(world / "images.jsonl", split="train"),
+                out / "runs" / "warmstart" / "model",
+                captioner,
+                steps=SMOKE_STEPS["captioner"] if preset == "smoke" else CAPTIONER_STEPS,
+                batch_size=CAPTIONER_BATCH,
+                seed=seed,
+                progress=progress,
+            )
+    captioned = out / CAPTIONED
+    with progress_bar("captioning") as progress:
+        caption_manifest(
+            world / "pretrain.jsonl",
+            captioned,
+            find_model(captioner, batch_size=CAPTIONER_BATCH),
+            overwrite=True,  # the world's own captions are nearly all true
+            progress=progress,
+        )
+    return captioner_errors(world, captioned)
+
+
 def train_stage(name: str, out: Path, seed: int, preset: str) -> dict[str, Any]:
     """One training run, exactly as `clipvip train demo/NAME ... --workdir OUT/runs/NAME` would do it."""
     from clipvip.training import load_recipe, train
 
     world, runs = out / "world", out / "runs"
     model = {"pretrain": runs / "warmstart" / "model", "finetune": runs / "pretrain" / "model"}
-    manifest = {"warmstart": "images", "pretrain": "pretrain", "finetune": "retrieval"}[name]
+    data = {"warmstart": world / "images.jsonl", "pretrain": out / CAPTIONED, "finetune": world / "retrieval.jsonl"}
     paths = {
-        "data.train": world / f"{manifest}.jsonl",
+        "data.train": data[name],
         "data.val": world / ("images.jsonl" if name == "warmstart" else "retrieval.jsonl"),
         **({"model.tokenizer": world / "tokenizer"} if name == "warmstart" else {"model.init": model[name]}),
     }

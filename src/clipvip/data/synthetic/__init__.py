@@ -8,7 +8,7 @@
     world.json                                seed, sizes, order-blind ceiling; written last, it means complete
 """
 
-from clipvip.data.synthetic.make import SMOKE, WorldSize, make_world
+from clipvip.data.synthetic.make import SMOKE, WorldSize, captioner_errors, make_world
 from clipvip.data.synthetic.world import SCENES, SHAPES, Scenario, all_scenarios, order_blind_ceiling, split_scenarios
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Scenario",
     "WorldSize",
     "all_scenarios",
+    "captioner_errors",
     "make_world",
     "order_blind_ceiling",
     "split_scenarios",

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipvip.data.manifest import write_manifest
+from clipvip.data.manifest import read_manifest, write_manifest
 from clipvip.data.synthetic import texts
-from clipvip.data.synthetic.render import draw_take, render_clip, write_video
-from clipvip.data.synthetic.world import Scenario, all_scenarios, order_blind_ceiling, split_scenarios
+from clipvip.data.synthetic.middle import caption_errors, middle_frame
+from clipvip.data.synthetic.render import Take, draw_take, render_clip, write_video
+from clipvip.data.synthetic.world import COLORS, Scenario, all_scenarios, order_blind_ceiling, split_scenarios
 from clipvip.errors import UsageError
 from clipvip.jobs.worker import end_with_parent, usable_cpus
 from clipvip.records import Clip
@@ -111,6 +112,22 @@ def make_world(
     return facts
 
 
+def captioner_errors(world: Path, captioned: Path) -> dict[str, float]:
+    """How wrong the captions of a manifest are that was made of the world's `pretrain.jsonl`: see `caption_errors`.
+
+    Clips without a caption are left out.
+    """
+    facts = json.loads((world / "world.json").read_text())
+    pool = split_scenarios(facts["seed"], facts["size"]["val"], facts["size"]["test"]).train
+    told = []
+    for clip in read_manifest(captioned):
+        if clip.caption:
+            scenario, take, _ = _pretrain_draw(facts["seed"], pool, int(clip.clip_id.removeprefix("pretrain")))
+            told.append((clip.caption, middle_frame(scenario, take)))
+    colors = {color: (color,) for color in COLORS}
+    return caption_errors(told, {"shape": texts.NAMES, "color": colors, "scene": texts.PLACES})
+
+
 def _make_chunk(make: Callable[[int], Clip], numbers: range) -> list[Clip]:
     return [make(number) for number in numbers]
 
@@ -128,14 +145,17 @@ def _image(out: Path, seed: int, num_train: int, number: int) -> Clip:
 
 
 def _pretrain_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> Clip:
-    rng = np.random.default_rng([seed, _PRETRAIN, number])
-    scenario = pool[int(rng.integers(len(pool)))]
-    take = draw_take(rng)
+    scenario, take, rng = _pretrain_draw(seed, pool, number)
     path = out / "pretrain" / f"{number:05d}.mp4"
     write_video(path, render_clip(scenario, take, rng))
     said = texts.subtitle(scenario, pool, rng)
     seen = texts.auxiliary_caption(scenario, take, rng)
     return Clip(f"pretrain{number:05d}", video=path, subtitle=said, caption=seen, split="train")
+
+
+def _pretrain_draw(seed: int, pool: Sequence[Scenario], number: int) -> tuple[Scenario, Take, np.random.Generator]:
+    rng = np.random.default_rng([seed, _PRETRAIN, number])
+    return pool[int(rng.integers(len(pool)))], draw_take(rng), rng
 
 
 def _train_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> Clip:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipvip.data.synthetic.middle import middle_frame
 from clipvip.data.synthetic.render import SIZE, Take
 from clipvip.data.synthetic.world import SHAPES, Scenario
 
@@ -76,23 +77,15 @@ def training_captions(scenario: Scenario, rng: np.random.Generator) -> tuple[str
 
 def auxiliary_caption(scenario: Scenario, take: Take, rng: np.random.Generator) -> str:
     """What an image captioner says of the middle frame; no word of motion, the wrong shape in 5 % of cases."""
-    shape, color, scene = scenario.shape, scenario.color, scenario.scene
-    middle_is_after = take.cut <= 0.5
-    if middle_is_after and scenario.target:
-        match scenario.event:
-            case "recolor":
-                color = scenario.target
-            case "reshape":
-                shape = scenario.target
-            case "rescene":
-                scene = scenario.target
-    where = _pick(PLACES[scene], rng)
-    if (scenario.event == "appear" and not middle_is_after) or (scenario.event == "disappear" and middle_is_after):
+    shown = middle_frame(scenario, take)
+    where = _pick(PLACES[shown.scene], rng)
+    if not shown.shape:
         return f"an empty place {where}"
+    shape = shown.shape
     if rng.random() < IMAGE_ERROR_RATE:
         shape = _pick([s for s in SHAPES if s != shape], rng)
     forms = ("a {c} {s} {w}", "there is a {c} {s} {w}", "a picture of a {c} {s} {w}")
-    return _pick(forms, rng).format(c=color, s=_pick(NAMES[shape], rng), w=where)
+    return _pick(forms, rng).format(c=shown.color, s=_pick(NAMES[shape], rng), w=where)
 
 
 def alt_text(scenario: Scenario, take: Take, rng: np.random.Generator) -> str:
