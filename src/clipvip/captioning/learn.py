@@ -32,7 +32,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
-from clipvip.errors import InputError
+from clipvip.errors import InputError, UsageError
 from clipvip.jobs.ahead import run_ahead
 from clipvip.model import ClipVipModel
 from clipvip.model.clipvip import load_strictly
@@ -59,9 +59,10 @@ def learn_captioner(
     """Train a VisionEncoderDecoder on images with captions, and write it to the folder `out`, where all of it is new.
 
     Of their texts only those of one phrase count, words and nothing else: a web page's texts have many forms, and a
-    captioner shall have one. vision: a clipvip model that sees frame by frame, whose vision tower is the start.
+    captioner shall have one. vision: a clipvip model of aggregator "mean", whose vision tower is the start.
     progress: is told (1, steps) after each step. Returns: the number of images that had such a text.
-    Raises: InputError if no image has one; VideoDecodeError for an image that cannot be read.
+    Raises: InputError if no image has one; VideoDecodeError for an image that cannot be read; UsageError for another
+    aggregator than "mean".
     """
     pairs = [(clip, text) for clip in clips for text in clip.captions if _ONE_PHRASE.fullmatch(text)]
     if not pairs:
@@ -70,6 +71,8 @@ def learn_captioner(
     texts = [text for _, text in pairs]
     tokenizer = word_tokenizer(texts)
     start = load_strictly(ClipVipModel, vision)
+    if start.config.aggregator != "mean":
+        raise UsageError(f"{vision}: of aggregator {start.config.aggregator}; a captioner starts from one of mean")
     model = _new_model(start, tokenizer, max(len(ids) for ids in tokenizer(texts)["input_ids"]))
     size = start.config.vision_config.image_size
     processor = CLIPImageProcessorPil(size={"height": size, "width": size}, do_center_crop=False)

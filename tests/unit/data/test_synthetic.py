@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 from clipvip.data.manifest import read_manifest
-from clipvip.data.synthetic import all_scenarios, make_world, order_blind_ceiling, split_scenarios
-from clipvip.data.synthetic.render import NUM_FRAMES, draw_take, render_clip
+from clipvip.data.synthetic import (
+    Scenario,
+    all_scenarios,
+    captioner_errors,
+    make_world,
+    order_blind_ceiling,
+    split_scenarios,
+)
+from clipvip.data.synthetic.middle import Shown, caption_errors, middle_frame
+from clipvip.data.synthetic.render import NUM_FRAMES, Take, draw_take, render_clip
 from clipvip.data.synthetic.texts import VERBS, auxiliary_caption, caption
 from clipvip.video import read_frames, uniform_indices
 from helpers_world import TINY
@@ -109,3 +117,48 @@ def test_same_seed_same_files_other_seed_other_files(tmp_path: Path) -> None:
         forwards = read_frames(clip.path, range(NUM_FRAMES)).astype(float)
         backwards = read_frames(twin.path, range(NUM_FRAMES))[::-1].astype(float)
         assert np.abs(forwards - backwards).mean() < 5, "beyond what H.264 loses"
+
+
+@pytest.mark.parametrize(
+    ("event", "target", "before", "after"),
+    [
+        ("still", "", ("cross", "red"), ("cross", "red")),
+        ("appear", "", ("", ""), ("cross", "red")),
+        ("disappear", "", ("cross", "red"), ("", "")),
+        ("recolor", "blue", ("cross", "red"), ("cross", "blue")),
+        ("reshape", "circle", ("cross", "red"), ("circle", "red")),
+    ],
+)
+def test_the_middle_frame_is_before_or_after_the_change(
+    event: str, target: str, before: tuple[str, str], after: tuple[str, str]
+) -> None:
+    """Catches a captioner's error counted, or not counted, because the truth is that of another moment."""
+    scenario = Scenario("cross", "red", "night", event, target)
+    assert middle_frame(scenario, Take(24, 24, 10, 0.55))[:2] == before
+    assert middle_frame(scenario, Take(24, 24, 10, 0.45))[:2] == after
+
+
+def test_errors_of_captions_are_counted_by_kind() -> None:
+    """Catches a wrong word taken for a right one, and right ones for wrong (synonyms, "box" in "boxer")."""
+    words = {
+        "shape": {"square": ("square", "box"), "circle": ("circle",)},
+        "color": {"red": ("red",), "blue": ("blue",)},
+        "scene": {"night": ("at night", "in the dark"), "street": ("on the street",)},
+    }
+    square, nothing = Shown("square", "red", "night"), Shown("", "", "street")
+    captions = [
+        ("A red box at night", square),
+        ("a red circle in the dark", square),
+        ("a blue boxer on the street", square),
+        ("a red square and a circle at night", square),
+        ("an empty place on the street", nothing),
+        ("a circle on the street", nothing),
+    ]
+    assert caption_errors(captions, words) == {"shape": 3 / 4, "color": 1 / 4, "scene": 1 / 6, "invented": 1 / 2}
+
+
+def test_the_worlds_own_captions_err_on_shapes_alone(tmp_path: Path) -> None:
+    """Catches truths of other clips than the manifest's: colours and scenes would be wrong as well."""
+    make_world(tmp_path / "world", seed=3, size=TINY)
+    errors = captioner_errors(tmp_path / "world", tmp_path / "world" / "pretrain.jsonl")
+    assert errors == {"shape": pytest.approx(0.05, abs=0.15), "color": 0, "scene": 0, "invented": 0}
