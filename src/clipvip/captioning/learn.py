@@ -81,6 +81,7 @@ def learn_captioner(
     optimizer = torch.optim.AdamW(
         [{"params": new, "lr": DECODER_LR}, {"params": [*model.encoder.parameters()], "lr": ENCODER_LR}],
         betas=(0.9, 0.98),
+        fused=True,
     )
     unfinished = out.with_name(out.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -150,6 +151,7 @@ def _new_model(start: ClipVipModel, tokenizer: PreTrainedTokenizerFast, longest:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            activation_function="gelu",
             add_cross_attention=True,
             is_decoder=True,
             **special,

@@ -24,7 +24,7 @@ EXAMPLES = (
     "the blue square turns into a cross at night",
     "a yellow triangle jumps and then goes dark in the desert",
 )
-CAPTIONER_STEPS, CAPTIONER_BATCH = 900, 64
+CAPTIONER_STEPS, CAPTIONER_BATCH = 600, 64
 SMOKE_STEPS = {"warmstart": 30, "captioner": 40, "pretrain": 20, "finetune": 30}
 """`--preset smoke` trains this little: it proves that everything runs, not that anything is learnt."""
 
