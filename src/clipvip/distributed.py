@@ -5,6 +5,8 @@ Nothing else knows torch.distributed. Without a process group there is one proce
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -17,6 +19,19 @@ from clipvip.errors import ClipVipError
 
 T = TypeVar("T")
 E = TypeVar("E", bound=ClipVipError)
+
+
+def join() -> None:
+    """Meet the other processes, if a launcher (torchrun) started several, and take a GPU of one's own if there are any.
+
+    For inference: what is exchanged travels from host to host. A trainer has `training.launch`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("gloo")
+    atexit.register(leave)
 
 
 def world() -> int:
@@ -79,6 +94,22 @@ def exchange(thing: T) -> list[T]:
     things: list[Any] = [None] * world()
     dist.all_gather_object(things, thing, group=_hosts())
     return things
+
+
+def together(function: Callable[[], T]) -> list[T]:
+    """What `function` returns in each process, in rank order: on all of them. An error of one is raised by all."""
+    outcome: tuple[T | None, ClipVipError | None] = (None, None)
+    try:
+        outcome = (function(), None)
+    except ClipVipError as error:
+        if world() == 1:
+            raise
+        outcome = (None, error)
+    outcomes = exchange(outcome)
+    for _, problem in outcomes:
+        if problem is not None:
+            raise said_once(problem)
+    return [result for result, _ in outcomes]  # type: ignore[misc]  # function returned it
 
 
 def on_main(function: Callable[[], T]) -> T:

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from clipvip import distributed
-from clipvip.errors import CheckpointError, ClipVipError, InputError, UsageError, VideoDecodeError
+from clipvip.errors import CheckpointError, InputError, UsageError, VideoDecodeError
 from clipvip.jobs.ahead import run_ahead
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly, read_config
@@ -53,6 +53,12 @@ class Encoder:
     def dtype(self) -> str:
         """What the model computes in: "float32" or "bfloat16"."""
         return str(self.model.optimized_for or self.model.dtype).removeprefix("torch.")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What figures depend on beside the weights: frames, their size, how they are resized, where texts are cut."""
+        names = ("num_frames", "image_size", "resize", "resize_in", "antialias", "max_text_tokens")
+        return {name: getattr(self.processor, name) for name in names}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -182,48 +188,74 @@ class Encoder:
         batch_size: int,
         told: Callable[[], object],
     ) -> np.ndarray:
-        """Vectors [N, E]; where there are no pixels the row means nothing. told: is called after each item."""
+        """Vectors [N, E]; where there are no pixels the row means nothing. told: is called after each item.
+
+        A batch is what can be decoded of `batch_size` items in a row: whatever else is encoded, and by whom, an item
+        meets the same ones (the last bits of a vector depend on them).
+        """
         vectors = np.empty((len(items), self.embedding_size), np.float32)
         waiting: dict[int, list[tuple[int, Tensor]]] = {}  # by T: single-frame files cannot share a batch with videos
-
-        def flush(batch: list[tuple[int, Tensor]]) -> None:
-            rows = [row for row, _ in batch]
-            vectors[rows] = self.encode_pixels(torch.stack([pixels for _, pixels in batch]))
-            batch.clear()
-
         for row, pixels in enumerate(run_ahead(to_pixels, items, ahead=2 * batch_size)):
             if pixels is not None:
-                batch = waiting.setdefault(len(pixels), [])
-                batch.append((row, pixels))
-                if len(batch) == batch_size:
-                    flush(batch)
+                waiting.setdefault(len(pixels), []).append((row, pixels))
+            if (row + 1) % batch_size == 0 or row + 1 == len(items):
+                for batch in waiting.values():
+                    vectors[[row for row, _ in batch]] = self.encode_pixels(
+                        torch.stack([pixels for _, pixels in batch])
+                    )
+                waiting.clear()
             told()
-        for batch in waiting.values():
-            if batch:
-                flush(batch)
         return vectors
 
 
 class SharedEncoder:
     """An `Encoder` whose work is shared out among the processes of a run; all get all rows, in the order given.
 
-    Without other processes it is that encoder.
+    Batches are cut first and shared out then: the vectors are those of one process, to the last bit if the same kernels
+    compute them (on CPUs `load` times kernels and takes the fastest; those differ by 2e-7). Without other processes it
+    is that encoder.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: Encoder, *, batch_size: int = 16, text_batch_size: int = 256):
         self.encoder = encoder
+        self.batch_size = batch_size
+        self.text_batch_size = text_batch_size
+
+    @property
+    def dtype(self) -> str:
+        """As `Encoder.dtype`."""
+        return self.encoder.dtype
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """As `Encoder.sampling`."""
+        return self.encoder.sampling
 
     def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """As `Encoder.encode_texts`."""
-        texts = list(texts)
-        shares = _shared(lambda mine: self.encoder.encode_texts(mine, progress=progress), texts)
-        return _interleaved(shares)
+        size, mine = self.text_batch_size, progress and distributed.rank() == 0
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # the encoder's own order, and so its batches
+        shares = _shared(
+            lambda share: self.encoder.encode_texts([texts[i] for i in share], batch_size=size, progress=mine),
+            order,
+            size,
+        )
+        vectors = np.empty((len(texts), self.encoder.embedding_size), np.float32)
+        for number, share in enumerate(shares):
+            vectors[_share(order, size, number)] = share
+        return vectors
 
     def encode_clips(
         self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
     ) -> Embeddings:
         """As `Encoder.encode_clips`."""
-        shares = _shared(lambda mine: self.encoder.encode_decodable(mine, on_decode_error=on_decode_error), clips)
+        size, mine = self.batch_size, progress and distributed.rank() == 0
+
+        def work(share: Sequence[Clip]) -> Embeddings:
+            with _told(mine, "encoding clips", len(share)) as told:
+                return self.encoder.encode_decodable(share, batch_size=size, on_decode_error=on_decode_error, told=told)
+
+        shares = _shared(work, clips, size)
         vectors = {id_: row for share in shares for id_, row in zip(share.ids, share.vectors, strict=True)}
         reasons = {id_: reason for share in shares for id_, reason in share.skipped.items()}
         ids = tuple(clip.clip_id for clip in clips if clip.clip_id not in reasons)
@@ -241,30 +273,15 @@ def check_some_left(clips: Sequence[Clip], embeddings: Embeddings) -> None:
         raise VideoDecodeError(f"not one of {len(clips)} clips can be decoded; the first: {first}")
 
 
-def _shared(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
-    """What each process makes of its share: every world-th item, from its rank on. An error of one is raised by all."""
-    outcome: Result | ClipVipError
-    try:
-        outcome = work(items[distributed.rank() :: distributed.world()])
-    except ClipVipError as error:
-        if distributed.world() == 1:
-            raise
-        outcome = error
-    shares: list[Result] = []
-    for share in distributed.exchange(outcome):
-        if isinstance(share, ClipVipError):
-            share.repeated = distributed.rank() > 0
-            raise share
-        shares.append(share)
-    return shares
+def _shared(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], size: int) -> list[Result]:
+    """What each process makes of its share. An error of one is raised by all."""
+    return distributed.together(lambda: work(_share(items, size, distributed.rank())))
 
 
-def _interleaved(shares: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows of shares as `_shared` cut them, in their first order."""
-    rows = np.empty((sum(len(share) for share in shares), shares[0].shape[1]), shares[0].dtype)
-    for number, share in enumerate(shares):
-        rows[number :: len(shares)] = share
-    return rows
+def _share(items: Sequence[Item], size: int, number: int) -> list[Item]:
+    """Of the items' batches of `size`, every world-th one, from `number` on."""
+    starts = range(number * size, len(items), distributed.world() * size)
+    return [item for start in starts for item in items[start : start + size]]
 
 
 def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Encoder:

@@ -72,6 +72,17 @@ def test_gradient_caching_benchmark_prints_its_tables() -> None:
     assert [line[0] for line in lines[4:]] == ["form", "---", "plain", cached]
 
 
+def test_metrics_benchmark_prints_its_table() -> None:
+    """Catches a benchmark that no longer runs: a function renamed, a row gone."""
+    sizes = ["--texts=300", "--videos=100", "--only", "retrieval_metrics"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "metrics.py", *sizes], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ")[0] for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert rows == ["function", "---", "retrieval_metrics"]
+
+
 def test_scaling_tables_are_those_of_the_docs(tmp_path: Path) -> None:
     """Catches docs/scaling.md quoting what the code no longer counts, and a measurement that no longer runs."""
     script = [sys.executable, BENCHMARKS / "scaling.py", f"--measure={tmp_path}", "--clip=h264-240p-10s", "--repeats=1"]

@@ -33,6 +33,7 @@ def test_leaves_what_the_contract_names(demo: tuple[Path, str]) -> None:
     stages = {"world", "warmstart", "pretrain", "finetune", "evaluate", "index", "report", "total"}
     assert stages == metrics["seconds"].keys()
     assert metrics["seconds"]["total"] >= sum(metrics["seconds"][name] for name in stages - {"total"}) - 1
+    assert metrics["caption_errors"].keys() == {"shape", "color", "scene", "invented"}
     assert metrics["seed"] == 0
     assert "torch" in metrics["versions"]
     for name in (

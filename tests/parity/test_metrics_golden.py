@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from clipvip.evaluation import dual_softmax, retrieval_metrics, retrieval_ranks
+from clipvip.errors import InputError
+from clipvip.evaluation import dual_softmax, released_metrics, retrieval_metrics, retrieval_ranks
 
 DATA = Path(__file__).parents[1] / "data"
 RECORDED = json.loads((DATA / "golden.json").read_text())["metrics"]
@@ -53,6 +54,21 @@ def test_metrics_after_dual_softmax_equal_the_released_ones():
     proper = retrieval_metrics(dual_softmax(SIMILARITY), similarity_v2t=dual_softmax(SIMILARITY, axis=1))
     assert proper["t2v"] == ours["t2v"]
     assert proper["v2t"] != ours["v2t"]
+
+
+@pytest.mark.parametrize("direction", ["t2v", "v2t"])
+def test_the_released_protocol_gives_the_released_figures(direction):
+    """Would catch a protocol that is released in name only: raw, with its dual softmax, and with ties."""
+    found = released_metrics(SIMILARITY)
+    assert_reproduces(found["plain"][direction], RECORDED["simple"][direction])
+    assert_reproduces(found["dsl"][direction], RECORDED["DSL"][direction])
+    assert found["plain"][direction]["num_places"] == 50
+    tied = released_metrics(TIED)["plain"]
+    assert_reproduces(tied[direction], RECORDED["tie_example_official"][direction])
+    assert tied["t2v"]["num_places"] == RECORDED["tie_example_official"]["t2v_n_ranks_counted"]
+    assert released_metrics(TIED)["plain"][direction] != retrieval_metrics(TIED)[direction]
+    with pytest.raises(InputError, match="one text a video only"):
+        released_metrics(SIMILARITY[:, :40])
 
 
 @pytest.mark.parametrize("direction", ["t2v", "v2t"])

@@ -52,7 +52,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     from rich.console import Console
 
     from clipvip.cli.demo_report import write_report
-    from clipvip.cli.evaluate import score_table
+    from clipvip.cli.evaluate_table import score_tables
     from clipvip.encode import load
     from clipvip.evaluation import chance_level, score_retrieval
     from clipvip.search import Library  # noqa: F401  # a missing extra shall be known now, not after the training
@@ -67,27 +67,25 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
 
     done = clock.stop
 
-    stage("world", "1 of 7  world: videos, captions, subtitles")
+    stage("world", "1 of 6  world: videos, captions, subtitles")
     world = make_world_with_tokenizer(out / "world", seed, preset)
     done("world")
-    stage("warmstart", "2 of 7  warm start: images and alt texts (stands for OpenAI's CLIP)")
+    stage("warmstart", "2 of 6  warm start: images and alt texts (stands for OpenAI's CLIP)")
     train_stage("warmstart", out, seed, preset)
     done("warmstart")
-    stage("caption", "3 of 7  auxiliary captions: a small captioner, taught on the images")
+    stage("pretrain", "3 of 6  post-pre-training: noisy subtitles + a machine's auxiliary captions (vsc+fc)")
     errors = caption_stage(out, seed, preset)
     console.print(
-        f"wrong shape in {errors['shape']:.1%} of its captions, wrong colour in {errors['color']:.1%}, wrong scene in "
+        f"wrong shape in {errors['shape']:.1%} of the captions, wrong colour in {errors['color']:.1%}, wrong scene in "
         f"{errors['scene']:.1%}"
     )
-    done("caption")
-    stage("pretrain", "4 of 7  post-pre-training: noisy subtitles + auxiliary captions (vsc+fc)")
     train_stage("pretrain", out, seed, preset)
     done("pretrain")
-    stage("finetune", "5 of 7  fine-tuning: videos and captions")
+    stage("finetune", "4 of 6  fine-tuning: videos and captions")
     train_stage("finetune", out, seed, preset)
     done("finetune")
 
-    stage("evaluate", "6 of 7  evaluation: unseen videos, read once")
+    stage("evaluate", "5 of 6  evaluation: unseen videos, read once")
     model = out / "model"
     if model.exists():
         shutil.rmtree(model)
@@ -97,14 +95,14 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     scores = score_retrieval(found)
     chance = chance_level(len(found.clips))
     sizes = {"num_texts": len(found.texts), "num_videos": len(found.clips), "chance": chance}
-    console.print(score_table({**sizes, **scores}))
+    console.print(score_tables({**sizes, **scores}))
     console.print(
         f"A model that cannot see the order of frames reaches at best t2v R@1 {world['order_blind_ceiling']:.1f} "
         "and twin accuracy 50."
     )
     done("evaluate")
 
-    stage("index", "7 of 7  index, and three searches")
+    stage("index", "6 of 6  index, and three searches")
     searches = index_and_search(out, encoder, console)
     done("index")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Sequence
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from clipvip.cli.film_strips import data_uri, film_strip
 from clipvip.evaluation import Retrieval, retrieval_ranks
 from clipvip.training.state import WorkDir
-from clipvip.video import read_frames
 
 STAGES = {"warmstart": "image-text warm start", "pretrain": "post-pre-training", "finetune": "fine-tuning"}
-STRIP_FRAMES = 6
 SHOWN_QUERIES = 5
 
 
@@ -54,14 +51,14 @@ def _examples(found: Retrieval) -> tuple[list[dict[str, Any]], list[dict[str, An
             owner = int(found.text_to_video[query])
             hits = [
                 {
-                    "strip": _strip(found.clips[video].path),
+                    "strip": film_strip(found.clips[video].path),
                     "score": float(found.similarity[query, video]),
                     "right": video == owner,
                     "name": found.clips[video].clip_id,
                 }
                 for video in order[query]
             ]
-            meant = {"strip": _strip(found.clips[owner].path), "name": found.clips[owner].clip_id}
+            meant = {"strip": film_strip(found.clips[owner].path), "name": found.clips[owner].clip_id}
             examples.append({"text": found.texts[query], "rank": int(ranks[query]), "hits": hits, "meant": meant})
         groups.append(examples)
     return groups[0], groups[1]
@@ -69,13 +66,7 @@ def _examples(found: Retrieval) -> tuple[list[dict[str, Any]], list[dict[str, An
 
 def _shown(hit: dict[str, Any]) -> dict[str, Any]:
     path = Path(hit["video"])
-    return {**hit, "name": path.name, "strip": _strip(path)}
-
-
-def _strip(path: Path) -> str:
-    """A film strip of evenly spaced frames as a data URI."""
-    frames = read_frames(path, num_frames=STRIP_FRAMES)
-    return _data_uri(Image.fromarray(np.concatenate(list(frames), axis=1)), "JPEG", quality=85)
+    return {**hit, "name": path.name, "strip": film_strip(path)}
 
 
 def _curves(runs: Path) -> list[dict[str, str]]:
@@ -98,15 +89,5 @@ def _curves(runs: Path) -> list[dict[str, str]]:
             right.set_ylim(0, 100)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
-        curves.append({"title": title, "image": _uri(buffer.getvalue(), "png")})
+        curves.append({"title": title, "image": data_uri(buffer.getvalue(), "png")})
     return curves
-
-
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return _uri(buffer.getvalue(), kind.lower())
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,12 +12,15 @@ import typer
 from clipvip.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from clipvip.embedding_sets import EmbeddingSet
-    from clipvip.encode import Encoder
+    from clipvip.encode import SharedEncoder
+    from clipvip.evaluation import Interval
+    from clipvip.evaluation.metrics import Direction
+    from clipvip.records import Clip
 
 NAME = "evaluate"
+TOLD = 10
+"""So many of the clips left out are named; the JSON has all."""
 
 
 def command(
@@ -29,90 +34,212 @@ def command(
         Path | None, typer.Option(help="Folder the media paths are relative to (default: the manifest's).")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split (default: every line).")] = None,
-    rescore: Annotated[str | None, typer.Option(help="Also report a re-scoring: dsl (transductive).")] = None,
     join_captions: Annotated[
-        bool, typer.Option(help="One query a clip: its captions joined (paragraph retrieval).")
+        bool,
+        typer.Option("--join-captions", help="One query a clip: its captions joined (paragraph retrieval)."),
+    ] = False,
+    ties: Annotated[
+        Literal["average", "optimistic", "pessimistic"],
+        typer.Option(help="How many of the answers that score as the true one rank above it: half, none, all."),
+    ] = "average",
+    rescore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="dsl|qbnorm",
+            help="Also report a re-scoring: dsl (transductive: uses all test queries at once) or qbnorm (uses a bank "
+            "of training captions, see --bank); repeatable.",
+        ),
+    ] = None,
+    bank: Annotated[
+        Path | None, typer.Option(metavar="MANIFEST", help="For qbnorm: a manifest whose captions are the bank.")
+    ] = None,
+    bank_split: Annotated[str | None, typer.Option(help="Only this split of the bank (default: every line).")] = None,
+    released_protocol: Annotated[
+        bool,
+        typer.Option(
+            "--released-protocol",
+            help="Also report what the released code would print: every tied place counts, DSL over texts for both "
+            "directions. For comparison with published figures only.",
+        ),
     ] = False,
     on_decode_error: Annotated[
         Literal["raise", "skip"],
         typer.Option(help="A clip that cannot be decoded: raise, or skip it (N is then smaller, and told)."),
     ] = "raise",
-    output: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    errors: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Write a page of the N worst text queries, with film strips."),
+    ] = None,
+    errors_page: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Where --errors writes its page (default: errors.html).")
+    ] = None,
+    ranks: Annotated[
+        Path | None, typer.Option(metavar="JSONL", help="Write the rank of every query, both directions.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="JSONL", help="Another model's --ranks on the same clips: report the paired differences."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="JSON", help="Write the scores to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Clips in one pass through the model (changes memory and speed).")
+    ] = 16,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Measure text-to-video and video-to-text retrieval: R@1/5/10, median and mean rank.
+    """Measure text-to-video and video-to-text retrieval: R@1/5/10, median and mean rank, with 95 % intervals.
+
+    torchrun --nproc-per-node N -m clipvip evaluate ... shares the encoding among N processes; the figures are the same.
 
     Example: clipvip evaluate --model runs/demo/model --data runs/demo/world/retrieval.jsonl --split test --rescore dsl
+
+    With a bank and a page of errors: clipvip evaluate --model M --data msrvtt.jsonl --split test --rescore qbnorm
+    --bank msrvtt.jsonl --bank-split train --errors 20 --output scores.json
     """
     import json
 
     from rich.console import Console
 
-    from clipvip.data.manifest import read_manifest
-    from clipvip.encode import load
+    from clipvip import distributed
+    from clipvip.cli.evaluate_table import difference_tables, facts, score_tables
     from clipvip.errors import UsageError
-    from clipvip.evaluation import chance_level, run_retrieval, score_retrieval
+    from clipvip.evaluation import rank_retrieval, report_retrieval, run_retrieval
+    from clipvip.evaluation.saved import differences, read_ranks, write_ranks
+    from clipvip.files import replace_text
 
-    if rescore not in (None, "dsl"):
-        raise UsageError(f"--rescore {rescore}: choose dsl, or leave it out")
-    if output and not output.parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.parent}")  # not after all the work
+    if errors_page and errors is None:
+        raise UsageError(f"--errors-page {errors_page}: goes with --errors N")
+    if errors is not None:
+        from clipvip.cli.evaluate_errors import write_errors
+    page = errors_page or Path("errors.html")
+    for option, file in (("--output", output), ("--ranks", ranks), ("--errors-page", page)):
+        if file and not file.parent.is_dir():
+            raise UsageError(f"{option} {file}: there is no folder {file.parent}")  # not after all the work
+    kinds = tuple(dict.fromkeys(rescore or ()))
+    unknown = [kind for kind in kinds if kind not in ("dsl", "qbnorm")]
+    if unknown:
+        raise UsageError(f"--rescore {unknown[0]}: choose dsl or qbnorm, or leave it out")
+    if ("qbnorm" in kinds) != (bank is not None) or (bank_split is not None and bank is None):
+        raise UsageError("--rescore qbnorm and --bank MANIFEST go together (and --bank-split with them)")
     if (model is None) == (not embeddings):
         raise UsageError("evaluate needs --model M, or else --embeddings DIR")
-    clips = read_manifest(data, videos=videos, split=split)
-    encoder: Encoder | EmbeddingSet
-    if model is not None:
-        encoder = load(model, device=device, dtype=dtype)
-    else:
-        from clipvip.embedding_sets import open_embeddings
 
-        encoder = open_embeddings(*(embeddings or ()))
-        model = encoder.facts[0].model
+    distributed.join()
+    asked = _Asked(data, videos, split, join_captions, released_protocol, bank, bank_split)
+    clips, texts_of_bank = distributed.on_main(asked.read)
+    other = None if against is None else distributed.on_main(lambda: read_ranks(against))
+    encoder, name = _open(model, embeddings or [], device, dtype, batch_size)
     found = run_retrieval(
-        encoder, clips, join_captions=join_captions, progress=not as_json, on_decode_error=on_decode_error
+        encoder,
+        clips,
+        join_captions=join_captions,
+        progress=not as_json,
+        on_decode_error=on_decode_error,
+        bank=texts_of_bank,
     )
-    for clip_id, reason in found.skipped.items():
+    if distributed.rank() > 0:
+        return  # the main process speaks for all
+    for clip_id, reason in list(found.skipped.items())[:TOLD]:
         typer.echo(f"skipped {clip_id}: {reason}", err=True)
-    scores = score_retrieval(found, dsl=rescore == "dsl")
-    report = {
-        "model": model,
+    if len(found.skipped) > TOLD:
+        typer.echo(f"skipped {len(found.skipped) - TOLD} more (--json and --output list all)", err=True)
+
+    of_queries = rank_retrieval(found, rescore=kinds, ties=ties)
+    report: dict[str, Any] = {
+        "model": name,
         "fingerprint": found.fingerprint,
         "dtype": encoder.dtype,
+        "sampling": encoder.sampling,
         "data": str(data),
         "split": split,
-        "num_texts": len(found.texts),
-        "num_videos": len(found.clips),
-        "skipped": dict(found.skipped),
-        "chance": chance_level(len(found.clips)),
-        **scores,
+        "join_captions": join_captions,
+        "num_clips": len(clips),
+        **report_retrieval(found, of_queries, ties=ties, released=released_protocol),
     }
+    if bank:
+        report["bank"] = {"data": str(bank), "split": bank_split, **_repeats(texts_of_bank, found.texts)}
+    if other is not None:
+        compared = differences(found, of_queries, ties, other)
+        report["against"] = {"ranks": str(against), **_as_lists(compared)}
+    if ranks:
+        write_ranks(ranks, found, of_queries, ties)
+    if errors is not None:
+        write_errors(page, found, of_queries["plain"]["t2v"], report, errors)
     if output:
-        output.write_text(json.dumps(report, indent=2), encoding="utf-8")
+        replace_text(output, json.dumps(report, indent=2))
     if as_json:
         typer.echo(json.dumps(report))
-    else:
-        Console().print(score_table(report))
+        return
+    console = Console()
+    console.print(facts(report))
+    console.print(score_tables(report))
+    if other is not None:
+        console.print(difference_tables(report))
+    if errors is not None:
+        typer.echo(f"the worst queries: {page}")
 
 
-def score_table(report: dict[str, Any]) -> Table:
-    """The scores as people read them. report: num_texts, num_videos, skipped?, chance, plain, dsl?, twin_accuracy?."""
-    from rich.table import Table
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is to be evaluated, and by which bank, as the command line has it."""
 
-    left_out = f" ({len(report['skipped'])} could not be decoded and are left out)" if report.get("skipped") else ""
-    table = Table(title=f"{report['num_texts']} texts, {report['num_videos']} videos{left_out}")
-    keys = ("R@1", "R@5", "R@10", "MdR", "MnR")
-    for title in ("", *keys):
-        table.add_column(title, justify="right" if title else "left")
-    labels = {"plain": "plain", "dsl": "DSL (transductive)"}
-    for kind, label in labels.items():
-        for direction in ("t2v", "v2t"):
-            if kind in report:
-                table.add_row(f"{direction} {label}", *(f"{report[kind][direction][key]:.1f}" for key in keys))
-    table.add_row("t2v chance", *(f"{report['chance'][key]:.1f}" if key in report["chance"] else "" for key in keys))
-    if "twin_accuracy" in report:
-        table.caption = (
-            f"twin accuracy {report['twin_accuracy']:.1f} % (own video above its time-reversed twin; chance 50 %)"
-        )
-    return table
+    data: Path
+    videos: Path | None
+    split: str | None
+    join_captions: bool
+    released: bool
+    bank: Path | None
+    bank_split: str | None
+
+    def read(self) -> tuple[list[Clip], tuple[str, ...]]:
+        """The clips, and the bank's texts. Raises: ManifestError, UsageError."""
+        from clipvip.data.manifest import read_manifest
+        from clipvip.errors import UsageError
+        from clipvip.evaluation import bank_texts, texts_of
+
+        clips = read_manifest(self.data, videos=self.videos, split=self.split)
+        several = [clip for clip in clips if len(texts_of(clip, join_captions=self.join_captions)) > 1]
+        if self.released and several:
+            raise UsageError(
+                f"--released-protocol knows one text a clip, but {several[0].clip_id} has {len(several[0].captions)}; "
+                "leave it out, or add --join-captions"
+            )
+        if self.bank is None:
+            return clips, ()
+        of_bank = read_manifest(self.bank, videos=self.videos, split=self.bank_split)
+        return clips, bank_texts(of_bank, clips, join_captions=self.join_captions)
+
+
+def _open(
+    model: str | None, embeddings: list[Path], device: str, dtype: str, batch_size: int
+) -> tuple[SharedEncoder | EmbeddingSet, str]:
+    """What gives the vectors, and the model's name."""
+    from clipvip import distributed
+    from clipvip.encode import Encoder, SharedEncoder, load
+
+    if model is None:
+        from clipvip.embedding_sets import open_embeddings
+
+        opened = open_embeddings(*embeddings)
+        return opened, opened.facts[0].model
+    loaded: list[Encoder] = []
+    distributed.together(lambda: loaded.append(load(model, device=device, dtype=dtype)))
+    return SharedEncoder(loaded[0], batch_size=batch_size), model
+
+
+def _repeats(bank: Sequence[str], queries: Sequence[str]) -> dict[str, int]:
+    """How large the bank is, and how many of its texts are queries word for word (of other clips: no leak)."""
+    asked = set(queries)
+    return {"num_texts": len(bank), "num_texts_also_queries": sum(text in asked for text in bank)}
+
+
+def _as_lists(compared: dict[str, dict[Direction, dict[str, Interval]]]) -> dict[str, Any]:
+    """Differences as JSON has them: {"difference", "interval": [low, high]} by kind, direction and name."""
+    return {
+        kind: {
+            way: {name: {"difference": of.value, "interval": [of.low, of.high]} for name, of in names.items()}
+            for way, names in ways.items()
+        }
+        for kind, ways in compared.items()
+    }

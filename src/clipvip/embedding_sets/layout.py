@@ -31,7 +31,8 @@ class SetFacts:
     """What a set holds, and where it is from.
 
     model: a folder or hub id; fingerprint: of weights, processor and sampling: sets of different ones do not compare.
-    failures: reasons by clip_id of clips that could not be decoded. versions: of the packages that made it.
+    sampling: as `Encoder.sampling`. failures: reasons by clip_id of clips that could not be decoded. versions: of the
+    packages that made it.
     """
 
     model: str
@@ -42,6 +43,7 @@ class SetFacts:
     split: str | None
     clips: int
     rows: int
+    sampling: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION

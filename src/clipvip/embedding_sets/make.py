@@ -126,6 +126,7 @@ def encode_manifest(
         split=split,
         clips=len(clips),
         rows=sum(receipt["rows"] for receipt in receipts),
+        sampling=encoder.sampling,
         failures={name: reason for receipt in receipts for name, reason in receipt["failures"]},
         versions={"python": platform.python_version(), **{name: version(name) for name in ("clipvip", "torch", "av")}},
     )

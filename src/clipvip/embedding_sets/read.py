@@ -54,6 +54,11 @@ class EmbeddingSet:
         """What the model computed in."""
         return ", ".join(sorted({facts.dtype for facts in self.facts}))
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Frames, their size and so on, as `Encoder.sampling`."""
+        return self.facts[0].sampling
+
     @cached_property
     def table(self) -> Any:
         """All rows, a pyarrow table (see `layout.schema`)."""

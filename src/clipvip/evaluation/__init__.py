@@ -1,17 +1,38 @@
 """Retrieval measured as the field does. NumPy in, numbers out: knows no model and imports no torch."""
 
-from clipvip.evaluation.metrics import retrieval_metrics, retrieval_ranks
-from clipvip.evaluation.protocol import Retrieval, chance_level, run_retrieval, score_retrieval, twin_accuracy
+from clipvip.evaluation.bank import bank_texts
+from clipvip.evaluation.intervals import Interval, bootstrap_intervals, paired_difference
+from clipvip.evaluation.metrics import retrieval_metrics, retrieval_ranks, summarize_ranks
+from clipvip.evaluation.protocol import (
+    Retrieval,
+    chance_level,
+    rank_retrieval,
+    run_retrieval,
+    score_retrieval,
+    texts_of,
+    twin_accuracy,
+)
+from clipvip.evaluation.released import released_metrics
+from clipvip.evaluation.report import report_retrieval
 from clipvip.evaluation.rescoring import dual_softmax, querybank_norm
 
 __all__ = [
+    "Interval",
     "Retrieval",
+    "bank_texts",
+    "bootstrap_intervals",
     "chance_level",
     "dual_softmax",
+    "paired_difference",
     "querybank_norm",
+    "rank_retrieval",
+    "released_metrics",
+    "report_retrieval",
     "retrieval_metrics",
     "retrieval_ranks",
     "run_retrieval",
     "score_retrieval",
+    "summarize_ranks",
+    "texts_of",
     "twin_accuracy",
 ]

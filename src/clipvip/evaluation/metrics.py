@@ -1,17 +1,22 @@
 """Ranks and what is reported of them. One query, one rank, whatever the ties.
 
-Shapes: N texts, V videos. All passes go over blocks of rows, so no temporary has the size of the similarity.
+Shapes: N texts, V videos, Q queries (N of t2v; of v2t the videos with a caption). All passes go over blocks of rows,
+so no temporary has the size of the similarity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from clipvip.errors import InputError, UsageError
 
+Direction = Literal["t2v", "v2t"]
+DIRECTIONS: tuple[Direction, ...] = ("t2v", "v2t")
 TIES = {"average": 0.5, "optimistic": 0.0, "pessimistic": 1.0}
 """How much of its ties ranks above the true answer."""
 
@@ -27,11 +32,21 @@ def retrieval_metrics(
 ) -> dict[str, dict[str, float]]:
     """Recall and rank of both directions; arguments, queries and errors as in `retrieval_ranks`.
 
-    Returns: {"t2v": {...}, "v2t": {...}} with "R@1", "R@5", "R@10" (percent of queries with rank <= K), "MeanR@"
-    (the mean of the three), "MdR" and "MnR" (median and mean rank).
+    Returns: {"t2v": {...}, "v2t": {...}}, each as `summarize_ranks` has it.
     """
     ranks = retrieval_ranks(similarity, text_to_video, similarity_v2t=similarity_v2t, ties=ties)
-    return {direction: _summary(of_queries) for direction, of_queries in ranks.items()}
+    return {direction: summarize_ranks(of_queries) for direction, of_queries in ranks.items()}
+
+
+def summarize_ranks(ranks: np.ndarray) -> dict[str, float]:
+    """What is reported of the ranks of some queries, [Q].
+
+    Returns: "R@1", "R@5", "R@10" (percent of queries with rank <= K), "MeanR@" (the mean of the three), "MdR" and "MnR"
+    (median and mean rank).
+    """
+    recalls = {f"R@{k}": float(100.0 * np.mean(ranks <= k)) for k in (1, 5, 10)}
+    mean_recall = sum(recalls.values()) / len(recalls)
+    return recalls | {"MeanR@": mean_recall, "MdR": float(np.median(ranks)), "MnR": float(np.mean(ranks))}
 
 
 def retrieval_ranks(
@@ -52,14 +67,47 @@ def retrieval_ranks(
     Returns: {"t2v": float64 [N], "v2t": float64 [videos with a caption], in index order}.
     Raises: InputError for NaN, infinity, shapes and indices out of range; UsageError for an unknown `ties`.
     """
-    if ties not in TIES:
-        raise UsageError(f"ties={ties!r}: unknown; choose one of {', '.join(TIES)}")
+    check_ties(ties)
     scores = check_similarity("similarity", similarity)
     scores_v2t = scores if similarity_v2t is None else check_similarity("similarity_v2t", similarity_v2t)
     if scores_v2t.shape != scores.shape:
         raise InputError(f"similarity_v2t: shape {scores_v2t.shape}, expected {scores.shape} like similarity")
     owners = _check_owners(text_to_video, scores.shape)
-    return {"t2v": _ranks_t2v(scores, owners, TIES[ties]), "v2t": _ranks_v2t(scores_v2t, owners, TIES[ties])}
+    return {
+        "t2v": _rivals_t2v(scores, owners, 0.0).ranks(ties),
+        "v2t": _rivals_v2t(scores_v2t, owners, 0.0).ranks(ties),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """Of each query, how many wrong answers score above the true one, and how many the same: int64 [Q] each."""
+
+    better: np.ndarray
+    equal: np.ndarray
+
+    def ranks(self, ties: str) -> np.ndarray:
+        """float64 [Q]; ties as in `retrieval_ranks`."""
+        check_ties(ties)
+        return 1.0 + self.better + TIES[ties] * self.equal
+
+
+def count_rivals(
+    similarity: ArrayLike, text_to_video: ArrayLike | None, direction: Direction, *, within: float = 0.0
+) -> Rivals:
+    """What stands against the true answers of one direction; arguments, queries and errors as in `retrieval_ranks`.
+
+    within: scores that differ by no more count as equal.
+    """
+    scores = check_similarity("similarity", similarity)
+    owners = _check_owners(text_to_video, scores.shape)
+    return (_rivals_t2v if direction == "t2v" else _rivals_v2t)(scores, owners, within)
+
+
+def check_ties(ties: str) -> None:
+    """Raises: UsageError for an unknown policy."""
+    if ties not in TIES:
+        raise UsageError(f"ties={ties!r}: unknown; choose one of {', '.join(TIES)}")
 
 
 def check_similarity(name: str, similarity: ArrayLike) -> np.ndarray:
@@ -100,35 +148,30 @@ def _check_owners(text_to_video: ArrayLike | None, shape: tuple[int, ...]) -> np
     return owners.astype(np.int64)
 
 
-def _ranks_t2v(scores: np.ndarray, owners: np.ndarray, share: float) -> np.ndarray:
+def _rivals_t2v(scores: np.ndarray, owners: np.ndarray, within: float) -> Rivals:
     true = scores[np.arange(len(owners)), owners]  # [N]
-    better, equal = _count(scores, true[:, None], axis=1)
-    return 1.0 + better + share * (equal - 1)
+    better, equal = _count(scores, true[:, None], within, axis=1)
+    return Rivals(better, equal - 1)
 
 
-def _ranks_v2t(scores: np.ndarray, owners: np.ndarray, share: float) -> np.ndarray:
+def _rivals_v2t(scores: np.ndarray, owners: np.ndarray, within: float) -> Rivals:
     num_videos = scores.shape[1]
     true = scores[np.arange(len(owners)), owners]  # [N]
     best = np.full(num_videos, scores.min(), dtype=scores.dtype)
     np.maximum.at(best, owners, true)
-    better, equal = _count(scores, best[None, :], axis=0)
-    own_equal = np.bincount(owners[true == best[owners]], minlength=num_videos)
-    ranks = 1.0 + better + share * (equal - own_equal)
-    return ranks[own_equal > 0]
+    better, equal = _count(scores, best[None, :], within, axis=0)
+    own = np.bincount(owners[true >= best[owners] - within], minlength=num_videos)
+    asked = own > 0
+    return Rivals(better[asked], (equal - own)[asked])
 
 
-def _count(scores: np.ndarray, true: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def _count(scores: np.ndarray, true: np.ndarray, within: float, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Entries above and equal to `true` (which broadcasts against the scores) along an axis."""
-    true = np.broadcast_to(true, scores.shape)
-    better, equal = np.zeros((2, scores.shape[1 - axis]), dtype=np.int64)
+    above = np.broadcast_to(true + within if within else true, scores.shape)
+    least = np.broadcast_to(true - within if within else true, scores.shape)
+    better, reached = np.zeros((2, scores.shape[1 - axis]), dtype=np.int64)
     for rows in row_blocks(scores.shape):
         queries = rows if axis == 1 else slice(None)
-        better[queries] += np.count_nonzero(scores[rows] > true[rows], axis=axis)
-        equal[queries] += np.count_nonzero(scores[rows] == true[rows], axis=axis)
-    return better, equal
-
-
-def _summary(ranks: np.ndarray) -> dict[str, float]:
-    recalls = {f"R@{k}": float(100.0 * np.mean(ranks <= k)) for k in (1, 5, 10)}
-    mean_recall = sum(recalls.values()) / len(recalls)
-    return recalls | {"MeanR@": mean_recall, "MdR": float(np.median(ranks)), "MnR": float(np.mean(ranks))}
+        better[queries] += np.count_nonzero(scores[rows] > above[rows], axis=axis)
+        reached[queries] += np.count_nonzero(scores[rows] >= least[rows], axis=axis)
+    return better, reached - better

@@ -1,19 +1,19 @@
 """The retrieval protocol: which texts are queries, which videos the gallery, and what is reported.
 
-Shapes: Q queries, V videos.
+Shapes: Q queries, V videos, K bank texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from clipvip.errors import ManifestError
-from clipvip.evaluation.metrics import retrieval_metrics
-from clipvip.evaluation.rescoring import dual_softmax
+from clipvip.errors import ManifestError, UsageError
+from clipvip.evaluation.metrics import DIRECTIONS, Direction, count_rivals, summarize_ranks
+from clipvip.evaluation.rescoring import dual_softmax, querybank_norm
 from clipvip.records import Clip, Embeddings
 
 
@@ -34,6 +34,7 @@ class Retrieval:
     """The raw outcome: similarity [Q, V], and for each query its text and its video's index.
 
     skipped: reasons by clip_id of what could not be decoded; such clips are in neither queries nor gallery.
+    bank_similarity: [K, V] of the querybank's texts, if there is one.
     """
 
     clips: tuple[Clip, ...]
@@ -42,6 +43,7 @@ class Retrieval:
     similarity: np.ndarray
     fingerprint: str
     skipped: Mapping[str, str] = field(default_factory=dict)
+    bank_similarity: np.ndarray | None = None
 
 
 def run_retrieval(
@@ -51,10 +53,12 @@ def run_retrieval(
     join_captions: bool = False,
     progress: bool = False,
     on_decode_error: Literal["raise", "skip"] = "raise",
+    bank: Sequence[str] = (),
 ) -> Retrieval:
     """Encode a gallery and its captions. Every caption is a query, or, with `join_captions`, each clip's paragraph.
 
     on_decode_error: "skip" leaves out the clips that cannot be decoded, with their captions: N is then another.
+    bank: texts of a querybank, to be scored on the same gallery.
     Raises: ManifestError if a clip has no caption (leaving it out would change N silently); VideoDecodeError.
     """
     for clip in clips:
@@ -65,11 +69,68 @@ def run_retrieval(
     texts: list[str] = []
     owners: list[int] = []
     for index, clip in enumerate(clips):
-        captions = (" ".join(clip.captions),) if join_captions else clip.captions
-        texts += captions
-        owners += [index] * len(captions)
-    similarity = encoder.encode_texts(texts, progress=progress) @ gallery.vectors.T
-    return Retrieval(tuple(clips), tuple(texts), np.array(owners), similarity, gallery.fingerprint, gallery.skipped)
+        queries = texts_of(clip, join_captions=join_captions)
+        texts += queries
+        owners += [index] * len(queries)
+
+    def scored(texts: Sequence[str]) -> np.ndarray:
+        # Each text is encoded once: equal texts have equal scores then, and no rounding breaks their tie.
+        row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        scores = encoder.encode_texts(list(row_of), progress=progress) @ gallery.vectors.T
+        return scores if len(row_of) == len(texts) else scores[[row_of[text] for text in texts]]
+
+    return Retrieval(
+        tuple(clips),
+        tuple(texts),
+        np.array(owners),
+        scored(texts),
+        gallery.fingerprint,
+        gallery.skipped,
+        scored(bank) if bank else None,
+    )
+
+
+def texts_of(clip: Clip, *, join_captions: bool = False) -> tuple[str, ...]:
+    """A clip's captions as queries: each, or all of them as one paragraph."""
+    return (" ".join(clip.captions),) if join_captions and clip.captions else clip.captions
+
+
+def rank_retrieval(
+    retrieval: Retrieval, *, rescore: Collection[str] = (), ties: str = "average"
+) -> dict[str, dict[Direction, np.ndarray]]:
+    """The ranks (see `retrieval_ranks`) by raw score, "plain", and by each re-scoring that is wanted.
+
+    "dsl": `dual_softmax`, t2v over texts, v2t over videos. "qbnorm": `querybank_norm` with `bank_similarity`, t2v
+    alone: ranking texts for a video would need a bank of training videos, not texts.
+    Raises: UsageError for an unknown re-scoring or without a bank; errors of `retrieval_ranks`.
+    """
+    similarity, owners = retrieval.similarity, retrieval.text_to_video
+    ranks: dict[str, dict[Direction, np.ndarray]] = {"plain": {}}
+    for direction in DIRECTIONS:
+        ranks["plain"][direction] = count_rivals(similarity, owners, direction).ranks(ties)
+    for kind in rescore:
+        if kind == "dsl":  # one matrix at a time: each has the size of the similarity
+            ranks[kind] = {
+                "t2v": count_rivals(dual_softmax(similarity, axis=0), owners, "t2v").ranks(ties),
+                "v2t": count_rivals(dual_softmax(similarity, axis=1), owners, "v2t").ranks(ties),
+            }
+        elif kind == "qbnorm":
+            if retrieval.bank_similarity is None:
+                raise UsageError("qbnorm needs a bank of training captions")
+            rescored = querybank_norm(similarity, retrieval.bank_similarity)
+            ranks[kind] = {"t2v": count_rivals(rescored, owners, "t2v").ranks(ties)}
+        else:
+            raise UsageError(f"re-scoring {kind!r}: choose dsl or qbnorm")
+    return ranks
+
+
+def label(kind: str, num_bank_texts: int = 0) -> str:
+    """What a kind of scores is called wherever its figures stand, so that none passes for another."""
+    return {
+        "plain": "plain",
+        "dsl": "transductive (DSL)",
+        "qbnorm": f"bank-based (QB-Norm, {num_bank_texts:,} texts)",
+    }[kind]
 
 
 def score_retrieval(retrieval: Retrieval, *, dsl: bool = True) -> dict[str, Any]:
@@ -77,11 +138,11 @@ def score_retrieval(retrieval: Retrieval, *, dsl: bool = True) -> dict[str, Any]
 
     "dsl" (if wanted) is transductive: it needs all test queries at once (t2v normalises over texts, v2t over videos).
     """
-    similarity, owners = retrieval.similarity, retrieval.text_to_video
-    scores: dict[str, Any] = {"plain": retrieval_metrics(similarity, owners)}
-    if dsl:
-        over_texts, over_videos = dual_softmax(similarity, axis=0), dual_softmax(similarity, axis=1)
-        scores["dsl"] = retrieval_metrics(over_texts, owners, similarity_v2t=over_videos)
+    ranks = rank_retrieval(retrieval, rescore=("dsl",) if dsl else ())
+    scores: dict[str, Any] = {
+        kind: {direction: summarize_ranks(of_queries) for direction, of_queries in directions.items()}
+        for kind, directions in ranks.items()
+    }
     twins = twin_accuracy(retrieval)
     if twins is not None:
         scores["twin_accuracy"] = twins

@@ -12,6 +12,7 @@ from clipvip.errors import ManifestError
 from clipvip.evaluation import (
     Retrieval,
     chance_level,
+    rank_retrieval,
     retrieval_metrics,
     run_retrieval,
     score_retrieval,
@@ -50,6 +51,23 @@ def test_every_caption_is_a_query_or_all_are_one() -> None:
     assert score_retrieval(found)["plain"]["t2v"]["R@1"] == 75.0
     joined = run_retrieval(TableEncoder(), clips, join_captions=True)
     assert joined.texts == ("0 a 0 b", "2 wrong", "2 c")
+
+
+def test_equal_texts_are_encoded_once_and_tied() -> None:
+    """Catches a tie that rounding decides, by the place of a text in its batch; and rows that are mixed up by that."""
+
+    class Noisy(TableEncoder):
+        def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+            noise = 1e-7 * np.arange(len(texts), dtype=np.float32)[:, None]
+            return super().encode_texts(texts) + noise
+
+    clips = [clip(0, "0 a"), clip(1, "1 b", "0 a"), clip(2, "2 c")]
+    found = run_retrieval(Noisy(), clips, bank=["2 c", "1 x", "2 c"])
+    assert found.similarity[0].tolist() == found.similarity[2].tolist()
+    assert found.similarity.argmax(axis=1).tolist() == [0, 1, 0, 2]
+    assert found.bank_similarity is not None
+    assert found.bank_similarity.argmax(axis=1).tolist() == [2, 1, 2]
+    assert rank_retrieval(found)["plain"]["v2t"].tolist() == [1.5, 1.0, 1.0]
 
 
 def test_skipped_clips_take_their_captions_along() -> None:

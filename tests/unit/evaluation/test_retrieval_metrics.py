@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from clipvip.errors import InputError, UsageError
 from clipvip.evaluation import metrics, retrieval_metrics, retrieval_ranks
+from clipvip.evaluation.metrics import count_rivals
 
 SHARES = {"average": 0.5, "optimistic": 0.0, "pessimistic": 1.0}
 
@@ -43,6 +44,76 @@ def loop_ranks(similarity, owners, ties):
         ranks = [loop_rank(similarity[i, j], others, ties) for i in range(num_texts) if owners[i] == j]
         v2t += [min(ranks)] if ranks else []
     return {"t2v": t2v, "v2t": v2t}
+
+
+def figures(*ranks):
+    """What is reported of these ranks, counted on one's fingers."""
+    recalls = {f"R@{k}": 100.0 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
+    half = len(ranks) // 2
+    middle = sorted(ranks)[half] if len(ranks) % 2 else sum(sorted(ranks)[half - 1 : half + 1]) / 2
+    return pytest.approx(recalls | {"MeanR@": sum(recalls.values()) / 3, "MdR": middle, "MnR": sum(ranks) / len(ranks)})
+
+
+def test_a_matrix_with_ties_by_hand():
+    """Would catch a share of the ties that counts the query itself, and directions that are swapped."""
+    similarity = [
+        [0.9, 0.9, 0.1],  # tied with one
+        [0.2, 0.5, 0.7],  # one is better
+        [0.4, 0.4, 0.4],  # tied with two
+    ]
+    assert retrieval_metrics(similarity) == {"t2v": figures(1.5, 2, 2), "v2t": figures(1, 2, 2)}
+    assert retrieval_metrics(similarity, ties="optimistic") == {"t2v": figures(1, 2, 1), "v2t": figures(1, 2, 2)}
+    assert retrieval_metrics(similarity, ties="pessimistic") == {"t2v": figures(2, 2, 3), "v2t": figures(1, 2, 2)}
+
+
+def test_several_captions_a_video_by_hand():
+    """Would catch more texts than videos taken for a transposed matrix, and captions that stand in each other's way."""
+    similarity = [
+        [0.8, 0.6, 0.1, 0.3],  # of video 0: first
+        [0.3, 0.7, 0.2, 0.1],  # of video 0: one is better
+        [0.9, 0.5, 0.6, 0.4],  # of video 1: two are better
+        [0.1, 0.2, 0.4, 0.4],  # of video 2: tied with video 3, that nobody describes
+        [0.5, 0.5, 0.5, 0.0],  # of video 2: tied with two
+    ]
+    found = retrieval_metrics(similarity, [0, 0, 1, 2, 2])
+    assert found["t2v"] == figures(1, 2, 3, 1.5, 2)
+    assert found["v2t"] == figures(
+        2,  # its 0.8 against 0.9, 0.1, 0.5
+        3.5,  # its 0.5 against 0.6, 0.7, 0.2, 0.5
+        2,  # its 0.5 (the other 0.4 is its own) against 0.1, 0.2, 0.6
+    )
+
+
+def test_a_single_item_by_hand():
+    """Would catch a rank of 0, and a median or a tie of nothing."""
+    for ties in SHARES:
+        assert retrieval_metrics([[0.3]], ties=ties) == {"t2v": figures(1), "v2t": figures(1)}
+    one_video = retrieval_metrics([[0.1], [0.2]], [0, 0])
+    assert one_video == {"t2v": figures(1, 1), "v2t": figures(1)}
+
+
+def test_recall_counts_ranks_up_to_k_by_hand():
+    """Would catch an off-by-one at 5 and 10, on ranks 1, 5, 6, 10, 11 of a gallery of 12."""
+    similarity = np.tile(-np.arange(12.0), (5, 1))
+    found = retrieval_metrics(similarity, [0, 4, 5, 9, 10])["t2v"]
+    assert found == pytest.approx({"R@1": 20, "R@5": 40, "R@10": 80, "MeanR@": 140 / 3, "MdR": 6, "MnR": 6.6})
+
+
+@given(retrieval=retrievals())
+def test_rivals_within_a_distance_are_counted_like_ties(retrieval):
+    """Would catch own captions counted as rivals, and scores at the very distance left out."""
+    similarity, owners = retrieval
+    for direction in ("t2v", "v2t"):
+        exact = count_rivals(similarity, owners, direction)
+        wide = count_rivals(similarity, owners, direction, within=0.5)  # the scores are whole numbers
+        assert exact.equal.tolist() == wide.equal.tolist()
+        all_of_them = count_rivals(similarity, owners, direction, within=4.0)  # they lie between -2 and 2
+        assert all_of_them.better.tolist() == [0] * len(exact.better)
+        rivals = {
+            "t2v": [similarity.shape[1] - 1] * len(owners),
+            "v2t": [int((owners != video).sum()) for video in np.unique(owners)],
+        }
+        assert all_of_them.equal.tolist() == rivals[direction]
 
 
 @pytest.mark.parametrize("ties", SHARES)
