@@ -12,7 +12,7 @@ from clipvip.model.tokenizer import train_clip_tokenizer
 TEXTS = ["a red circle grows on the grass", "the blue square jumps at night"]
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
+def write_model(folder: Path, seed: int = 0, aggregator: str = "vip") -> Path:
     """Write a `ClipVipModel` (E = 16, T = 4, 32 x 32 pixels) with its processor."""
     tokenizer = train_clip_tokenizer(TEXTS)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -27,6 +27,7 @@ def write_model(folder: Path, seed: int = 0) -> Path:
         vision_config={**sizes, "image_size": 32, "patch_size": 16},
         projection_dim=16,
         num_frames=4,
+        aggregator=aggregator,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -15,7 +15,7 @@ from clipvip.training.recipes import _ROOT, list_recipes, load_recipe
 
 DATA = ["data.train=x.jsonl"]
 NAMES = list(list_recipes())
-PAPER = [name for name in NAMES if not name.startswith(("demo/", "small/"))]
+PAPER = [name for name in NAMES if not name.startswith(("demo/", "small/", "study/"))]
 
 
 def filled(name: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Analyses of models and texts; heavy dependencies are imported only where they are used."""

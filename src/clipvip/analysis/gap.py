@@ -1,0 +1,222 @@
+"""The gap between kinds of text: can a blind clustering of their features tell them apart?
+
+Texts of two sources are encoded and mixed, k-means cuts the mixture in two, and the normalised mutual information (NMI)
+of cluster and source says how far the cut is the one between the sources: 0 not at all, 1 exactly.
+
+Shapes: n texts of a draw, E embedding size.
+Source: CLIP-ViP, section 3.2 (1,000 texts of each source, k = 2, mean of 10 draws).
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from clipvip.analysis.text_sources import TextSource
+from clipvip.errors import UsageError
+
+NUM_TEXTS, NUM_DRAWS = 1000, 10
+"""The paper's."""
+NUM_STARTS = 10
+"""k-means is started so often and the tightest clustering counts, so that no unlucky start decides. (Ours: the paper
+does not say.)"""
+_CHUNK = 1024  # texts between two signs of life
+
+
+class TextEncoder(Protocol):
+    """What is needed of `clipvip.Encoder`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of model and processor."""
+
+    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """Unit-norm [N, E]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The gap between two sources; of a source and itself, between two halves of its draws: what no gap looks like.
+
+    draws: NMI of each draw.
+    """
+
+    a: str
+    b: str
+    draws: tuple[float, ...]
+
+    @property
+    def nmi(self) -> float:
+        """The mean over draws."""
+        return float(np.mean(self.draws))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % (Student's t) for the mean over draws from these texts, within 0 to 1; None for a single draw."""
+        from scipy import stats  # type: ignore[import-untyped]  # what scikit-learn is made of
+
+        if len(self.draws) < 2:
+            return None
+        reach = float(stats.t.ppf(0.975, len(self.draws) - 1) * np.std(self.draws, ddof=1) / len(self.draws) ** 0.5)
+        return max(self.nmi - reach, 0.0), min(self.nmi + reach, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The gaps between all sources. features [sources * n, E] and texts: of the first draw, source by source."""
+
+    sources: tuple[TextSource, ...]
+    fingerprint: str
+    num_texts: int
+    seed: int
+    pairs: tuple[Pair, ...]
+    features: np.ndarray
+    texts: tuple[str, ...]
+
+    def matrix(self) -> np.ndarray:
+        """NMI [sources, sources], in the order of the sources."""
+        place = {source.name: i for i, source in enumerate(self.sources)}
+        values = np.empty((len(place), len(place)))
+        for pair in self.pairs:
+            i, j = place[pair.a], place[pair.b]
+            values[i, j] = values[j, i] = pair.nmi
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "fingerprint": self.fingerprint,
+            "num_texts": self.num_texts,
+            "num_draws": len(self.pairs[0].draws),
+            "seed": self.seed,
+            "sources": [
+                {"name": source.name, "path": str(source.path), "field": source.field, "num_texts": source.num_texts}
+                for source in self.sources
+            ],
+            "pairs": [
+                {"a": pair.a, "b": pair.b, "nmi": pair.nmi, "interval": pair.interval, "draws": list(pair.draws)}
+                for pair in self.pairs
+            ],
+            "matrix": self.matrix().tolist(),
+        }
+
+
+def measure_gap(
+    sources: Sequence[TextSource],
+    encoder: TextEncoder | None = None,
+    *,
+    num_texts: int = NUM_TEXTS,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda count, total: None,
+) -> Gap:
+    """NMI between every two sources, and between halves of each one's draws.
+
+    encoder: needed unless all sources are embedding sets. num_texts: of each source in a draw. A draw of a source is
+    the same whatever it is compared with. progress: is told how many texts and clusterings more are done, and of how
+    many.
+    Raises: ManifestError if a source has too few texts; UsageError if a model is missing, or another than that of an
+    embedding set.
+    """
+    if num_texts < 4 or num_draws < 1:
+        raise UsageError(f"--num-texts {num_texts} --draws {num_draws}: at least 4 texts and one draw are needed")
+    drawn = [[source.draw(num_texts, seed, draw) for draw in range(num_draws)] for source in sources]  # before the work
+    fingerprint = _one_fingerprint(sources, encoder)
+    used = [np.unique(np.concatenate(numbers)) for numbers in drawn]
+    names = [source.name for source in sources]
+    couples = [*itertools.combinations(names, 2), *((name, name) for name in names)]
+    to_encode = sum(len(some) for source, some in zip(sources, used, strict=True) if source.stored is None)
+    total = to_encode + len(couples) * num_draws
+
+    features: dict[str, list[np.ndarray]] = {}
+    shown: list[str] = []
+    for source, numbers, mine in zip(sources, drawn, used, strict=True):
+        texts, vectors = source.pick(mine), source.vectors(mine)
+        if vectors is None:
+            vectors = _encoded(texts, encoder, lambda count: progress(count, total))
+        rows = [np.searchsorted(mine, draw) for draw in numbers]
+        features[source.name] = [vectors[some] for some in rows]
+        shown += [texts[row] for row in rows[0]]
+
+    pairs = []
+    for a, b in couples:
+        values = []
+        for draw in range(num_draws):
+            values.append(_gap(features, a, b, draw, seed))
+            progress(1, total)
+        pairs.append(Pair(a, b, tuple(values)))
+    first = np.concatenate([features[name][0] for name in names])
+    return Gap(tuple(sources), fingerprint, num_texts, seed, tuple(pairs), first, tuple(shown))
+
+
+def cluster_nmi(a: np.ndarray, b: np.ndarray, seed: int) -> float:
+    """NMI of source and k-means cluster (k = 2) over the rows of both, [n, E] each. 0 if all rows are alike."""
+    try:
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.metrics import normalized_mutual_info_score
+    except ModuleNotFoundError:
+        raise UsageError('analyse gap needs scikit-learn: install it with `pip install "clipvip[analyse]"`') from None
+    mixed = np.concatenate([a, b]).astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer than two different rows: one cluster, NMI 0
+        clusters = KMeans(2, n_init=NUM_STARTS, random_state=seed).fit_predict(mixed)
+    return float(normalized_mutual_info_score([0] * len(a) + [1] * len(b), clusters))
+
+
+def project(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Rows [N, E] in the plane, float64 [N, 2].
+
+    method: "pca", whose shares of the variance come second, or "tsne", which keeps neighbours and has no such shares.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    rows = features.astype(np.float64)
+    if method == "tsne":
+        perplexity = min(30.0, (len(rows) - 1) / 3)
+        return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows), None
+    pca = PCA(2, svd_solver="full")
+    plane = pca.fit_transform(rows)
+    first, second = pca.explained_variance_ratio_
+    return plane, (float(first), float(second))
+
+
+def _gap(features: dict[str, list[np.ndarray]], a: str, b: str, draw: int, seed: int) -> float:
+    if a == b:
+        own = features[a][draw]
+        return cluster_nmi(own[: len(own) // 2], own[len(own) // 2 :], seed + draw)
+    first, second = sorted((a, b))  # k-means depends on the order of rows; the gap must not on that of the sources
+    return cluster_nmi(features[first][draw], features[second][draw], seed + draw)
+
+
+def _one_fingerprint(sources: Sequence[TextSource], encoder: TextEncoder | None) -> str:
+    found = {} if encoder is None else {"--model": encoder.fingerprint}
+    for source in sources:
+        if source.stored is not None:
+            found[str(source.path)] = source.stored.fingerprint
+        elif encoder is None:
+            raise UsageError(f"{source.path}: has no embeddings; give a text encoder as --model M")
+    first, *others = found
+    for other in others:
+        if found[other] != found[first]:
+            raise UsageError(
+                f"{other}: of another model (fingerprint {found[other]}) than {first} ({found[first]}): "
+                "their features do not compare"
+            )
+    return found[first]
+
+
+def _encoded(texts: Sequence[str], encoder: TextEncoder | None, told: Callable[[int], None]) -> np.ndarray:
+    """Features [len(texts), E]."""
+    assert encoder is not None  # checked with the fingerprints
+    parts = []
+    for some in (texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)):
+        parts.append(encoder.encode_texts(some))
+        told(len(some))
+    return np.concatenate(parts)

@@ -1,0 +1,208 @@
+"""One cell: a trained model and everything that is measured of it, in one JSON file.
+
+Shapes: G galleries, Q their queries, E embedding size.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipvip.analysis.study.families import FAMILIES
+from clipvip.analysis.study.make import View, World, shown
+from clipvip.analysis.study.stages import Stage, Workplace
+from clipvip.analysis.study.world import all_told, galleries
+from clipvip.files import replace_text
+
+if TYPE_CHECKING:
+    from clipvip.encode import Encoder
+
+TIE = 1e-5
+"""Scores nearer than this are ties: the rounding of float32 cosines must not order what a model cannot tell apart."""
+FIGURES = ("R@1", "R@5", "R@10")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table: which row, at which level of which factor, from which seeds, measured on which split.
+
+    kind: "search" (validation split of the tuning world) or "test". stage: what is trained for it.
+    downstream: the view whose clips are the galleries.
+    """
+
+    table: str
+    kind: str
+    row: str
+    level: str
+    world: World
+    model_seed: int
+    stage: Stage
+    downstream: View
+
+    @property
+    def split(self) -> str:
+        """Which clips are read."""
+        return "test" if self.kind == "test" else "val"
+
+    @property
+    def name(self) -> str:
+        """Unique; of its file."""
+        parts = (self.kind, self.world.family, self.level, self.row, f"d{self.world.seed}", f"m{self.model_seed}")
+        return f"{self.table}/" + "_".join(parts).replace(" ", "-").replace("/", "-")
+
+    def file(self, results: Path) -> Path:
+        """Where its figures are."""
+        return results / f"{self.name}.json"
+
+    def shared(self) -> Iterator[Stage]:
+        """What is trained before it, for it and maybe for others."""
+        if self.stage.parent is not None:
+            yield from self.stage.parent.chain()
+
+    def views(self) -> Iterator[tuple[World, View]]:
+        """The manifests it reads."""
+        yield self.world, self.downstream
+        for stage in self.stage.chain():
+            yield stage.world, stage.view
+            if stage.mixed is not None:
+                yield stage.world, stage.mixed
+
+    def run(self, workplace: Workplace, results: Path) -> None:
+        """Train, measure, write the cell's file. The run's own folder goes: only shared stages are kept."""
+        from clipvip.encode import load
+
+        start = time.perf_counter()
+        summary = workplace.run(self.stage)
+        encoder = load(workplace.model(self.stage))
+        scale = float(np.exp(logit_scale(workplace.model(self.stage))))
+        measured = measure(encoder, scale, self, workplace)
+        record = {
+            "table": self.table, "kind": self.kind, "row": self.row, "level": self.level,
+            "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
+            "split": self.split,
+            "stages": [
+                {"recipe": stage.recipe, "settings": dict(stage.settings), "key": stage.key}
+                for stage in self.stage.chain()
+            ],
+            "fingerprint": encoder.fingerprint,
+            **measured,
+            "seconds": {"train": summary["seconds"], "cell": round(time.perf_counter() - start, 1)},
+            "versions": versions(),
+        }  # fmt: skip
+        write_record(self.file(results), record)
+        shutil.rmtree(workplace.folder(self.stage))
+
+
+def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) -> dict[str, Any]:
+    """Figures over all galleries, and what they are made of: "ranks" and "nll" (centinats) of each query, t2v, and
+    for each attribute asked for whether each caption prefers its clip to the twin's ("1", "0", "=" a tie).
+    """
+    from clipvip.data.manifest import read_manifest
+    from clipvip.evaluation import retrieval_ranks
+
+    clips = read_manifest(workplace.manifest(cell.world, cell.downstream), split=cell.split)
+    told = [item.told for item in shown(cell.world) if item.part == cell.split]
+    videos = encoder.encode_clips(clips).vectors
+    texts = encoder.encode_texts([" ".join(clip.captions) for clip in clips])
+
+    family, asked = FAMILIES[cell.world.family], cell.downstream.asked
+    universe = all_told(family, cell.world.num_objects)
+    place = {one: index for index, one in enumerate(universe)}
+    size = len(universe)
+    ranks, losses = np.empty(len(clips)), np.empty(len(clips))
+    pairs: dict[str, list[str]] = {attribute: [] for attribute in asked}
+    for start in range(0, len(clips), size):
+        block = slice(start, start + size)
+        similarity = texts[block] @ videos[block].T
+        for members in galleries(universe, asked):
+            scores = similarity[np.ix_(members, members)]
+            rows = start + np.array(members)
+            ranks[rows] = retrieval_ranks(np.round(scores / TIE) * TIE)["t2v"]
+            losses[rows] = _nll(scale * scores.astype(np.float64))
+        for attribute, outcomes in pairs.items():
+            for index, one in enumerate(told[block]):
+                twin = place[one.twin(attribute, family)]
+                if twin != index:
+                    outcomes.append(_outcome(float(similarity[index, index] - similarity[index, twin])))
+    return {
+        "num_queries": len(clips),
+        "figures": summarise(ranks, losses) | {name: pair_accuracy("".join(of)) for name, of in pairs.items()},
+        "logit_scale": round(float(np.log(scale)), 4),
+        "ranks": [float(rank) if rank % 1 else int(rank) for rank in ranks],
+        "nll": np.round(100 * losses).astype(int).tolist(),
+        "pairs": {name: "".join(of) for name, of in pairs.items()},
+    }
+
+
+def summarise(ranks: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+    """The figures of ranks and losses [Q]."""
+    recalls = {figure: float(100.0 * np.mean(ranks <= int(figure[2:]))) for figure in FIGURES}
+    figures = recalls | {"MeanR@": float(np.mean(list(recalls.values()))), "InfoNCE": float(losses.mean())}
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def pair_accuracy(outcomes: str) -> float:
+    """Percent; a tie counts half."""
+    return round(100.0 * (outcomes.count("1") + 0.5 * outcomes.count("=")) / len(outcomes), 4)
+
+
+def logit_scale(model: Path) -> float:
+    """The trained log inverse temperature of a model folder."""
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", "numpy") as weights:
+        return float(weights.get_tensor("logit_scale"))
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """One line a field, so that a change of a figure shows in a diff."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(
+        f" {json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in record.items()
+    )
+    replace_text(path, "{\n" + lines + "\n}\n")
+
+
+def read_records(results: Path, table: str) -> list[dict[str, Any]]:
+    """All cells of a table that are done."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / table).glob("*.json"))]
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the figures; the code's own by its commit, where it is a checkout."""
+    packages = ("clipvip", "torch", "numpy", "transformers", "av")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}, "commit": _commit()}
+
+
+def _commit() -> str:
+    """Of the checkout this code is from, with a "+" if the code was changed since; "" outside of one."""
+    import subprocess
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _nll(logits: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each text's own video among the gallery's, [Q]."""
+    top = logits.max(axis=1, keepdims=True)
+    return np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0] - np.diag(logits)
+
+
+def _outcome(difference: float) -> str:
+    return "=" if abs(difference) <= TIE else "1" if difference > 0 else "0"

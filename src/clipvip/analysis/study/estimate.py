@@ -1,0 +1,43 @@
+"""What is left to do of a table, and about how long that takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clipvip.analysis.study import plan
+from clipvip.analysis.study.cells import Cell, read_records
+from clipvip.analysis.study.gap_cells import GapCell, gap_cells
+from clipvip.analysis.study.run import shared_stages
+from clipvip.analysis.study.stages import Stage, Workplace
+
+SECONDS_A_STEP = {"study/warmstart": 0.045, "study/pretrain": 0.075, "study/finetune": 0.05}
+"""Measured on one core of the machine of docs/study.md; by the recipe's name up to a hyphen."""
+_SECONDS_A_RUN, _SECONDS_A_WORLD = 4.0, 30.0
+
+
+def outlook(table: str, num_model_seeds: int, workplace: Workplace, results: Path, workers: int) -> dict[str, Any]:
+    """Counts of cells done and to do, and hours. Before the search is done its choices are taken to be any."""
+    cells = all_cells(table, num_model_seeds, results)
+    missing = [cell for cell in cells if not cell.file(results).exists()]
+    stages = [stage for stage in shared_stages(missing) if not workplace.is_done(stage)]
+    own = [cell.stage for cell in missing if isinstance(cell, Cell)]  # a cell of table1 trains nothing itself
+    worlds = [w for w in {cell.world for cell in missing} if not (workplace.world(w) / "world.json").exists()]
+    seconds = sum(map(_seconds, [*stages, *own])) + _SECONDS_A_WORLD * len(worlds)
+    return {
+        "table": table, "cells": len(cells), "done": len(cells) - len(missing), "to_do": len(missing),
+        "stages": len(stages), "hours": round(seconds / workers / 3600, 2),
+    }  # fmt: skip
+
+
+def all_cells(table: str, num_model_seeds: int, results: Path) -> list[Cell | GapCell]:
+    """Every cell of a table."""
+    if table == "table1":
+        return [*gap_cells(num_model_seeds)]
+    chosen = {row: settings for (row, _), settings in plan.search_points(table).items()}
+    chosen |= plan.choose(table, read_records(results, table))
+    return [*plan.search_cells(table), *plan.final_cells(table, chosen, num_model_seeds)]
+
+
+def _seconds(stage: Stage) -> float:
+    return _SECONDS_A_RUN + stage.num_steps * SECONDS_A_STEP[stage.recipe.partition("-")[0]]

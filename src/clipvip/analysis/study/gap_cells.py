@@ -1,0 +1,82 @@
+"""Table 1's cells: how far the texts of post-pre-training are from those of the downstream sets (NMI, section 3.2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipvip.analysis.study import plan
+from clipvip.analysis.study.cells import versions, write_record
+from clipvip.analysis.study.make import View, World
+from clipvip.analysis.study.stages import Stage, Workplace
+
+NUM_TEXTS, NUM_DRAWS = 500, 10
+SOURCES = {
+    "subtitles": (View("pretrain"), "subtitle"),
+    "captions": (View("pretrain"), "caption"),
+    "alt texts": (View("images"), "captions"),
+    "sentences": (View("downstream"), "captions"),
+    "paragraphs": (View("downstream", paragraphs=True), "captions"),
+}
+"""Name -> (view, field). The last two are the downstream sets'."""
+
+
+@dataclass(frozen=True)
+class GapCell:
+    """The gaps between all sources, in the text features of one warm start."""
+
+    world: World
+    model_seed: int
+    stage: Stage
+
+    @property
+    def name(self) -> str:
+        """Unique; of its file."""
+        return f"table1/test_{self.world.family}_base_gap_d{self.world.seed}_m{self.model_seed}"
+
+    def file(self, results: Path) -> Path:
+        """Where its figures are."""
+        return results / f"{self.name}.json"
+
+    def shared(self) -> Iterator[Stage]:
+        """What is trained for it."""
+        yield self.stage
+
+    def views(self) -> Iterator[tuple[World, View]]:
+        """The manifests it reads."""
+        yield self.world, self.stage.view
+        yield from ((self.world, view) for view, _ in SOURCES.values())
+
+    def run(self, workplace: Workplace, results: Path) -> None:
+        """Measure, and write the cell's file: NMI by "SOURCE | SOURCE", of a source and itself between halves."""
+        from clipvip.analysis.gap import measure_gap
+        from clipvip.analysis.text_sources import open_sources
+        from clipvip.encode import load
+
+        start = time.perf_counter()
+        encoder = load(workplace.model(self.stage))
+        sources = open_sources(
+            [f"{name}={workplace.manifest(self.world, view)}:{field}" for name, (view, field) in SOURCES.items()]
+        )
+        gap = measure_gap(sources, encoder, num_texts=NUM_TEXTS, num_draws=NUM_DRAWS, seed=self.world.seed)
+        record = {
+            "table": "table1", "kind": "test", "row": "gap", "level": plan.BASE,
+            "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
+            "stage": self.stage.key, "fingerprint": gap.fingerprint,
+            "num_texts": NUM_TEXTS, "num_draws": NUM_DRAWS,
+            "figures": {f"{pair.a} | {pair.b}": round(pair.nmi, 5) for pair in gap.pairs},
+            "seconds": {"cell": round(time.perf_counter() - start, 1)},
+            "versions": versions(),
+        }  # fmt: skip
+        write_record(self.file(results), record)
+
+
+def gap_cells(num_model_seeds: int) -> list[GapCell]:
+    """Of both families and all seeds."""
+    return [
+        GapCell(world, seed, Stage("study/warmstart", world, View("images"), seed, (("train.steps", plan.WARM_STEPS),)))
+        for world in (World(family, data_seed) for family in ("A", "B") for data_seed in plan.DATA_SEEDS)
+        for seed in range(num_model_seeds)
+    ]

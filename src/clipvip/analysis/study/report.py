@@ -1,0 +1,168 @@
+"""Tables, claims and figures, made anew from the committed cells; the generated part of docs/study.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from clipvip.analysis.study import figures, plan
+from clipvip.analysis.study.ceilings import ceilings
+from clipvip.analysis.study.cells import read_records
+from clipvip.analysis.study.claims import CLAIMS, Outcome, Records, rows_at, weigh
+from clipvip.analysis.study.families import FAMILIES
+from clipvip.analysis.study.stats import hierarchical_interval, values_of
+from clipvip.errors import UsageError
+from clipvip.files import replace_text
+
+BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
+FIGURES = "figures"
+_SHOWN = ("R@1", "R@5", "R@10", "MeanR@", "InfoNCE", "A", "M", "O")
+_NAMES = {
+    "table1": "Table 1, domain gap (NMI)",
+    "table2": "Table 2, aggregation",
+    "table3": "Table 3, losses",
+    "table4": "Table 4, data",
+    "figure1": "Figure 1, amount of data",
+    "annex": "Annex, no image-text weights",
+}
+
+
+def write_report(results: Path, page: Path | None) -> dict[str, Any]:
+    """Draw all figures that have data, beside the cells, and put tables and verdicts into `page` between its marks.
+
+    Returns: {"claims": [...], "markdown": text}. Raises: UsageError if the page lacks the marks.
+    """
+    records = {table: read_records(results, table) for table in plan.TABLES}
+    outcomes = [weigh(claim, records[claim.table], family) for claim in CLAIMS for family in FAMILIES]
+    drawn = []
+    for plot in figures.PLOTS:
+        rows = figures.points(plot, records[plot.table])
+        if rows:
+            (results / FIGURES).mkdir(parents=True, exist_ok=True)
+            figures.draw(plot, rows, results / FIGURES)
+            drawn.append(plot)
+    sections = [_claims_section(outcomes), _ceilings_section()]
+    sections += [_table_section(table, records[table]) for table in plan.TABLES if records[table]]
+    markdown = "\n\n".join(sections)
+    if page is not None:
+        _put_between(page, markdown)
+    return {
+        "claims": [_as_dict(outcome) for outcome in outcomes],
+        "figures": [p.name for p in drawn],
+        "markdown": markdown,
+    }
+
+
+def _claims_section(outcomes: Iterable[Outcome]) -> str:
+    pairs: dict[Any, dict[str, Outcome]] = {}
+    for outcome in outcomes:
+        pairs.setdefault(outcome.claim, {})[outcome.family] = outcome
+    rows = []
+    for claim, of in pairs.items():
+        says = f"*{claim.says}*" if claim.ours else claim.says
+        where = "" if claim.level == "base" else f" ({claim.level})"
+        cells = [f"{of[family].difference or ''} {of[family].verdict}".strip() for family in FAMILIES]
+        rows.append([_NAMES[claim.table].partition(",")[0], says + where, f"{claim.figure}, {claim.margin:g}", *cells])
+    head = ["of", "claim", "figure, margin", *(f"family {name}" for name in FAMILIES)]
+    return (
+        "### Claims\n\nDifference with its 95 % interval (of NMI: hundredths); questions of our own in italics.\n\n"
+        + _table(head, rows)
+    )
+
+
+def _ceilings_section() -> str:
+    head = ["asked", "observer", "R@1", "R@5", "R@10", "MeanR@", "A", "M", "O"]
+    rows = []
+    for asked in ("AM", "AO", "AMO"):
+        for observer, of in ceilings(FAMILIES["A"], asked).items():
+            rows.append([asked, observer, *(f"{of[key]:.1f}" if key in of else "" for key in head[2:])])
+    return "### Ceilings\n\nWhat observers without error reach, by construction (percent).\n\n" + _table(head, rows)
+
+
+def _table_section(table: str, records: Records) -> str:
+    tests = [record for record in records if record["kind"] == "test"]
+    heading = f"### {_NAMES[table]}\n\n{len(tests)} test cells, {len(records) - len(tests)} of the search."
+    parts = [heading]
+    if table == "table1":
+        parts.append(_gap_table(tests))
+        return "\n\n".join(parts)
+    parts.append(_search_table(table, records))
+    levels = dict.fromkeys(record["level"] for record in sorted(tests, key=lambda record: record["level"] != "base"))
+    for family in FAMILIES:
+        rows = []
+        for level in levels:
+            here = [record for record in tests if record["family"] == family]
+            for row in dict.fromkeys(r["row"] for r in here if r["level"] == level):
+                cells = rows_at(here, row, level)
+                if len(cells) > 1:
+                    rows.append([level, row, str(len(cells)), *(_with_reach(cells, figure) for figure in _SHOWN)])
+        if rows:
+            parts.append(
+                f"Family {family}, mean ± half of the 95 % interval:\n\n"
+                + _table(["level", "row", "cells", *_SHOWN], rows)
+            )
+    parts += [
+        f"![{plot.name}](../study/{FIGURES}/{plot.name}.png)"
+        for plot in figures.PLOTS
+        if plot.table == table and figures.points(plot, records)
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _search_table(table: str, records: Records) -> str:
+    """What the search chose, and what that reached on the validation split."""
+    shown = [figure for figure in _SHOWN if figure != "InfoNCE"]
+    rows = []
+    for row, settings in plan.choose(table, records).items():
+        level = next(level for (r, level), point in plan.search_points(table).items() if (r, point) == (row, settings))
+        cells = rows_at(records, row, level)
+        means = [f"{sum(cell['figures'][figure] for cell in cells) / len(cells):.1f}" for figure in shown]
+        rows.append([row, level.removeprefix("try "), *means])
+    told = "Chosen by the search, with the means over its cells (validation split):"
+    return f"{told}\n\n{_table(['row', 'chosen', *shown], rows)}" if rows else ""
+
+
+def _gap_table(tests: Records) -> str:
+    rows = []
+    for family in FAMILIES:
+        here = [record for record in tests if record["family"] == family]
+        if len(here) > 1:
+            for pair in here[0]["figures"]:
+                found = hierarchical_interval(values_of(here, pair) / 100)
+                rows.append([family, pair, f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"])
+    return _table(["family", "sources", "NMI"], rows)
+
+
+def _with_reach(cells: Records, figure: str) -> str:
+    if figure in ("A", "M", "O") and figure not in cells[0]["pairs"]:
+        return ""
+    found = hierarchical_interval(values_of(cells, figure))
+    digits = 2 if figure == "InfoNCE" else 1
+    return f"{found.mean:.{digits}f} ± {(found.high - found.low) / 2:.{digits}f}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def _as_dict(outcome: Outcome) -> dict[str, Any]:
+    claim, found = outcome.claim, outcome.difference
+    told: dict[str, Any] = {
+        "table": claim.table, "claim": claim.says, "better": claim.better, "worse": claim.worse, "level": claim.level,
+        "figure": claim.figure, "margin": claim.margin, "family": outcome.family, "verdict": outcome.verdict,
+    }  # fmt: skip
+    if found is not None:
+        told |= {"difference": found.mean, "low": found.low, "high": found.high, "detectable": found.detectable}
+    if outcome.infonce is not None:
+        told["infonce"] = [outcome.infonce.mean, outcome.infonce.low, outcome.infonce.high]
+    return told
+
+
+def _put_between(page: Path, markdown: str) -> None:
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise UsageError(f"{page}: lacks the lines {BEGIN} and {END} between which the report goes")
+    replace_text(page, f"{head}{BEGIN}\n\n{markdown}\n\n{END}{tail}")

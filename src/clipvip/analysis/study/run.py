@@ -1,0 +1,152 @@
+"""Runs the cells of a table: shared stages first, each once, then the cells, in one-thread processes over the cores."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Protocol
+
+from clipvip.analysis.study import plan
+from clipvip.analysis.study.cells import read_records
+from clipvip.analysis.study.gap_cells import gap_cells
+from clipvip.analysis.study.make import View, World
+from clipvip.analysis.study.stages import Stage, Workplace
+from clipvip.jobs.worker import Worker
+
+Progress = Callable[[int, int], None]
+"""Told how many tasks more are done, and of how many."""
+_SILENT_S = 6 * 3600.0
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+class Runnable(Protocol):
+    """A cell of whatever kind."""
+
+    @property
+    def world(self) -> World:
+        """Where its clips are from."""
+
+    def file(self, results: Path) -> Path:
+        """Where its figures are."""
+
+    def shared(self) -> Iterator[Stage]:
+        """What is trained before it, for it and maybe for others."""
+
+    def views(self) -> Iterator[tuple[World, View]]:
+        """The manifests it reads."""
+
+    def run(self, workplace: Workplace, results: Path) -> None:
+        """Make it, and write its file."""
+
+
+def run_table(
+    table: str,
+    workplace: Workplace,
+    results: Path,
+    *,
+    num_model_seeds: int,
+    workers: int,
+    progress: Progress,
+    search_only: bool = False,
+) -> None:
+    """Make what is missing of a table: the search's cells, then those of the test splits with what the search chose.
+
+    search_only: stop before any test split is read. Finished cells are left as they are; an interrupted call is taken
+    up by the next.
+    """
+    if table == "table1" and not search_only:
+        run_cells(gap_cells(num_model_seeds), workplace, results, workers=workers, progress=progress)
+        return
+    run_cells(plan.search_cells(table), workplace, results, workers=workers, progress=progress)
+    if search_only:
+        return
+    chosen = plan.choose(table, read_records(results, table))
+    run_cells(plan.final_cells(table, chosen, num_model_seeds), workplace, results, workers=workers, progress=progress)
+
+
+def run_cells(
+    cells: Iterable[Runnable], workplace: Workplace, results: Path, *, workers: int, progress: Progress
+) -> None:
+    """Make the cells that are missing, and before them the worlds and stages that they share."""
+    missing = [cell for cell in cells if not cell.file(results).exists()]
+    for world in dict.fromkeys(cell.world for cell in missing):
+        workplace.make(world, workers)
+    shared = shared_stages(missing)
+    levels: dict[int, list[Stage]] = {}
+    for stage in shared:
+        if not workplace.is_done(stage):
+            levels.setdefault(sum(1 for _ in stage.chain()), []).append(stage)
+    total = sum(map(len, levels.values())) + len(missing)
+    for cell in missing:  # here, so that no two processes write one
+        for world, view in cell.views():
+            workplace.manifest(world, view)
+    with Crew(workers) as crew:
+        for _, stages in sorted(levels.items()):
+            crew.do(_run_stage, [(workplace.root, stage) for stage in stages], lambda: progress(1, total))
+        crew.do(_run_cell, [(workplace.root, results, cell) for cell in missing], lambda: progress(1, total))
+
+
+def shared_stages(cells: Iterable[Runnable]) -> list[Stage]:
+    """Every stage that some cell starts from, once."""
+    return list({stage.key: stage for cell in cells for stage in cell.shared()}.values())
+
+
+class Crew:
+    """Worker processes of one thread each. A context manager; leaving it ends them, busy or not."""
+
+    def __init__(self, workers: int):
+        for name in _THREADS:  # inherited by the processes, and read by libraries when they are loaded there
+            os.environ[name] = "1"
+        self._workers = [Worker() for _ in range(workers)]
+        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._free.put(worker)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.close()
+
+    def do(self, function: Callable[..., None], calls: Sequence[tuple[Any, ...]], done: Callable[[], None]) -> None:
+        """All calls, in any order. Raises: what the first that failed raised; those under way are then ended."""
+        with ThreadPoolExecutor(len(self._workers)) as threads:
+            waiting = [threads.submit(self._call, function, call) for call in calls]
+            try:
+                for one in as_completed(waiting):
+                    one.result()
+                    done()
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                self.__exit__()
+                raise
+
+    def _call(self, function: Callable[..., None], call: tuple[Any, ...]) -> None:
+        worker = self._free.get()
+        try:
+            worker.call(function, *call, timeout_s=_SILENT_S)
+        finally:
+            self._free.put(worker)
+
+
+def _run_stage(root: Path, stage: Stage) -> None:
+    _one_thread()
+    Workplace(root).run(stage)
+
+
+def _run_cell(root: Path, results: Path, cell: Runnable) -> None:
+    _one_thread()
+    cell.run(Workplace(root), results)
+
+
+def _one_thread() -> None:
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,134 @@
+"""What is trained: a chain of recipe runs, each known by a digest of all that its result hangs on.
+
+Cells that share a warm start or a post-pre-training share its folder, and a stage that is done is never done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from clipvip.analysis.study.make import WORLD_VERSION, View, World, make_world, write_view
+
+Settings = tuple[tuple[str, Any], ...]
+"""Recipe field -> value."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a recipe on a view of a world.
+
+    seed: of the model. parent: whose weights it starts from (None: from scratch), and snapshot: those after so many
+    steps (None: the last). mixed: what every fifth step draws from instead.
+    """
+
+    recipe: str
+    world: World
+    view: View
+    seed: int
+    settings: Settings = ()
+    parent: Stage | None = None
+    snapshot: int | None = None
+    mixed: View | None = None
+
+    @property
+    def key(self) -> str:
+        """Digest of everything the trained weights hang on (save versions of libraries)."""
+        return _key(self)
+
+    def chain(self) -> Iterator[Stage]:
+        """This stage's ancestors, the first one first, and itself."""
+        if self.parent is not None:
+            yield from self.parent.chain()
+        yield self
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps, for estimates."""
+        from clipvip.training.recipes import resolve
+
+        return int(dict(self.settings).get("train.steps") or resolve(self.recipe)["train"]["steps"])
+
+
+class Workplace:
+    """Folders of everything that can be made again: worlds/, manifests/, stages/."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def world(self, world: World) -> Path:
+        """The folder of a world."""
+        return self.root / "worlds" / world.name
+
+    def manifest(self, world: World, view: View) -> Path:
+        """The manifest of a view, written if it is not there."""
+        told = json.dumps([WORLD_VERSION, asdict(world), asdict(view)], sort_keys=True)
+        path = self.root / "manifests" / f"{world.name}-{view.part}-{_digest(told)}.jsonl"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_view(world, view, self.world(world), path)
+        return path
+
+    def make(self, world: World, workers: int) -> None:
+        """Write a world that is not there yet."""
+        self.world(world).mkdir(parents=True, exist_ok=True)
+        make_world(world, self.world(world), workers)
+
+    def folder(self, stage: Stage) -> Path:
+        """The work folder of a stage's run."""
+        return self.root / "stages" / stage.key
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether its model is there."""
+        return (self.folder(stage) / "summary.json").exists()
+
+    def model(self, stage: Stage, snapshot: int | None = None) -> Path:
+        """The model folder that a stage left, at its end or after so many steps."""
+        folder = self.folder(stage)
+        return folder / "model" if snapshot is None else folder / "snapshots" / f"step-{snapshot:06d}"
+
+    def run(self, stage: Stage) -> dict[str, Any]:
+        """Train one stage, whose parent is done, as `clipvip train` would; goes on where it was interrupted."""
+        from clipvip.training import load_recipe, train
+
+        return train(load_recipe(stage.recipe, self.overrides(stage)), self.folder(stage), progress=False)
+
+    def overrides(self, stage: Stage) -> list[str]:
+        """What `clipvip train` is told beside the recipe."""
+        paths = {"data.train": self.manifest(stage.world, stage.view)}
+        if stage.parent is None:
+            paths["model.tokenizer"] = self.world(stage.world) / "tokenizer"
+        else:
+            paths["model.init"] = self.model(stage.parent, stage.snapshot)
+        if stage.mixed is not None:
+            paths["data.mix.0.data"] = self.manifest(stage.world, stage.mixed)
+        settings = {**dict(stage.settings), "train.seed": stage.seed}
+        return [*(f"{key}={path}" for key, path in paths.items()), *(f"{k}={v}" for k, v in settings.items())]
+
+
+@lru_cache(maxsize=4096)
+def _key(stage: Stage) -> str:
+    from clipvip.training.listing import SECTIONS
+    from clipvip.training.recipes import resolve
+
+    described = {
+        "version": WORLD_VERSION,
+        "recipe": {k: v for k, v in resolve(stage.recipe).items() if k in ("profile", *SECTIONS)},
+        "world": asdict(stage.world),
+        "view": asdict(stage.view),
+        "mixed": stage.mixed and asdict(stage.mixed),
+        "seed": stage.seed,
+        "settings": sorted(map(list, stage.settings)),
+        "parent": stage.parent and stage.parent.key,
+        "snapshot": stage.snapshot,
+    }  # fmt: skip
+    return _digest(json.dumps(described, sort_keys=True, default=str))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,126 @@
+"""Intervals and verdicts: what differences between rows say, given how few seeds there are.
+
+Shapes: D data seeds, M model seeds of each, Q queries (or caption pairs) of a data seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+NUM_RESAMPLES = 4000
+POWER = 0.8
+VERDICTS = ("reproduced", "reversed", "equivalent", "unresolved")
+LOWER_IS_BETTER = ("InfoNCE",)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and its 95 % interval. spread: standard deviation over seeds. num_seeds: D * M."""
+
+    mean: float
+    low: float
+    high: float
+    spread: float
+    num_seeds: int
+
+    @property
+    def detectable(self) -> float:
+        """The least true value that such a study finds to differ from 0 with a probability of 80 %, at 5 %."""
+        from scipy import stats  # type: ignore[import-untyped]
+
+        quantiles = stats.t.ppf([0.975, POWER], self.num_seeds - 1)
+        return float(quantiles.sum() * self.spread / np.sqrt(self.num_seeds))
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+def hierarchical_interval(values: np.ndarray, seed: int = 0) -> Interval:
+    """The mean of values [D, M, Q] with a bootstrap interval over data seeds, model seeds within them, and queries.
+
+    Queries are those of a data seed, whatever the model seed. Percentiles of resampled means from so few seeds lie too
+    near to the mean: their distances are widened by t(0.975, n - 1) / 1.96 * sqrt(n / (n - 1)), n = D * M.
+    Raises: ValueError for fewer than two seeds in all.
+    """
+    from scipy import stats
+
+    num_data, num_models, num_queries = values.shape
+    n = num_data * num_models
+    if n < 2:
+        raise ValueError("one seed has no interval: give at least two")
+    means = np.zeros(NUM_RESAMPLES)
+    for data, models, weights in _draws(NUM_RESAMPLES, num_data, num_models, num_queries, seed):
+        of_models = np.empty((NUM_RESAMPLES, num_models))
+        for which in range(num_data):
+            rows = data == which
+            of_models[rows] = weights[rows] @ values[which].T
+        means += np.take_along_axis(of_models, models, axis=1).mean(axis=1) / num_data
+    center = float(values.mean())
+    widen = stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975) * np.sqrt(n / (n - 1))
+    low, high = np.percentile(means, [2.5, 97.5])
+    spread = float(values.mean(axis=2).std(ddof=1))
+    return Interval(center, center - widen * (center - low), center + widen * (high - center), spread, n)
+
+
+@lru_cache(maxsize=4)
+def _draws(
+    num_resamples: int, num_data: int, num_models: int, num_queries: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each of the D places of a resample: its data seed [R], its model seeds [R, M], each query's weight [R, Q].
+
+    A query's weight is how often it was drawn. Drawn once: all figures are resampled alike.
+    """
+    rng = np.random.default_rng(seed)
+    even = np.full(num_queries, 1 / num_queries)
+    return [
+        (
+            rng.integers(num_data, size=num_resamples),
+            rng.integers(num_models, size=(num_resamples, num_models)),
+            rng.multinomial(num_queries, even, size=num_resamples) / num_queries,
+        )
+        for _ in range(num_data)
+    ]
+
+
+def verdict(difference: Interval, margin: float) -> str:
+    """What a difference says of a claim that it is positive. margin: what is too small to matter.
+
+    "equivalent": the interval is within the margin; "reproduced" and "reversed": it excludes 0; else "unresolved".
+    """
+    if -margin < difference.low and difference.high < margin:
+        return "equivalent"
+    if difference.low > 0:
+        return "reproduced"
+    return "reversed" if difference.high < 0 else "unresolved"
+
+
+def values_of(records: Sequence[Mapping[str, Any]], figure: str) -> np.ndarray:
+    """A figure, query by query, of the cells of one row and level: float64 [D, M, Q], in the order of seeds.
+
+    figure: "R@1", "R@5", "R@10", "MeanR@" (percent), "InfoNCE" (nats), or an attribute's pairs (percent).
+    Raises: ValueError if the cells are not a full cross of seeds.
+    """
+    by_seed = {(record["data_seed"], record["model_seed"]): record for record in records}
+    data = sorted({data_seed for data_seed, _ in by_seed})
+    models = sorted({model_seed for _, model_seed in by_seed})
+    if len(by_seed) != len(data) * len(models):
+        raise ValueError(f"{len(by_seed)} cells of {len(data)} data and {len(models)} model seeds: some are missing")
+    return np.array([[_queries(by_seed[d, m], figure) for m in models] for d in data])
+
+
+def _queries(record: Mapping[str, Any], figure: str) -> np.ndarray:
+    if figure == "InfoNCE":
+        return np.array(record["nll"]) / 100
+    if figure in record.get("pairs", {}):
+        score = {"1": 100.0, "0": 0.0, "=": 50.0}
+        return np.array([score[outcome] for outcome in record["pairs"][figure]])
+    if "ranks" not in record:
+        return np.array([100 * record["figures"][figure]])  # of NMI there are no queries
+    ranks = np.array(record["ranks"])
+    limits = (1, 5, 10) if figure == "MeanR@" else (int(figure.removeprefix("R@")),)
+    return np.mean([100.0 * (ranks <= k) for k in limits], axis=0)

@@ -1,0 +1,111 @@
+"""`clipvip analyse probe`: whether a model sees time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from clipvip.cli.options import Device
+from clipvip.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from clipvip.analysis.probe import Probe
+
+NAME = "probe"
+
+
+def command(
+    data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Videos with captions.")],
+    model: Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")],
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder the media paths are relative to (default: the manifest's).")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split (default: every line).")] = None,
+    join_captions: Annotated[
+        bool, typer.Option("--join-captions", help="One query a clip: its captions joined (paragraph retrieval).")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write probe.json, a figure (.png, .pdf, .csv) and all scores (scores.csv)."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled order and of the intervals.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips in one pass through the model, each five times.")] = 4,
+    on_decode_error: Annotated[
+        Literal["raise", "skip"],
+        typer.Option(help="A clip that cannot be decoded: raise, or skip it (N is then smaller, and told)."),
+    ] = "raise",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Tell whether a model sees time: put the frames that it gets in another order, and see what its scores do.
+
+    Orders: reversed, shuffled, halves swapped, and frozen (the middle frame only). For each: how far the score of a
+    video's own caption moves (as cosine, and against the spread of scores over the gallery), and R@1 and twin accuracy
+    with all videos changed. A model that averages frames moves by 0 under the first three. In float32.
+
+    Example: clipvip analyse probe runs/demo/world/retrieval.jsonl --split test --model runs/demo/model --out probe
+    """
+    import json
+
+    from rich.console import Console
+
+    from clipvip.analysis.probe import probe_time
+    from clipvip.analysis.probe_report import remarks, write_probe
+    from clipvip.data.manifest import read_manifest
+    from clipvip.encode import load
+
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # not after all the work
+    clips = read_manifest(data, videos=videos, split=split)
+    encoder = load(model, device=device, dtype="float32")
+    with progress_bar("encoding, five times each") as progress:
+        probe = probe_time(
+            encoder,
+            clips,
+            join_captions=join_captions,
+            seed=seed,
+            batch_size=batch_size,
+            on_decode_error=on_decode_error,
+            progress=progress,
+        )
+    for clip_id, reason in probe.plain.skipped.items():
+        typer.echo(f"skipped {clip_id}: {reason}", err=True)
+    report = {"model": model, "data": str(data), "split": split, "join_captions": join_captions, **probe.to_dict()}
+    if out is not None:
+        write_probe(out, probe, report)
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    Console().print(_table(probe))
+    typer.echo("\n".join(remarks(probe)))
+    if out is not None:
+        typer.echo(f"figure and tables: {out}")
+
+
+def _table(probe: Probe) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    left_out = f" ({len(probe.plain.skipped)} could not be decoded and are left out)" if probe.plain.skipped else ""
+    title = f"{len(probe.plain.texts)} captions, {len(probe.plain.clips)} videos{left_out}"
+    table = Table(title=title, box=SIMPLE, pad_edge=False, collapse_padding=True)  # within 80 columns
+    titles = ["order", "mean |change|\n(of spread)", "mean\nchange", "R@1", "change\nof R@1", "95 %"]
+    for title in titles + (["twins"] if probe.twins is not None else []):
+        table.add_column(title, justify="left" if title == "order" else "right", no_wrap=True)
+    for change in probe.changes:
+        relative = "" if change.relative is None else f" ({change.relative:.0%})"
+        low, high = change.recall_change_interval
+        cells = [
+            change.name,
+            f"{change.mean_abs:.4f}{relative}" if change.mean_abs else "0",
+            f"{change.mean:+.4f}" if change.mean else "0",
+            f"{change.recall:.1f}",
+            f"{change.recall_change:+.1f}",
+            f"{low:+.1f} to {high:+.1f}",
+        ]
+        table.add_row(*cells, *([] if change.twins is None else [f"{change.twins:.1f}"]))
+    return table

@@ -1,0 +1,100 @@
+"""What the study runs: fair searches, unread test splits, shared stages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from clipvip.analysis.study import plan
+from clipvip.analysis.study.cells import Cell
+from clipvip.analysis.study.make import View, World
+from clipvip.analysis.study.stages import Stage, Workplace
+from clipvip.training import load_recipe
+
+TABLES = plan.TABLES[1:]
+
+
+def any_choice(table: str) -> dict[str, plan.Settings]:
+    return {row: settings for (row, _), settings in plan.search_points(table).items()}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_gets_the_same_search_and_no_search_reads_a_test_split(table: str) -> None:
+    """Catches a method with more tries than the others, and choices made on what is to be reported."""
+    search, final = plan.search_cells(table), plan.final_cells(table, any_choice(table), 3)
+    tries = Counter(cell.row for cell in search)
+    if table == "table2":
+        assert tries.pop("mean") == 3 * 2, "frame averaging has no new parameters"
+    assert len(set(tries.values())) == 1
+    assert {(cell.split, cell.world.family, cell.world.seed) for cell in search} == {("val", "A", plan.TUNING_SEED)}
+    assert plan.TUNING_SEED not in plan.DATA_SEEDS
+    assert {cell.split for cell in final} == {"test"}
+    assert {cell.row for cell in final} - {"none"} == set(tries) | ({"mean"} if table == "table2" else set())
+    names = [cell.name for cell in [*search, *final]]
+    assert len(names) == len(set(names))
+    seeds = Counter((c.world.family, c.row, c.level) for c in final)
+    assert set(seeds.values()) == {6}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_of_a_table_have_one_budget(table: str) -> None:
+    """Catches a row that is trained longer, or on more clips, than what it is compared with at the same level."""
+    budgets: dict[tuple[str, str], set[tuple[int, float]]] = {}
+    for cell in plan.final_cells(table, any_choice(table), 1):
+        key = (cell.world.name, cell.level)
+        budgets.setdefault(key, set()).add((cell.stage.num_steps, cell.stage.view.share))
+        for stage in cell.stage.chain():
+            if stage.recipe.startswith("study/pretrain"):
+                assert stage.num_steps == plan.PRETRAIN_STEPS
+    assert all(len(of) == 1 for of in budgets.values())
+
+
+def test_every_stage_is_a_recipe_that_loads(tmp_path: Path) -> None:
+    """Catches settings with a misspelt field, hours into a run."""
+    workplace = Workplace(tmp_path)
+    workplace.manifest = lambda world, view: tmp_path / "x.jsonl"  # type: ignore[method-assign]  # no world is needed
+    kinds = {}
+    for table in TABLES:
+        for cell in [*plan.search_cells(table), *plan.final_cells(table, any_choice(table), 1)]:
+            for stage in cell.stage.chain():
+                kinds[stage.recipe, stage.settings, stage.parent is None] = stage
+    assert len(kinds) > 30
+    for stage in kinds.values():
+        recipe = load_recipe(stage.recipe, workplace.overrides(stage))
+        assert (recipe.model.init is None) == (stage.parent is None)
+        assert recipe.model.init is not None or recipe.model.architecture is not None
+        assert recipe.train.seed == stage.seed
+
+
+def test_choosing_takes_the_best_mean_and_breaks_ties_by_infonce() -> None:
+    """Catches a choice by one lucky seed, or by another figure than the protocol's."""
+    cells = [cell for cell in plan.search_cells("table2") if cell.row == "mean"]
+    scores = {0.001: (60, 60), 0.002: (90, 20), 0.004: (60, 60)}
+    losses = {0.001: 1.0, 0.002: 0.1, 0.004: 0.9}
+
+    def score(cell: Cell) -> dict[str, float]:
+        rate = dict(cell.stage.settings)["optim.lr"]
+        return {"MeanR@": scores[rate][cell.model_seed - 100], "InfoNCE": losses[rate]}
+
+    records = [{"kind": "search", "row": c.row, "level": c.level, "figures": score(c)} for c in cells]
+    assert dict(plan.choose("table2", records)["mean"])["optim.lr"] == 0.004
+
+
+def test_a_stage_is_known_by_all_that_its_weights_hang_on() -> None:
+    """Catches a shared stage that is taken for another one."""
+    warm = Stage("study/warmstart", World(), View("images"), 0)
+    base = Stage("study/pretrain", World(), View("pretrain"), 0, (("optim.lr", 1e-3),), warm)
+    others = [
+        Stage("study/pretrain", World(), View("pretrain"), 0, (("optim.lr", 2e-3),), warm),
+        Stage("study/pretrain", World(), View("pretrain"), 1, (("optim.lr", 1e-3),), warm),
+        Stage("study/pretrain", World("B"), View("pretrain"), 0, (("optim.lr", 1e-3),), warm),
+        Stage("study/pretrain", World(), View("pretrain", share=0.1), 0, (("optim.lr", 1e-3),), warm),
+        Stage("study/pretrain", World(), View("pretrain"), 0, (("optim.lr", 1e-3),), warm, snapshot=80),
+        Stage("study/pretrain", World(), View("pretrain"), 0, (("optim.lr", 1e-3),), warm, mixed=View("images")),
+        Stage("study/pretrain", World(), View("pretrain"), 0, (("optim.lr", 1e-3),), base),
+    ]
+    assert len({stage.key for stage in (base, *others)}) == 8
+    again = Stage("study/pretrain", World(), View("pretrain"), 0, (("optim.lr", 1e-3),), warm)
+    assert again.key == base.key
