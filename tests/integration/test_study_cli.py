@@ -39,9 +39,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[list, Workplace, Pat
     }
     cells = [
         cell
-        for table, rows in (("table2", ("mean", "vip4")), ("table3", ("d",)))
+        for table, level, rows in (("table2", "asked AMO", ("mean", "vip4")), ("table3", "base", ("d",)))
         for cell in plan.final_cells(table, any_choice, 1)
-        if cell.row in rows and cell.level == "base" and cell.world.name == "A1"
+        if cell.row in rows and cell.level == level and cell.world.name == "A1"
     ]
     cells = [replace(c, world=replace(c.world, size=TINY), stage=shrunk(c.stage)) for c in cells]
     told: list[int] = []
@@ -57,8 +57,9 @@ def test_cells_hold_what_their_figures_are_made_of(done: tuple[list, Workplace, 
     for cell in cells:
         record = json.loads(cell.file(results).read_text())
         assert len(record["ranks"]) == len(record["nll"]) == record["num_queries"] == 192
-        assert {name: len(of) for name, of in record["pairs"].items()} == {"A": 192, "M": 192, "O": 192}
-        assert {"R@1", "R@5", "R@10", "MeanR@", "InfoNCE", "A", "M", "O"} == record["figures"].keys()
+        asked = cell.downstream.asked
+        assert {name: len(of) for name, of in record["pairs"].items()} == dict.fromkeys(asked, 192)
+        assert {"R@1", "R@5", "R@10", "MeanR@", "InfoNCE", *asked} == record["figures"].keys()
         assert (record["split"], record["data_seed"], record["model_seed"]) == ("test", 1, 0)
         assert [stage["recipe"] for stage in record["stages"]][-1] == "study/finetune"
         assert all(stage["settings"]["train.steps"] == 2 for stage in record["stages"])
@@ -121,10 +122,10 @@ def test_the_command_line_plans_and_reports(done: tuple[list, Workplace, Path], 
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| base | vip4 | 4 |" in text
+    assert "| asked AMO | vip4 | 4 |" in text
     assert "not yet run" in text
-    assert (study / "figures" / "table2-aggregators.png").is_file()
-    assert (study / "figures" / "table2-aggregators.csv").is_file()
+    assert (study / "figures" / "table2-asked.png").is_file()
+    assert (study / "figures" / "table2-asked.csv").is_file()
 
     planned = run("table3", "--plan", "--json", "--workdir", str(tmp_path / "none"))
     assert planned.returncode == 0, planned.stderr

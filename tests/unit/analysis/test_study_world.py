@@ -79,7 +79,7 @@ def test_every_stage_samples_the_four_frames_that_are_there() -> None:
 
 def test_ceilings_of_a_bag_and_of_all_frames_are_what_counting_says() -> None:
     """Catches an error in the ceilings: 2 motions x 2 orders share a bag, 6 orders and 2 motions an object."""
-    found = {asked: ceilings(FAMILIES["A"], asked) for asked in ("A", "AM", "AO", "AMO")}
+    found = {asked: ceilings(FAMILIES["A"], asked) for asked in ("A", "M", "AO", "AMO")}
     for asked, of in found.items():
         assert list(of) == list(OBSERVERS)
         assert of["all frames"]["R@1"] == pytest.approx(100)
@@ -88,7 +88,7 @@ def test_ceilings_of_a_bag_and_of_all_frames_are_what_counting_says() -> None:
         assert of["one frame"]["R@1"] <= of["bag of frames"]["R@1"] + 1e-9
         for observer in ("one frame", "bag of frames"):
             assert all(of[observer][twin] == pytest.approx(50) for twin in set(asked) & {"M", "O"})
-        assert of["one frame"]["A"] == pytest.approx(100)
+        assert "A" not in asked or of["one frame"]["A"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("observer", ["bag of frames", "all frames"])
@@ -129,7 +129,7 @@ def test_a_gallery_has_each_caption_once(world: tuple[World, Path]) -> None:
     """Catches two clips of a gallery with one caption, of which a perfect model would lose one."""
     universe = all_told(FAMILIES["A"], None)
     assert len(universe) == len(set(universe)) == 192
-    for asked, sizes in {"A": 16, "AM": 32, "AO": 96, "AMO": 192}.items():
+    for asked, sizes in {"A": 16, "M": 2, "MO": 12, "AO": 96, "AMO": 192}.items():
         parts = galleries(universe, asked)
         assert {len(part) for part in parts} == {sizes}
         assert sorted(index for part in parts for index in part) == list(range(192))

@@ -11,8 +11,8 @@ from clipvip.analysis.study.gap_cells import GapCell, gap_cells
 from clipvip.analysis.study.run import shared_stages
 from clipvip.analysis.study.stages import Stage, Workplace
 
-SECONDS_A_STEP = {"study/warmstart": 0.045, "study/pretrain": 0.075, "study/finetune": 0.05}
-"""Measured on one core of the machine of docs/study.md; by the recipe's name up to a hyphen."""
+SECONDS_A_STEP = {"study/warmstart": 0.06, "study/pretrain": 0.1, "study/finetune": 0.065}
+"""By the recipe's name up to a hyphen. Fine-tuning as measured on a busy core, the others by its clips."""
 _SECONDS_A_RUN, _SECONDS_A_WORLD = 4.0, 30.0
 
 

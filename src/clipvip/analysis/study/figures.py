@@ -28,7 +28,7 @@ class Plot:
 
 _AGGREGATORS = plan.FEW_AGGREGATORS
 _SETS = {"sentences": "base", "paragraphs": "paragraphs"}
-_ASKED = {"A, M": "asked AM", "A, O": "asked AO", "A, M, O": "base"}
+_ASKED = {"M": "asked M", "A, O": "base", "A, M, O": "asked AMO"}
 _OBJECTS = {str(count): f"objects {count}" for count in (1, 2, 4)}
 _WARM = {"0": "warm 0", "100": "warm 100", "400": "base"}
 _RELEVANCE = {"0.1": "relevance 0.1", "0.4": "base", "0.8": "relevance 0.8"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +12,15 @@ from clipvip.analysis.study import plan
 from clipvip.analysis.study.cells import versions, write_record
 from clipvip.analysis.study.make import View, World
 from clipvip.analysis.study.stages import Stage, Workplace
+from clipvip.data.manifest import read_manifest
 
 NUM_TEXTS, NUM_DRAWS = 500, 10
 SOURCES = {
     "subtitles": (View("pretrain"), "subtitle"),
     "captions": (View("pretrain"), "caption"),
     "alt texts": (View("images"), "captions"),
-    "sentences": (View("downstream"), "captions"),
-    "paragraphs": (View("downstream", paragraphs=True), "captions"),
+    "sentences": (View("downstream", plan.BASE_ASKED), "captions"),
+    "paragraphs": (View("downstream", plan.BASE_ASKED, paragraphs=True), "captions"),
 }
 """Name -> (view, field). The last two are the downstream sets'."""
 
@@ -57,10 +59,12 @@ class GapCell:
 
         start = time.perf_counter()
         encoder = load(workplace.model(self.stage))
-        sources = open_sources(
-            [f"{name}={workplace.manifest(self.world, view)}:{field}" for name, (view, field) in SOURCES.items()]
-        )
-        gap = measure_gap(sources, encoder, num_texts=NUM_TEXTS, num_draws=NUM_DRAWS, seed=self.world.seed)
+        with tempfile.TemporaryDirectory(prefix="clipvip-") as folder:
+            for name, (view, field) in SOURCES.items():
+                texts = _texts(workplace.manifest(self.world, view), field, joined=view.paragraphs)
+                Path(folder, f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
+            sources = open_sources([f"{name}={folder}/{name}.txt" for name in SOURCES])
+            gap = measure_gap(sources, encoder, num_texts=NUM_TEXTS, num_draws=NUM_DRAWS, seed=self.world.seed)
         record = {
             "table": "table1", "kind": "test", "row": "gap", "level": plan.BASE,
             "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
@@ -71,6 +75,15 @@ class GapCell:
             "versions": versions(),
         }  # fmt: skip
         write_record(self.file(results), record)
+
+
+def _texts(manifest: Path, field: str, *, joined: bool) -> list[str]:
+    """Of the training clips; joined: a clip's captions are one text, as in retrieval of paragraphs."""
+    texts: list[str] = []
+    for clip in read_manifest(manifest, split="train"):
+        of_clip = clip.captions if field == "captions" else (getattr(clip, field),)
+        texts += [" ".join(of_clip)] if joined else of_clip
+    return texts
 
 
 def gap_cells(num_model_seeds: int) -> list[GapCell]:

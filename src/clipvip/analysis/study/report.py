@@ -74,7 +74,7 @@ def _claims_section(outcomes: Iterable[Outcome]) -> str:
 def _ceilings_section() -> str:
     head = ["asked", "observer", "R@1", "R@5", "R@10", "MeanR@", "A", "M", "O"]
     rows = []
-    for asked in ("AM", "AO", "AMO"):
+    for asked in ("M", "AO", "AMO"):
         for observer, of in ceilings(FAMILIES["A"], asked).items():
             rows.append([asked, observer, *(f"{of[key]:.1f}" if key in of else "" for key in head[2:])])
     return "### Ceilings\n\nWhat observers without error reach, by construction (percent).\n\n" + _table(head, rows)

@@ -85,7 +85,7 @@ def _parts(told: Told, asked: str, family: Family, rng: np.random.Generator) -> 
     clauses = []
     for thing in told.things if set(asked) & set("AM") else ():
         words = []
-        if "A" in asked:
+        if "A" in asked or not told.states:  # of several objects, each motion needs its object
             words.append(_pick(family.subject, rng).format(color=thing.color, shape=thing.shape))
         if "M" in asked:
             drift = _pick(family.drifts[0 if thing.drift < 0 else 1], rng)

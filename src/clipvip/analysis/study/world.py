@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, permutations, product
+from itertools import permutations, product
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def state_of(told: Told, frame: int) -> str | None:
 
 def all_told(family: Family, num_objects: int | None) -> list[Told]:
     """Every combination, in a fixed order. num_objects: None for the main world, else of a world that counts objects
-    (one shape, no states; places instead of sizes).
+    (the first so many colours, one shape, no states: motions are all there is to tell).
     """
     drifts = (1, -1)
     if num_objects is None:
@@ -108,9 +108,9 @@ def all_told(family: Family, num_objects: int | None) -> list[Told]:
             Told((Thing(color, shape, drift),), order)
             for shape, color, order, drift in product(family.shapes, family.colors, orders, drifts)
         ]
+    colors = list(family.colors)[:num_objects]
     return [
         Told(_sorted(Thing(color, family.shapes[0], drift) for color, drift in zip(colors, signs, strict=True)))
-        for colors in combinations(family.colors, num_objects)
         for signs in product(drifts, repeat=num_objects)
     ]
 
