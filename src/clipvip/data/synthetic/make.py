@@ -139,7 +139,7 @@ def _image(out: Path, seed: int, num_train: int, number: int) -> Clip:
     still = Scenario(scenario.shape, scenario.color, scenario.scene, "still")
     take = draw_take(rng)
     path = out / "images" / f"{number:05d}.png"
-    Image.fromarray(render_clip(still, take, rng, num_frames=1)[0]).save(path, compress_level=1)
+    Image.fromarray(render_clip(still, take, rng, moments=(0.0,))[0]).save(path, compress_level=1)
     split = "train" if number < num_train else "val"
     return Clip(f"image{number:05d}", image=path, captions=(texts.alt_text(still, take, rng),), split=split)
 

@@ -5,6 +5,7 @@ Shapes: F frames of a clip, S = SIZE pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,8 @@ SIZE = 48
 FPS = 8
 NUM_FRAMES = 25
 """25 frames, 3.1 s: 4 uniform frames are 0, 8, 16, 24, the same set when the clip is played backwards."""
+WHOLE = tuple((np.arange(NUM_FRAMES) / (NUM_FRAMES - 1)).tolist())
+"""The moments of a clip's frames, from its start (0) to its end (1)."""
 
 RGB = {
     "red": (225, 40, 40),
@@ -46,9 +49,11 @@ def draw_take(rng: np.random.Generator) -> Take:
     return Take(rng.uniform(15, 33), rng.uniform(20, 34), rng.uniform(8, 12), rng.uniform(0.4, 0.6))
 
 
-def render_clip(scenario: Scenario, take: Take, rng: np.random.Generator, num_frames: int = NUM_FRAMES) -> np.ndarray:
-    """The clip, uint8 [F, S, S, 3]; with `num_frames=1` only its first frame."""
-    t = np.arange(num_frames) / (NUM_FRAMES - 1)
+def render_clip(
+    scenario: Scenario, take: Take, rng: np.random.Generator, moments: Sequence[float] = WHOLE
+) -> np.ndarray:
+    """The clip, uint8 [F, S, S, 3]. moments: when its frames are taken, F numbers from 0 (start) to 1 (end)."""
+    t, num_frames = np.asarray(moments), len(moments)
     after = t >= take.cut
     x, y = np.full(num_frames, take.x), np.full(num_frames, take.y)
     radius, visible = np.full(num_frames, take.radius), np.ones(num_frames, bool)
@@ -79,8 +84,12 @@ def render_clip(scenario: Scenario, take: Take, rng: np.random.Generator, num_fr
     edge, fill = np.clip(depth + 1.5, 0, 1), np.clip(depth, 0, 1)
     picture = ground + edge * (OUTLINE - ground)
     picture += fill * (color[:, None, None] - picture)
-    picture += 3 * rng.standard_normal((SIZE, SIZE, 3), np.float32)  # the sensor's fixed pattern
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return _photographed(picture, rng)
+
+
+def render_place(scene: str, rng: np.random.Generator, num_frames: int) -> np.ndarray:
+    """A place where nothing is and nothing happens, uint8 [F, S, S, 3]: the same picture F times."""
+    return np.repeat(_photographed(_ground(scene, rng)[None], rng), num_frames, axis=0)
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
@@ -92,6 +101,12 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def _photographed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Float [F, S, S, 3] with the sensor's fixed pattern, as uint8."""
+    picture = picture + 3 * rng.standard_normal((SIZE, SIZE, 3), np.float32)
+    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def _depth(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
