@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clipvip import __version__
-from clipvip.cli import analyse, caption, convert, data, demo, encode, evaluate, index, reproduce, search, train
+from clipvip.cli import analyse, caption, convert, data, demo, encode, evaluate, index, reproduce, search, serve, train
 from clipvip.errors import ClipVipError, ClipVipWarning, Interrupted, UsageError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, convert, caption, train, evaluate, encode, index, search, reproduce):
+for verb in (demo, convert, caption, train, evaluate, encode, index, search, serve, reproduce):
     app.command(verb.NAME)(verb.command)
 app.add_typer(data.app, name=data.NAME)
 app.add_typer(analyse.app, name=analyse.NAME)

@@ -1,0 +1,73 @@
+"""Errors as clients see them: `{"error": {"code", "message"}}`, one clear sentence, nothing of this machine in it."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from clipvip.errors import InputError, UsageError
+
+logger = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """What is wrong with a request: an HTTP status, a code for programs, a sentence for people."""
+
+    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None):
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, headers
+
+
+def not_found(what: str, value: str) -> Problem:
+    """404."""
+    return Problem(404, "not_found", f"{what} {value[:80]!r}: not in this index")
+
+
+def busy(message: str, retry_s: int = 1) -> Problem:
+    """503: come again."""
+    return Problem(503, "busy", message, {"Retry-After": str(retry_s)})
+
+
+def answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The envelope that all errors come in."""
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+def handle_problems(app: FastAPI) -> None:
+    """Every error of `app` becomes an envelope."""
+
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> JSONResponse:
+        return answer(error.status, error.code, error.message, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        phrase = HTTPStatus(error.status_code).phrase
+        headers = dict(error.headers or {})
+        return answer(error.status_code, phrase.lower().replace(" ", "_"), str(error.detail), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(422, "invalid", "; ".join(_told(fault) for fault in error.errors()[:3]))
+
+    @app.exception_handler(InputError)
+    @app.exception_handler(UsageError)
+    async def impossible(_: Request, error: Exception) -> JSONResponse:
+        return answer(422, "invalid", str(error))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return answer(500, "internal", "the server failed on this request; its log says why")
+
+
+def _told(fault: dict[str, Any]) -> str:
+    """One fault of a request: where, and what is wrong with it."""
+    where = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path"))
+    return f"{where or fault['loc'][0]}: {fault['msg']}"
