@@ -64,7 +64,7 @@ def test_index_and_search(place, monkeypatch, capsys):
     assert (told["videos"], told["segments"], told["unchanged"]) == (0, 0, 2)
     assert {Path(row["video"]).name for row in told["skipped"]} == {"ab.mp4", "leer.mp4", "text.mp4", "ton.mp4"}
 
-    found = run("search", "the blue square jumps", "--index", "mein index", "-k", 2, "--json", cwd=place)
+    found = run("search", "the blue square jumps", "--index", "mein index", "-k", 2, "--no-merge", "--json", cwd=place)
     assert found.returncode == 0, found.stderr
     answer = json.loads(found.stdout)
     assert answer.keys() == {"query", "model", "results"}
@@ -75,7 +75,7 @@ def test_index_and_search(place, monkeypatch, capsys):
     scores = encoder.encode_videos(segments) @ encoder.encode_texts(["the blue square jumps"])[0]
     expected = sorted(zip(scores, segments, strict=True), reverse=True)[:2]
     for rank, (row, (score, segment)) in enumerate(zip(answer["results"], expected, strict=True), start=1):
-        assert row.keys() == {"rank", "score", "video", "start_s", "end_s", "segment_id"}
+        assert row.keys() == {"rank", "score", "video", "start_s", "end_s", "segment_id", "video_id"}
         assert (row["rank"], row["video"]) == (rank, str(segment[0]))
         assert (row["start_s"], row["end_s"]) == pytest.approx(segment[1:], abs=0.01)
         assert row["score"] == pytest.approx(float(score), abs=1e-5)
@@ -84,7 +84,7 @@ def test_index_and_search(place, monkeypatch, capsys):
     assert run_here(monkeypatch, "search", "a [red] circle", "--index", "mein index") == 0
     table = capsys.readouterr().out
     assert "a [red] circle" in table
-    assert "0:01-0:13" in table
+    assert table.count("-0:1") == 1  # two windows that share most of their time are one answer
     for arguments in (
         (*index[:2], "--model", "anderes", "--index", "mein index"),
         ("search", "a dog", "--model", "anderes", "--index", "mein index"),

@@ -264,8 +264,9 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     summary = library.add([out / "world" / "test"], encoder)
     console.print(f"{summary.videos} videos indexed")
     answers = []
-    for query, vector in zip(EXAMPLES, encoder.encode_texts(EXAMPLES), strict=True):
-        hits = library.search(vector, 3)
+    library.encoder = encoder
+    for query in EXAMPLES:
+        hits = library.search(query, 3)
         console.print(hits_table(query, hits))
         answers.append({"query": query, "results": [asdict(hit) | {"video": str(hit.video)} for hit in hits]})
     return answers

@@ -11,7 +11,7 @@ from clipvip.cli.options import Device, Dtype
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clipvip.search import Hit
+    from clipvip.search import Results
 
 NAME = "search"
 
@@ -20,6 +20,9 @@ def command(
     query: Annotated[str, typer.Argument(help="What to look for, in words.")],
     index: Annotated[str, typer.Option(metavar="URI", help="An index made by `clipvip index`.")],
     top: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of answers.")] = 10,
+    merge: Annotated[
+        bool, typer.Option("--merge/--no-merge", help="Near-by windows that answer equally well are one answer.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     model: Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")] = None,
     device: Device = "auto",
@@ -44,17 +47,17 @@ def command(
 
     library = Library.open(index)
     source = model or library.settings.model
-    encoder = load(source, device=device, dtype=dtype)
-    library.check_encoder(encoder)
-    hits = library.search(encoder.encode_texts([query])[0], top)
+    library.encoder = load(source, device=device, dtype=dtype)
+    library.check_encoder(library.encoder)
+    results = library.search(query, top, merge=merge)
     if as_json:
-        results = [asdict(hit) | {"video": str(hit.video)} for hit in hits]
-        typer.echo(json.dumps({"query": query, "model": source, "results": results}))
+        rows = [asdict(hit) | {"video": str(hit.video)} for hit in results]
+        typer.echo(json.dumps({"query": query, "model": source, "results": rows}))
     else:
-        Console().print(hits_table(query, hits))
+        Console().print(hits_table(query, results))
 
 
-def hits_table(query: str, hits: list[Hit]) -> Table:
+def hits_table(query: str, hits: Results) -> Table:
     """The answers as people read them."""
     from rich.table import Table
     from rich.text import Text

@@ -20,9 +20,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from clipvip.embedding_sets import EmbeddingSet
-from clipvip.encode import Encoder
-from clipvip.errors import InputError, SearchIndexError
+from clipvip.encode import Encoder, load
+from clipvip.errors import SearchIndexError
 from clipvip.search.ingest import EncodedVideo, Skipped, VideoFile, encode_files, find_videos
+from clipvip.search.nearest import COLUMNS, ExactSegments
+from clipvip.search.query import Query, Term
+from clipvip.search.results import Results
+from clipvip.search.searching import answer
 from clipvip.search.segments import WINDOW_S, check_windows
 from clipvip.search.stored import StoredVideos
 
@@ -54,18 +58,6 @@ class Settings:
     window_s: float
     stride_s: float
     schema_version: int = SCHEMA_VERSION
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One answer: a segment of a video. rank counts from 1; score is the cosine similarity."""
-
-    rank: int
-    score: float
-    video: Path
-    start_s: float
-    end_s: float
-    segment_id: str
 
 
 @dataclass(slots=True)
@@ -216,28 +208,31 @@ class Library:
                 table.optimize(cleanup_older_than=KEEP_VERSIONS)
         return summary
 
-    def search(self, query_vector: np.ndarray, k: int = 10) -> list[Hit]:
-        """The `k` segments nearest to a unit-norm vector float32 [E], best first; equal scores by segment_id.
+    def search(self, query: str | Query, k: int = 10, **fields: Any) -> Results:
+        """The best answers to a text or a `Query`. With a text, `k` and `fields` are those of the query.
 
-        Exact: one product with all vectors, which are read at the first search.
-        Raises: InputError for another shape or k < 1.
+        Raises: UsageError for a query that makes no sense; SearchIndexError for another model or an unknown segment;
+        VideoDecodeError for an image or video that cannot be read.
         """
-        if query_vector.shape != (self.settings.embedding_size,) or k < 1:
-            raise InputError(
-                f"search: expected a vector of {self.settings.embedding_size} numbers and k >= 1, "
-                f"not shape {list(query_vector.shape)} and k={k}"
+        if isinstance(query, str):
+            query = Query(terms=(Term(text=query),), k=k, **fields)
+        segments = ExactSegments(*self._contents)
+        return answer(query, segments, self.settings.embedding_size, lambda: self.encoder, self._vector_of)
+
+    def _vector_of(self, segment_id: str) -> np.ndarray:
+        found = self._segments.search().where(_among([segment_id])).select(["vector"]).to_arrow()
+        if not len(found):
+            raise SearchIndexError(
+                f"{self.uri}: no segment {segment_id!r} there; `clipvip search --json` tells the ids"
             )
-        rows, vectors = self._contents
-        k = min(k, len(vectors))
-        if k == 0:
-            return []
-        scores = vectors @ query_vector.astype(np.float32, copy=False)  # [N]
-        candidates = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]  # rows are in the order of their ids
-        return [
-            Hit(rank, float(scores[i]), Path(row["root"], row["path"]), row["start_s"], row["end_s"], row["segment_id"])
-            for rank, (i, row) in enumerate(zip(best, rows.take(best).to_pylist(), strict=True), start=1)
-        ]
+        return np.array(found["vector"][0].as_py(), np.float32)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model of the index, loaded when first needed. Raises: SearchIndexError if it is another one now."""
+        encoder = load(self.settings.model)
+        self.check_encoder(encoder)
+        return encoder
 
     def thumbnail(self, segment_id: str) -> bytes | None:
         """The JPEG of a segment's middle frame, or None if there is no such segment."""
@@ -249,7 +244,10 @@ class Library:
         """All segments in the order of their ids: rows without vectors, and contiguous float32 [N, E]."""
         rows = self._segments.to_arrow().sort_by("segment_id")
         vectors = rows["vector"].combine_chunks().flatten().to_numpy()
-        return rows.drop_columns("vector"), vectors.reshape(len(rows), self.settings.embedding_size)
+        names = zip(rows["root"].to_pylist(), rows["path"].to_pylist(), strict=True)
+        ids = [hashlib.sha256(f"{root}\0{path}".encode()).hexdigest()[:16] for root, path in names]
+        rows = rows.append_column("video_id", pa.array(ids, pa.string())).select(COLUMNS)
+        return rows, vectors.reshape(len(rows), self.settings.embedding_size)
 
     def _indexed_files(self) -> dict[Path, tuple[State, list[str]]]:
         """Of every indexed file, its state then and its segments."""

@@ -1,0 +1,129 @@
+"""Which segments may answer: a query's filters as conditions on columns, for SQL and for tables in memory alike."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import date, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipvip.errors import UsageError
+from clipvip.search.query import Filters
+
+
+class Condition(NamedTuple):
+    """A column and what it must be: operator "=", ">=", "<", "<=", or "matches" (a regular expression, as a whole)."""
+
+    column: str
+    operator: str
+    value: str | int | float
+
+
+def conditions(filters: Filters) -> list[Condition]:
+    """All of these must hold. Raises: UsageError for a pattern that cannot be read or an empty range."""
+    found: list[Condition] = []
+    if filters.path is not None:
+        found.append(Condition("path", "matches", glob_regex(filters.path)))
+    if filters.root is not None:
+        found.append(Condition("root", "=", os.path.abspath(filters.root).replace(os.sep, "/")))
+    ranges: list[tuple[str, str, int | float | None]] = [
+        ("mtime_ns", ">=", _ns(filters.after)),
+        ("mtime_ns", "<", _ns(filters.before)),
+        ("duration_s", ">=", filters.min_duration_s),
+        ("duration_s", "<=", filters.max_duration_s),
+    ]
+    return found + [Condition(column, operator, value) for column, operator, value in ranges if value is not None]
+
+
+def sql(wanted: list[Condition]) -> str | None:
+    """As LanceDB reads it; None for no condition."""
+    return " AND ".join(_sql(condition) for condition in wanted) or None
+
+
+def mask(wanted: list[Condition], rows: Any) -> np.ndarray | None:
+    """Of each row of a pyarrow table, whether it may answer, bool [N]; None for no condition."""
+    import pyarrow.compute as pc
+
+    operators = {"=": pc.equal, ">=": pc.greater_equal, "<": pc.less, "<=": pc.less_equal}
+    allowed: np.ndarray | None = None
+    for column, operator, value in wanted:
+        if operator == "matches":
+            holds = pc.match_substring_regex(rows[column], value)
+        else:
+            holds = operators[operator](rows[column], value)
+        holds = holds.to_numpy()
+        allowed = holds if allowed is None else allowed & holds
+    return allowed
+
+
+def glob_regex(pattern: str) -> str:
+    """A path pattern (see `Filters`) as a regular expression that Rust, RE2 and Python read alike.
+
+    Raises: UsageError for an empty pattern, a `[` that is never closed, or a range that runs backwards.
+    """
+    if not pattern:
+        raise UsageError("path: an empty pattern; write for example 'holiday/**'")
+    parts = pattern.removeprefix("./").split("/")
+    if len(parts) == 1:
+        parts = ["**", *parts]
+    if parts[-1] == "":  # "holiday/": what is in that folder
+        parts[-1] = "**"
+    regex = ""
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        if part == "**":
+            regex += ".*" if last else "(?:[^/]+/)*"
+        else:
+            regex += _name_regex(part, pattern) + ("" if last else "/")
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise UsageError(
+            f"path: {pattern!r}: {error.msg}; in brackets stand characters, or ranges such as [a-c]"
+        ) from None
+    return f"(?s)^{regex}$"
+
+
+def _name_regex(part: str, pattern: str) -> str:
+    regex, at = "", 0
+    while at < len(part):
+        char = part[at]
+        at += 1
+        if char == "*":
+            regex += "[^/]*"
+        elif char == "?":
+            regex += "[^/]"
+        elif char == "[":
+            end = part.find("]", at + 2 if part[at : at + 1] == "!" else at + 1)
+            if end < 0:
+                raise UsageError(f"path: {pattern!r}: the [ is never closed; for the character itself write [[]")
+            inside, at = part[at:end], end + 1
+            negated = inside.startswith("!")
+            letters = re.sub(r"([\[\]\\^&~])", r"\\\1", inside.removeprefix("!"))
+            regex += f"[^/{letters}]" if negated else f"[{letters}]"
+        else:
+            regex += _literal(char)
+    return regex
+
+
+def _literal(char: str) -> str:
+    return "\\" + char if char in r"\.+*?()|[]{}^$" else char
+
+
+def _ns(when: date | datetime | None) -> int | None:
+    """Nanoseconds since 1970; a date stands for its first moment, in local time."""
+    if when is None:
+        return None
+    if not isinstance(when, datetime):
+        when = datetime(when.year, when.month, when.day)
+    return round(when.timestamp() * 1_000_000) * 1000
+
+
+def _sql(condition: Condition) -> str:
+    column, operator, value = condition
+    if isinstance(value, str):
+        quoted = "'" + value.replace("'", "''") + "'"
+        return f"regexp_match({column}, {quoted})" if operator == "matches" else f"{column} {operator} {quoted}"
+    return f"{column} {operator} {value!r}"
