@@ -38,11 +38,13 @@ class Encoder:
 
     Use `clipvip.load(folder)` to get one, with a model that is optimised for inference; one of your own around a model
     in training gives the same embeddings. Vectors are float32 NumPy arrays [N, E] of unit norm, in the order given.
+    source: the folder or hub id that it can be loaded from again, if there is one.
     """
 
-    def __init__(self, model: ClipVipModel, processor: ClipVipProcessor):
+    def __init__(self, model: ClipVipModel, processor: ClipVipProcessor, source: str | None = None):
         self.model = model
         self.processor = processor
+        self.source = source
 
     @property
     def embedding_size(self) -> int:
@@ -306,7 +308,7 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> En
         model = ClipVipModel.from_clip(source, aggregator="mean")
         processor = ClipVipProcessor.from_clip(source)
         processor.check_fits(source, model.config)
-    encoder = Encoder(model.to(kind), processor)
+    encoder = Encoder(model.to(kind), processor, str(source))
     _ = encoder.fingerprint  # of the weights as stored: fusing and rounding must not make it another model
     model.optimize_for_inference(dtype)
     return encoder

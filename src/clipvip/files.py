@@ -40,15 +40,15 @@ def file_digest(path: Path, method: str = "sha256") -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """`folder` for this process alone, by a file `.lock` in it; where the system has no locks, for anyone.
 
-    Raises: BlockingIOError if another process has it.
+    wait: until another process lets go of it. Raises: BlockingIOError if another process has it, without `wait`.
     """
     with (folder / ".lock").open("a") as lock:
         if sys.platform != "win32":
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise
             except OSError as error:  # network file systems: some cannot lock

@@ -260,11 +260,10 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     index = out / "index"
     if index.exists():
         shutil.rmtree(index)
-    library = Library.create(str(index), encoder, model=str(out / "model"))
-    summary = library.add([out / "world" / "test"], encoder)
+    library = Library(index, encoder)
+    summary = library.add(out / "world" / "test")
     console.print(f"{summary.videos} videos indexed")
     answers = []
-    library.encoder = encoder
     for query in EXAMPLES:
         hits = library.search(query, 3)
         console.print(hits_table(query, hits))

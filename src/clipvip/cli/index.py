@@ -45,35 +45,17 @@ def command(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    from clipvip.embedding_sets import EmbeddingSet, open_embeddings
-    from clipvip.encode import Encoder, load
+    from clipvip.embedding_sets import open_embeddings
     from clipvip.errors import UsageError
     from clipvip.search import Library
-    from clipvip.search.ingest import find_videos
-    from clipvip.search.segments import WINDOW_S
 
     started = time.perf_counter()
-    source: Encoder | EmbeddingSet
     if embeddings:
         if dirs or model:
             raise UsageError("--embeddings goes without folders and without --model")
-        source = open_embeddings(*embeddings)
-        model = source.facts[0].model
-    else:
-        if not dirs or model is None:
-            raise UsageError("index needs folders and --model M, or else --embeddings SET")
-        find_videos(dirs)  # a mistyped folder shall not wait for the model
-        source = load(model, device=device, dtype=dtype)
-    if Library.exists(index):
-        library = Library.open(index)
-        wanted = {"--window": (window, library.settings.window_s), "--stride": (stride, library.settings.stride_s)}
-        for option, (given, own) in wanted.items():
-            if given not in (None, own):
-                raise UsageError(
-                    f"{option} {given:g}: {index} was made with {own:g}; leave it out, or use another --index"
-                )
-    else:
-        library = Library.create(index, source, model=model, window_s=window or WINDOW_S, stride_s=stride)
+    elif not dirs or model is None:
+        raise UsageError("index needs folders and --model M, or else --embeddings SET")
+    library = Library(index, model, windows_s=window, strides_s=stride, device=device, dtype=dtype)
     console = Console(stderr=True)
     with Progress(
         *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
@@ -83,12 +65,12 @@ def command(
         def told(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        if isinstance(source, EmbeddingSet):
-            summary = library.add_embeddings(source, on_progress=told)
+        if embeddings:
+            summary = library.add_embeddings(open_embeddings(*embeddings), on_progress=told)
         else:
-            summary = library.add(dirs or [], source, on_progress=told)
-    for video, reason in summary.skipped:
-        typer.echo(f"skipped {video}: {reason}", err=True)
+            summary = library.add(dirs or [], on_progress=told)
+    for skipped in summary.skipped:
+        typer.echo(f"skipped {skipped.video}: {skipped.reason}", err=True)
     if as_json:
         typer.echo(
             json.dumps(
@@ -98,7 +80,7 @@ def command(
                     "hours": summary.hours,
                     "unchanged": summary.unchanged,
                     "seconds": round(time.perf_counter() - started, 2),
-                    "skipped": [{"video": str(video), "reason": reason} for video, reason in summary.skipped],
+                    "skipped": [{"video": str(s.video), "reason": s.reason} for s in summary.skipped],
                 }
             )
         )

@@ -42,17 +42,13 @@ def command(
 
     from rich.console import Console
 
-    from clipvip.encode import load
     from clipvip.search import Library
 
-    library = Library.open(index)
-    source = model or library.settings.model
-    library.encoder = load(source, device=device, dtype=dtype)
-    library.check_encoder(library.encoder)
+    library = Library(index, model, device=device, dtype=dtype)
     results = library.search(query, top, merge=merge)
     if as_json:
         rows = [asdict(hit) | {"video": str(hit.video)} for hit in results]
-        typer.echo(json.dumps({"query": query, "model": source, "results": rows}))
+        typer.echo(json.dumps({"query": query, "model": model or library.settings.model, "results": rows}))
     else:
         Console().print(hits_table(query, results))
 

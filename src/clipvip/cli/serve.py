@@ -33,17 +33,16 @@ def command(
     """
     import webbrowser
 
-    from clipvip.encode import load
     from clipvip.search import Library
     from clipvip.serve.app import create_app
     from clipvip.serve.config import ServeConfig, cache_folder
     from clipvip.serve.run import bind, run, url_of
 
     config = ServeConfig(host=host, port=port, token=token, names=tuple(name or ()), cache=cache_folder(index))
-    library = Library.open(index)
+    library = Library(index, model, device=device, dtype=dtype)
+    library.refresh()  # fails here if there is no index
     with bind(config.host, config.port) as listener:  # a port in use shall not wait for the model
-        encoder = load(model or library.settings.model, device=device, dtype=dtype)
-        library.check_encoder(encoder)
+        encoder = library.encoder
         url = url_of(listener)
 
         def started() -> None:

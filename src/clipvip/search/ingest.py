@@ -1,4 +1,4 @@
-"""Folders of video files to encoded segments: find, cut, decode and encode. Knows nothing of how they are stored.
+"""Video files to encoded segments: cut, decode and encode. Knows nothing of how they are stored.
 
 Shapes: n segments of a video, T frames, E embedding size.
 """
@@ -6,23 +6,21 @@ Shapes: n segments of a video, T frames, E embedding size.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from clipvip.data.media import VIDEO_EXTENSIONS
 from clipvip.encode import Encoder
-from clipvip.errors import ClipVipError, UsageError
+from clipvip.errors import ClipVipError
+from clipvip.files import file_digest
 from clipvip.jobs.ahead import run_ahead
 from clipvip.jobs.decoding import DecodePool, measured
+from clipvip.search.scan import EncodedVideo, Skipped, VideoFile
 from clipvip.search.segments import cut_segments
 from clipvip.video import read_frames
 
@@ -31,87 +29,11 @@ THUMBNAIL_SIZE = (160, 320)
 """Widest and highest; only very tall videos reach the second."""
 
 
-@dataclass(frozen=True, slots=True)
-class VideoFile:
-    """A file below the folder that was asked for, and what shows whether it has changed since.
-
-    root is absolute, path relative to it, both with forward slashes.
-    """
-
-    root: str
-    path: str
-    size_bytes: int
-    mtime_ns: int
-
-    @property
-    def absolute(self) -> Path:
-        """Where the file is."""
-        return Path(self.root, self.path)
-
-
-class Skipped(NamedTuple):
-    """A file or folder that could not be read, and why."""
-
-    video: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedVideo:
-    """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG, or None)."""
-
-    file: VideoFile
-    duration_s: float
-    segments: list[tuple[float, float]]
-    vectors: np.ndarray
-    thumbnails: list[bytes | None]
-
-
-def find_videos(dirs: Iterable[str | os.PathLike[str]]) -> tuple[list[VideoFile], list[Skipped]]:
-    """The video files, by extension, below each folder, sorted; hidden ones are left out. A file stands for itself.
-
-    Raises: UsageError if one of `dirs` does not exist; ClipVipError if there is no video file at all.
-    """
-    tops = [os.path.abspath(top) for top in dirs]
-    found: dict[Path, VideoFile] = {}
-    skipped: list[Skipped] = []
-
-    def cannot_list(error: OSError) -> None:
-        skipped.append(Skipped(Path(error.filename), error.strerror or "unreadable"))
-
-    for top in tops:
-        if os.path.isfile(top):
-            root, paths = Path(top).parent, [Path(top)]
-        elif os.path.isdir(top):
-            root, paths = Path(top), []
-            for folder, folders, names in os.walk(top, onerror=cannot_list):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                paths += [Path(folder, name) for name in names if not name.startswith(".")]
-            paths = sorted(path for path in paths if path.suffix.lower() in VIDEO_EXTENSIONS)
-        else:
-            raise UsageError(f"{top}: no such file or folder")
-        for path in paths:
-            try:
-                str(path).encode()
-                status = path.stat()
-            except UnicodeEncodeError:
-                skipped.append(Skipped(path, "its name is not valid UTF-8; rename it"))
-            except OSError as error:
-                skipped.append(Skipped(path, error.strerror or "unreadable"))
-            else:
-                file = VideoFile(root.as_posix(), path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
-                found.setdefault(path, file)
-    if not found and not skipped:
-        raise ClipVipError(f"{', '.join(tops)}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
-    return list(found.values()), skipped
-
-
 @dataclass(slots=True)
 class _Job:
-    """A file on its way: the encoded part, its width and height, and how many segments are missing."""
+    """A file on its way: the encoded part, and how many segments are missing."""
 
     video: EncodedVideo
-    size: tuple[int, int]
     num_missing: int
     failure: Skipped | None = None
 
@@ -137,11 +59,13 @@ def _encode_files(
         try:
             info, duration_s = pool.call(measured, file.absolute, window_s, on_beat=_nothing)
             segments = cut_segments(duration_s, window_s, stride_s)
+            digest = pool.call(file_digest, file.absolute)
         except ClipVipError as error:
             return _skipped(file, error)
         n = len(segments)
         vectors = np.empty((n, encoder.embedding_size), np.float32)
-        return _Job(EncodedVideo(file, duration_s, segments, vectors, [b""] * n), (info.width, info.height), n)
+        video = EncodedVideo(file, digest, duration_s, info.width, info.height, segments, vectors, [None] * n)
+        return _Job(video, n)
 
     def decode(task: tuple[_Job, int]) -> tuple[_Job, int, Tensor | Skipped]:
         job, i = task
@@ -151,7 +75,7 @@ def _encode_files(
         path = video.file.absolute
         try:
             frames = pool.call(partial(read, time_range=video.segments[i] if len(video.segments) > 1 else None), path)
-            video.thumbnails[i] = _thumbnail(frames[len(frames) // 2], *job.size)
+            video.thumbnails[i] = _thumbnail(frames[len(frames) // 2], video.width, video.height)
             return job, i, processor.frames_to_pixels(frames)
         except ClipVipError as error:
             return job, i, _skipped(video.file, error)
@@ -210,4 +134,4 @@ def _thumbnail(frame: np.ndarray, width: int, height: int) -> bytes:
 
 
 def _skipped(file: VideoFile, error: ClipVipError) -> Skipped:
-    return Skipped(file.absolute, str(error).removeprefix(f"{file.absolute}: "))
+    return Skipped(file.absolute, str(error).removeprefix(f"{file.absolute}: "), file)

@@ -1,63 +1,32 @@
-"""A library of video segments in a LanceDB folder: what was indexed, with which model, and the nearest to a query.
-
-Two tables: `segments` (small rows, read whole) and `thumbnails` (read one at a time). The schema of `segments`
-carries the settings of the index. Shapes: N segments, E embedding size.
-"""
+"""A library of videos that can be searched: an index with the model that it was made with."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import timedelta
-from functools import cached_property
-from pathlib import Path
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipvip.embedding_sets import EmbeddingSet
-from clipvip.encode import Encoder, load
-from clipvip.errors import SearchIndexError
-from clipvip.search.ingest import EncodedVideo, Skipped, VideoFile, encode_files, find_videos
+from clipvip.errors import SearchIndexError, UsageError
 from clipvip.search.nearest import COLUMNS, ExactSegments
 from clipvip.search.query import Query, Term
 from clipvip.search.results import Results
+from clipvip.search.scan import EncodedVideo, Found, Skipped, VideoFile, find_videos
 from clipvip.search.searching import answer
-from clipvip.search.segments import WINDOW_S, check_windows
-from clipvip.search.stored import StoredVideos
+from clipvip.search.segments import STRIDE_SHARE, WINDOW_S, check_windows
+from clipvip.search.store import Segment, Settings, Store, VideoRecord
 
-try:
-    import lancedb
-    import pyarrow as pa
-except ImportError as error:
-    raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`') from error
+if TYPE_CHECKING:
+    from clipvip.embedding_sets import EmbeddingSet
+    from clipvip.encode import Encoder
 
-SCHEMA_VERSION = 1
 COMMIT_FILES, COMMIT_S = 64, 30.0
 """An interrupted run loses at most this much; more commits would make more versions to clean up."""
-_THUMBNAILS = pa.schema([("segment_id", pa.string()), ("jpeg", pa.binary())])
-KEEP_VERSIONS = timedelta(hours=1)  # for readers that are at work while a run ends
-FILE_COLUMNS = ["segment_id", "root", "path", "size_bytes", "mtime_ns"]
 
-State: TypeAlias = tuple[int, int]
-"""Size and modification time of a file: if they are as they were, so is its content."""
-_NOT_INDEXED: tuple[State | None, list[str]] = (None, [])
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What an index was made with. model: a hub id, or the absolute path of a folder; the fingerprint decides."""
-
-    model: str
-    fingerprint: str
-    embedding_size: int
-    window_s: float
-    stride_s: float
-    schema_version: int = SCHEMA_VERSION
+Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
@@ -68,145 +37,127 @@ class IndexSummary:
     segments: int = 0
     hours: float = 0.0
     unchanged: int = 0
+    moved: int = 0
+    removed: int = 0
     skipped: list[Skipped] = field(default_factory=list)
 
 
 class Library:
-    """A search index. Get one with `Library.create` or `Library.open`."""
+    """A search index, which the first `add` makes.
 
-    def __init__(self, uri: str, settings: Settings, segments: Any, thumbnails: Any):
-        self.uri = uri
-        self.settings = settings
-        self._segments = segments
-        self._thumbnails = thumbnails
+    uri: a folder, or whatever LanceDB takes (s3://...). model: a model folder, hub id or `Encoder`; needed to make an
+    index, otherwise the one it was made with. windows_s, strides_s: how long the segments are that videos are cut into,
+    and how far apart they begin (half of that by default); one pair or several. device, dtype: as `clipvip.load`.
+    """
 
-    @classmethod
-    def create(
-        cls,
+    def __init__(
+        self,
         uri: str | os.PathLike[str],
-        encoder: Encoder | EmbeddingSet,
+        model: str | os.PathLike[str] | Encoder | None = None,
         *,
-        model: str | os.PathLike[str],
-        window_s: float = WINDOW_S,
-        stride_s: float | None = None,
-    ) -> Library:
-        """A new, empty index. model: where `encoder` was loaded from, so that a search can load it again.
-
-        window_s, stride_s: how long videos are cut (see `cut_segments`); the stride is half a window by default.
-        Raises: SearchIndexError if there is an index already; UsageError for impossible windows.
-        """
-        stride_s = window_s / 2 if stride_s is None else stride_s
-        check_windows(window_s, stride_s)
-        if cls.exists(uri):
-            raise SearchIndexError(f"{uri}: there is a search index already; open it, or delete the folder")
-        source = os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
-        settings = Settings(source, encoder.fingerprint, encoder.embedding_size, window_s, stride_s)
-        database = lancedb.connect(os.fspath(uri))
-        database.drop_table("thumbnails", ignore_missing=True)  # left by a run that was killed right here
-        database.create_table("thumbnails", schema=_THUMBNAILS)
-        database.create_table("segments", schema=_segments_schema(settings))
-        return cls.open(uri)
-
-    @classmethod
-    def open(cls, uri: str | os.PathLike[str]) -> Library:
-        """An existing index. Raises: SearchIndexError if there is none, or one of another schema."""
-        if not cls.exists(uri):
-            raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
-        database = lancedb.connect(os.fspath(uri))
-        segments = database.open_table("segments")
-        settings = json.loads((segments.schema.metadata or {}).get(b"clipvip", b"{}"))
-        version = settings.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise SearchIndexError(
-                f"{uri}: an index of schema {version}, this clipvip reads {SCHEMA_VERSION}; index again elsewhere"
-            )
-        return cls(os.fspath(uri), Settings(**settings), segments, database.open_table("thumbnails"))
-
-    @staticmethod
-    def exists(uri: str | os.PathLike[str]) -> bool:
-        """Whether there is an index."""
+        windows_s: float | Sequence[float] | None = None,
+        strides_s: float | Sequence[float] | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ):
         uri = os.fspath(uri)
-        if "://" not in uri and not os.path.isdir(uri):
-            return False  # connecting would make the folder
-        return "segments" in lancedb.connect(uri).list_tables().tables
+        self.uri = uri if "://" in uri else os.path.expanduser(uri)
+        self._model: str | None = None
+        self._encoder: Encoder | None = None
+        if isinstance(model, str | os.PathLike):
+            self._model = os.path.expanduser(model)
+        else:
+            self._encoder = model
+        self._scales = _scales(windows_s, strides_s)
+        self._device, self._dtype = device, dtype
+        self._store = Store.open(self.uri) if Store.exists(self.uri) else None
+        self._read: tuple[int, tuple[Any, np.ndarray]] | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is an index yet."""
+        return self._store is not None
+
+    @property
+    def store(self) -> Store:
+        """The tables. Raises: SearchIndexError if there is no index yet."""
+        if self._store is None:
+            self._store = Store.open(self.uri)
+        return self._store
+
+    @property
+    def settings(self) -> Settings:
+        """What the index was made with."""
+        return self.store.settings
+
+    @property
+    def roots(self) -> list[str]:
+        """The folders that were added."""
+        return self.store.root_names()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model, loaded when it is first needed.
+
+        Raises: SearchIndexError if it is not the one that the index was made with; UsageError if none is named.
+        """
+        if self._encoder is None:
+            from clipvip.encode import load
+
+            model = self._model or (self.settings.model if self.exists else None)
+            if not model:
+                raise UsageError(
+                    f"{self.uri}: which model? A new index needs one, and so does one whose model has none"
+                )
+            self._encoder = load(model, device=self._device, dtype=self._dtype)
+        if self._store is not None:
+            self.check_encoder(self._encoder)
+        return self._encoder
+
+    def refresh(self) -> None:
+        """See what other processes have committed."""
+        self.store.refresh()
 
     def check_encoder(self, encoder: Encoder | EmbeddingSet) -> None:
         """Raises: SearchIndexError if the vectors of `encoder` do not compare with those of this index."""
         if encoder.fingerprint != self.settings.fingerprint:
             raise SearchIndexError(
                 f"{self.uri}: made with {self.settings.model} (fingerprint {self.settings.fingerprint}), not with this "
-                f"model ({encoder.fingerprint}): use that one, choose another --index, or delete the folder"
+                f"model ({encoder.fingerprint}): use that one or another --index"
             )
 
     def add(
-        self,
-        dirs: Iterable[str | os.PathLike[str]],
-        encoder: Encoder,
-        *,
-        on_progress: Callable[[int, int], None] | None = None,
+        self, dirs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, on_progress: Progress | None = None
     ) -> IndexSummary:
-        """Index the video files below `dirs`; files that are indexed and unchanged cost nothing.
+        """Index the video files below some folders, or single files; those that are indexed and unchanged cost nothing.
 
         A file counts as unchanged if its path, size and modification time are. A changed one replaces its segments.
         Files that cannot be read are skipped. Work is committed every now and then: after an interruption the same call
         goes on. on_progress: called with the number of files done and the number of all.
         Raises: SearchIndexError for another model; UsageError if a folder does not exist; ClipVipError for no files.
         """
-        self.check_encoder(encoder)
-        files, skipped = find_videos(dirs)
+        dirs = [dirs] if isinstance(dirs, str | os.PathLike) else list(dirs)
+        found = find_videos(dirs, self.roots if self.exists else ())
+        encoder = self.encoder
+        settings = self._made(encoder, encoder.source).settings
 
         def encode(new: list[VideoFile]) -> Iterator[EncodedVideo | Skipped]:
-            return encode_files(new, encoder, self.settings.window_s, self.settings.stride_s)
+            from clipvip.search.ingest import encode_files
 
-        return self._add(files, skipped, encode, on_progress)
+            return encode_files(new, encoder, settings.windows_s[0], settings.strides_s[0])
 
-    def add_embeddings(
-        self, embeddings: EmbeddingSet, *, on_progress: Callable[[int, int], None] | None = None
-    ) -> IndexSummary:
+        return self._add(found, encode, on_progress)
+
+    def add_embeddings(self, embeddings: EmbeddingSet, *, on_progress: Progress | None = None) -> IndexSummary:
         """Index the video clips of an embedding set (see `clipvip encode`), one segment a clip, without thumbnails.
 
         Otherwise as `add`, which brings thumbnails when the files change. Raises: SearchIndexError for another model.
         """
-        self.check_encoder(embeddings)
-        videos = StoredVideos(embeddings)
-        files, skipped = videos.files()
-        return self._add(files, skipped, videos.encoded, on_progress)
+        from clipvip.search.stored import StoredVideos
 
-    def _add(
-        self,
-        files: list[VideoFile],
-        skipped: list[Skipped],
-        encode: Callable[[list[VideoFile]], Iterator[EncodedVideo | Skipped]],
-        on_progress: Callable[[int, int], None] | None,
-    ) -> IndexSummary:
-        """Index those of the files that are new or changed."""
-        indexed = self._indexed_files()
-        new = [file for file in files if indexed.get(file.absolute, _NOT_INDEXED)[0] != _state(file)]
-        summary = IndexSummary(unchanged=len(files) - len(new), skipped=skipped)
-        version = self._segments.version
-        waiting: list[EncodedVideo] = []
-        outdated: list[str] = []
-        last_commit = time.monotonic()
-        for num_done, outcome in enumerate(encode(new), start=summary.unchanged + 1):
-            if isinstance(outcome, Skipped):
-                summary.skipped.append(outcome)
-                outdated += indexed.get(outcome.video, _NOT_INDEXED)[1]
-            else:
-                summary.videos += 1
-                summary.segments += len(outcome.segments)
-                summary.hours += outcome.duration_s / 3600
-                waiting.append(outcome)
-                outdated += indexed.get(outcome.file.absolute, _NOT_INDEXED)[1]
-            if len(waiting) == COMMIT_FILES or time.monotonic() - last_commit > COMMIT_S:
-                self._commit(waiting, outdated)
-                waiting, outdated, last_commit = [], [], time.monotonic()
-            if on_progress is not None:
-                on_progress(num_done, len(files))
-        self._commit(waiting, outdated)
-        if self._segments.version != version:
-            for table in (self._segments, self._thumbnails):
-                table.optimize(cleanup_older_than=KEEP_VERSIONS)
-        return summary
+        self._made(embeddings, embeddings.facts[0].model)
+        videos = StoredVideos(embeddings, self.roots)
+        return self._add(videos.found, videos.encoded, on_progress)
 
     def search(self, query: str | Query, k: int = 10, **fields: Any) -> Results:
         """The best answers to a text or a `Query`. With a text, `k` and `fields` are those of the query.
@@ -217,102 +168,125 @@ class Library:
         if isinstance(query, str):
             query = Query(terms=(Term(text=query),), k=k, **fields)
         segments = ExactSegments(*self._contents)
-        return answer(query, segments, self.settings.embedding_size, lambda: self.encoder, self._vector_of)
+        return answer(query, segments, self.settings.embedding_size, lambda: self.encoder, self.store.vector)
 
-    def _vector_of(self, segment_id: str) -> np.ndarray:
-        found = self._segments.search().where(_among([segment_id])).select(["vector"]).to_arrow()
-        if not len(found):
-            raise SearchIndexError(
-                f"{self.uri}: no segment {segment_id!r} there; `clipvip search --json` tells the ids"
-            )
-        return np.array(found["vector"][0].as_py(), np.float32)
+    def video(self, video_id: str) -> VideoRecord | None:
+        """What is known of an indexed file."""
+        return self.store.videos(f"video_id = '{_word(video_id)}'").get(video_id)
 
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The model of the index, loaded when first needed. Raises: SearchIndexError if it is another one now."""
-        encoder = load(self.settings.model)
-        self.check_encoder(encoder)
-        return encoder
+    def segments_of(self, video_id: str) -> list[Segment]:
+        """The segments of a file, in the order of time."""
+        return self.store.segments_of(video_id)
 
     def thumbnail(self, segment_id: str) -> bytes | None:
         """The JPEG of a segment's middle frame, or None if there is no such segment."""
-        found = self._thumbnails.search().where(_among([segment_id])).limit(1).to_arrow()
-        return found["jpeg"][0].as_py() if len(found) else None
+        return self.store.thumbnail(segment_id)
 
-    @cached_property
+    @property
     def _contents(self) -> tuple[Any, np.ndarray]:
-        """All segments in the order of their ids: rows without vectors, and contiguous float32 [N, E]."""
-        rows = self._segments.to_arrow().sort_by("segment_id")
-        vectors = rows["vector"].combine_chunks().flatten().to_numpy()
-        names = zip(rows["root"].to_pylist(), rows["path"].to_pylist(), strict=True)
-        ids = [hashlib.sha256(f"{root}\0{path}".encode()).hexdigest()[:16] for root, path in names]
-        rows = rows.append_column("video_id", pa.array(ids, pa.string())).select(COLUMNS)
-        return rows, vectors.reshape(len(rows), self.settings.embedding_size)
+        """All segments in the order of their ids: rows of `COLUMNS`, and contiguous float32 [N, E]."""
+        version = self.store.segments.version
+        if self._read is None or self._read[0] != version:
+            rows = self.store.segments.to_arrow().sort_by("segment_id")
+            vectors = rows["vector"].combine_chunks().flatten().to_numpy()
+            self._read = version, (rows.select(COLUMNS), vectors.reshape(len(rows), self.settings.embedding_size))
+        return self._read[1]
 
-    def _indexed_files(self) -> dict[Path, tuple[State, list[str]]]:
-        """Of every indexed file, its state then and its segments."""
-        files: dict[Path, tuple[State, list[str]]] = {}
-        for row in self._segments.search().select(FILE_COLUMNS).to_arrow().to_pylist():
-            state = row["size_bytes"], row["mtime_ns"]
-            files.setdefault(Path(row["root"], row["path"]), (state, []))[1].append(row["segment_id"])
-        return files
+    def _made(self, encoder: Encoder | EmbeddingSet, model: str | None) -> Store:
+        """The tables, made if they are not there, and checked against what is wanted of them."""
+        windows_s, strides_s = self._scales or ((WINDOW_S,), (WINDOW_S * STRIDE_SHARE,))
+        if self._store is None:
+            source = os.path.abspath(model) if model and os.path.isdir(model) else model or ""
+            settings = Settings(source, encoder.fingerprint, encoder.embedding_size, windows_s, strides_s)
+            self._store = Store.create(self.uri, settings)
+        self.check_encoder(encoder)
+        own = self.settings.windows_s, self.settings.strides_s
+        if self._scales is not None and self._scales != own:
+            raise UsageError(
+                f"--window {_listed(windows_s)} --stride {_listed(strides_s)}: {self.uri} was made with "
+                f"{_listed(own[0])} and {_listed(own[1])}; leave them out, or use another --index"
+            )
+        return self._store
 
-    def _commit(self, videos: Sequence[EncodedVideo], outdated: Sequence[str]) -> None:
-        """Write all rows of these videos in place of the outdated segments."""
-        if not videos and not outdated:
-            return
-        rows, thumbnails = [], []
-        for video in videos:
-            whole = asdict(video.file) | {"duration_s": video.duration_s}
-            for (start_s, end_s), jpeg in zip(video.segments, video.thumbnails, strict=True):
-                segment_id = _segment_id(video.file, start_s, end_s)
-                rows.append(whole | {"segment_id": segment_id, "start_s": start_s, "end_s": end_s})
-                if jpeg is not None:
-                    thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
-        size = self.settings.embedding_size
-        vectors = np.concatenate([np.empty((0, size), np.float32), *(video.vectors for video in videos)])
-        schema = self._segments.schema
-        table = pa.Table.from_pylist(rows, schema=schema.remove(schema.get_field_index("vector")))
-        table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
-        # `segments` comes last: a file counts as indexed once its rows are there
-        _replace(self._thumbnails, pa.Table.from_pylist(thumbnails, schema=_THUMBNAILS), outdated)
-        _replace(self._segments, table, outdated)
-        self.__dict__.pop("_contents", None)
+    def _add(
+        self,
+        found: Found,
+        encode: Callable[[list[VideoFile]], Iterator[EncodedVideo | Skipped]],
+        on_progress: Progress | None,
+    ) -> IndexSummary:
+        """Index those of the files that are new or changed."""
+        store = self.store
+        store.register(found.roots)
+        indexed = {video.absolute: video for video in store.videos().values()}
+        new = [
+            file
+            for file in found.files
+            if (old := indexed.get(file.absolute)) is None or (old.size_bytes, old.mtime_ns) != file.state
+        ]
+        summary = IndexSummary(unchanged=len(found.files) - len(new), skipped=list(found.skipped))
+        waiting: list[EncodedVideo] = []
+        failed: list[Skipped] = []
+        outdated: list[str] = []
+        last_commit, changed = time.monotonic(), bool(new)
+
+        def commit() -> None:
+            nonlocal last_commit
+            store.replace(waiting, outdated)
+            store.note(
+                [(skipped.file, skipped.reason) for skipped in failed if skipped.file is not None],
+                [video.file for video in waiting],
+            )
+            for done in (waiting, failed, outdated):
+                done.clear()
+            last_commit = time.monotonic()
+
+        for num_done, outcome in enumerate(encode(new), start=summary.unchanged + 1):
+            old = indexed.get(outcome.video if isinstance(outcome, Skipped) else outcome.file.absolute)
+            if old is not None:
+                outdated.append(old.video_id)
+            if isinstance(outcome, Skipped):
+                summary.skipped.append(outcome)
+                failed.append(outcome)
+            else:
+                summary.videos += 1
+                summary.segments += len(outcome.segments)
+                summary.hours += outcome.duration_s / 3600
+                waiting.append(outcome)
+            if len(waiting) == COMMIT_FILES or time.monotonic() - last_commit > COMMIT_S:
+                commit()
+            if on_progress is not None:
+                on_progress(num_done, len(found.files))
+        commit()
+        if changed:
+            store.tidy()
+        return summary
 
 
-def _segments_schema(settings: Settings) -> Any:
-    columns = {
-        "segment_id": pa.string(),
-        "root": pa.string(),
-        "path": pa.string(),
-        "size_bytes": pa.int64(),
-        "mtime_ns": pa.int64(),
-        "duration_s": pa.float64(),
-        "start_s": pa.float64(),
-        "end_s": pa.float64(),
-        "vector": pa.list_(pa.float32(), settings.embedding_size),
-    }
-    return pa.schema(list(columns.items()), metadata={"clipvip": json.dumps(asdict(settings))})
+def _scales(
+    windows_s: float | Sequence[float] | None, strides_s: float | Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Windows, longest first, with their strides; None if nothing is asked for. Raises: UsageError."""
+    if windows_s is None and strides_s is None:
+        return None
+    windows = (windows_s,) if isinstance(windows_s, int | float) else tuple(windows_s or (WINDOW_S,))
+    strides = (strides_s,) if isinstance(strides_s, int | float) else tuple(strides_s or ())
+    if not strides:
+        strides = tuple(window_s * STRIDE_SHARE for window_s in windows)
+    if len(strides) != len(windows) or len(set(windows)) < len(windows):
+        raise UsageError(
+            f"windows of {_listed(windows)} s, strides of {_listed(strides)} s: give each window once, and a stride "
+            "for each or none at all"
+        )
+    pairs = sorted(((float(window_s), float(stride_s)) for window_s, stride_s in zip(windows, strides, strict=True)))
+    for window_s, stride_s in pairs:
+        check_windows(window_s, stride_s)
+    return tuple(pair[0] for pair in reversed(pairs)), tuple(pair[1] for pair in reversed(pairs))
 
 
-def _replace(table: Any, rows: Any, outdated: Sequence[str]) -> None:
-    """Upsert `rows` by segment_id and delete the outdated ones, in one version of the table."""
-    merge = table.merge_insert("segment_id").when_matched_update_all().when_not_matched_insert_all()
-    if outdated:
-        merge = merge.when_not_matched_by_source_delete(_among(outdated))
-    merge.execute(rows)
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
-def _among(segment_ids: Sequence[str]) -> str:
-    """An SQL condition."""
-    quoted = (segment_id.replace("'", "''") for segment_id in segment_ids)
-    return "segment_id IN ('" + "', '".join(quoted) + "')"
-
-
-def _segment_id(file: VideoFile, start_s: float, end_s: float) -> str:
-    # of the absolute path: two folders of one index may hold files of the same name
-    return hashlib.sha256(f"{file.absolute.as_posix()} {start_s!r} {end_s!r}".encode()).hexdigest()[:16]
-
-
-def _state(file: VideoFile) -> State:
-    return file.size_bytes, file.mtime_ns
+def _word(video_id: str) -> str:
+    """As it may stand in a condition."""
+    return video_id.replace("'", "''")

@@ -7,11 +7,11 @@ from itertools import count, takewhile
 from clipvip.errors import InputError, UsageError
 
 WINDOW_S = 12.0
-STRIDE_S = 6.0
+STRIDE_SHARE = 0.5
 
 
 def cut_segments(
-    duration_s: float, window_s: float = WINDOW_S, stride_s: float = STRIDE_S
+    duration_s: float, window_s: float = WINDOW_S, stride_s: float = WINDOW_S * STRIDE_SHARE
 ) -> list[tuple[float, float]]:
     """The segments (start_s, end_s) of a video, in order; together they cover all of it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +12,46 @@ from clipvip.data.media import VIDEO_EXTENSIONS
 from clipvip.embedding_sets import EmbeddingSet
 from clipvip.embedding_sets.layout import MEDIA
 from clipvip.errors import VideoDecodeError
-from clipvip.search.ingest import EncodedVideo, Skipped, VideoFile
+from clipvip.files import file_digest
+from clipvip.search.scan import EncodedVideo, Found, Skipped, VideoFile, find_videos
 from clipvip.video import probe
 
 
 class StoredVideos:
-    """The videos of an embedding set, in its order. Images are no videos, and are left out."""
+    """The videos of an embedding set, in its order. Images are no videos, and are left out.
 
-    def __init__(self, embeddings: EmbeddingSet):
+    found: those that are there, and the others. roots: as `find_videos` takes them.
+    """
+
+    def __init__(self, embeddings: EmbeddingSet, roots: Collection[str] = ()):
         rows, self._vectors = embeddings.rows(MEDIA)
         self._rows_of: dict[Path, list[tuple[int, dict[str, Any]]]] = {}
         for number, row in enumerate(rows.select(["path", "start_s", "end_s"]).to_pylist()):
             path = Path(row["path"]).absolute()
             if path.suffix.lower() in VIDEO_EXTENSIONS:
                 self._rows_of.setdefault(path, []).append((number, row))
-
-    def files(self) -> tuple[list[VideoFile], list[Skipped]]:
-        """Those that are there, and the others."""
-        files, skipped = [], []
-        for path in self._rows_of:
-            try:
-                status = path.stat()
-            except OSError as error:
-                skipped.append(Skipped(path, error.strerror or "unreadable"))
-            else:
-                files.append(VideoFile(path.parent.as_posix(), path.name, status.st_size, status.st_mtime_ns))
-        return files, skipped
+        there = [path for path in self._rows_of if path.is_file()]
+        self.found = find_videos(there, roots) if there else Found()
+        gone = self._rows_of.keys() - set(there)
+        self.found.skipped += [Skipped(path, "no such file") for path in sorted(gone)]
 
     def encoded(self, files: list[VideoFile]) -> Iterator[EncodedVideo | Skipped]:
-        """The segments of these files, without thumbnails. Nothing is decoded, but the duration is looked up."""
+        """The segments of these files, without thumbnails. Nothing is decoded, but size and duration are looked up."""
         for file in files:
             try:
-                duration_s = probe(file.absolute).duration_s
-            except VideoDecodeError as error:
-                yield Skipped(file.absolute, str(error))
+                info, digest = probe(file.absolute), file_digest(file.absolute)
+            except (VideoDecodeError, OSError) as error:
+                yield Skipped(file.absolute, str(error).removeprefix(f"{file.absolute}: "), file)
                 continue
-            if duration_s is None:
-                yield Skipped(file.absolute, "nobody knows how long it is; index its folder instead")
+            if info.duration_s is None:
+                yield Skipped(file.absolute, "nobody knows how long it is; index its folder instead", file)
                 continue
-            rows = self._rows_of[file.absolute]
-            segments = [(row["start_s"] or 0.0, min(row["end_s"] or duration_s, duration_s)) for _, row in rows]
-            vectors = self._vectors[np.array([number for number, _ in rows])]
-            yield EncodedVideo(file, duration_s, segments, vectors, [None] * len(rows))
+            row_of: dict[tuple[float, float], int] = {}  # several clips may be the same part
+            for number, row in self._rows_of[file.absolute]:
+                end_s = info.duration_s if row["end_s"] is None else min(row["end_s"], info.duration_s)
+                row_of.setdefault((round(row["start_s"] or 0.0, 3), round(end_s, 3)), number)
+            segments, rows = list(row_of), np.array(list(row_of.values()))
+            yield EncodedVideo(
+                file, digest, info.duration_s, info.width, info.height, segments, self._vectors[rows],
+                [None] * len(segments),
+            )  # fmt: skip

@@ -13,7 +13,7 @@ from PIL import Image
 import clipvip
 from clipvip.errors import ClipVipError, InputError, SearchIndexError, UsageError
 from clipvip.search import Library, Query, Term
-from clipvip.search.ingest import find_videos
+from clipvip.search.scan import find_videos
 from helpers_model import write_model
 from helpers_video import write_audio, write_video
 
@@ -43,7 +43,7 @@ def videos(made, tmp_path):
 
 
 def new_library(tmp_path, encoder, **options):
-    return Library.create(tmp_path / "ein index", encoder, model="m", **{"window_s": 3.0, "stride_s": 2.0, **options})
+    return Library(tmp_path / "ein index", encoder, **{"windows_s": 3.0, "strides_s": 2.0, **options})
 
 
 def windows(library, vector, k):
@@ -58,7 +58,7 @@ def refuse_to_encode(*_):
 def test_hits_equal_a_brute_force_search(videos, tmp_path, encoder):
     """Catches wrong times, mixed-up vectors (single frames share no batch), colliding ids and a wrong order."""
     library = new_library(tmp_path, encoder)
-    summary = library.add([videos / "a", videos / "b"], encoder)
+    summary = library.add([videos / "a", videos / "b"])
     spans = [(0.0, 3.0), (2.0, 5.0), (4.0, 7.0)]
     oracle = {
         (videos / "a" / "clip.mp4", 0.0): videos / "a" / "clip.mp4",
@@ -72,7 +72,7 @@ def test_hits_equal_a_brute_force_search(videos, tmp_path, encoder):
 
     query = encoder.encode_texts(["the blue square jumps"])[0]
     scores = dict(zip(oracle, encoder.encode_videos(oracle.values()) @ query, strict=True))
-    hits = windows(Library.open(library.uri), query, 100)
+    hits = windows(Library(library.uri, encoder), query, 100)
     assert {(hit.video, hit.start_s): hit.score for hit in hits} == pytest.approx(scores, abs=1e-5)
     assert [hit.rank for hit in hits] == list(range(1, len(oracle) + 1))
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -83,7 +83,7 @@ def test_hits_equal_a_brute_force_search(videos, tmp_path, encoder):
 def test_thumbnails_keep_the_shape_of_the_video(videos, tmp_path, encoder):
     """Catches a squashed or unrotated thumbnail, and one of another segment."""
     library = new_library(tmp_path, encoder)
-    library.add([videos / "a" / "clip.mp4", videos / "b" / "clip.mp4"], encoder)
+    library.add([videos / "a" / "clip.mp4", videos / "b" / "clip.mp4"])
     sizes = {}
     for hit in windows(library, np.ones(16, np.float32), 10):
         jpeg = library.thumbnail(hit.segment_id)
@@ -95,18 +95,18 @@ def test_thumbnails_keep_the_shape_of_the_video(videos, tmp_path, encoder):
 def test_unchanged_files_cost_nothing_and_changed_ones_are_replaced(videos, tmp_path, encoder, monkeypatch):
     """Catches doubled rows, stale rows of a changed file, and work done twice after an interruption."""
     library = new_library(tmp_path, encoder)
-    library.add([videos], encoder)
+    library.add([videos])
     with monkeypatch.context() as patched:
         patched.setattr(encoder, "encode_pixels", refuse_to_encode)
-        again = Library.open(library.uri).add([videos / "b", videos], encoder)
+        again = Library(library.uri, encoder).add([videos / "b", videos])
     assert (again.videos, again.segments, again.unchanged) == (0, 0, 5)
 
     write_video(videos / "a" / "lang.mkv", 15)  # was three segments
     write_video(videos / "a" / "clip.mp4", 70)  # was one
     (videos / "b" / "clip.mp4").write_bytes(b"")  # what it showed is gone
-    summary = library.add([videos], encoder)
+    summary = library.add([videos])
     assert (summary.videos, summary.segments, summary.unchanged) == (2, 4, 2)
-    assert [video.name for video, _ in summary.skipped] == ["clip.mp4"]
+    assert [skipped.video.name for skipped in summary.skipped] == ["clip.mp4"]
     hits = windows(library, np.ones(16, np.float32), 100)
     spans = sorted((hit.video.name, hit.start_s) for hit in hits)
     assert spans == [
@@ -131,8 +131,8 @@ def test_an_interrupted_run_goes_on(videos, tmp_path, encoder, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        library.add([videos], encoder, on_progress=interrupt)
-    summary = Library.open(library.uri).add([videos], encoder)
+        library.add([videos], on_progress=interrupt)
+    summary = Library(library.uri, encoder).add([videos])
     assert (summary.unchanged, summary.videos) == (2, 3)
 
 
@@ -149,8 +149,8 @@ def test_bad_files_are_skipped_with_their_reasons(videos, tmp_path, encoder):
     (videos / "notes.txt").touch()
     (videos / "loop").symlink_to(videos)
     seen = []
-    summary = new_library(tmp_path, encoder).add([videos], encoder, on_progress=lambda *at: seen.append(at))
-    reasons = {video.name: reason for video, reason in summary.skipped}
+    summary = new_library(tmp_path, encoder).add([videos], on_progress=lambda *at: seen.append(at))
+    reasons = {skipped.video.name: skipped.reason for skipped in summary.skipped}
     assert reasons.keys() == {"ton.mp4", "leer.mp4", "text.MP4", "cut.mp4", "dangling.mp4"}
     assert "audio only" in reasons["ton.mp4"]
     assert not any("\n" in reason or str(videos) in reason for reason in reasons.values())
@@ -159,24 +159,44 @@ def test_bad_files_are_skipped_with_their_reasons(videos, tmp_path, encoder):
 
 
 def test_another_model_is_refused(videos, tmp_path, encoder):
-    """Catches vectors of two models in one index."""
+    """Catches vectors of two models in one index, and a search with the wrong one."""
     library = new_library(tmp_path, encoder)
+    library.add(videos / "b")
     other = clipvip.load(write_model(tmp_path / "other", seed=1), device="cpu")
-    with pytest.raises(SearchIndexError, match=f"{encoder.fingerprint}.*{other.fingerprint}.*--index"):
-        library.add([videos], other)
+    wrong = Library(library.uri, other)
+    for attempt in (lambda: wrong.add(videos), lambda: wrong.search("a dog")):
+        with pytest.raises(SearchIndexError, match=f"{encoder.fingerprint}.*{other.fingerprint}.*--index"):
+            attempt()
 
 
-def test_create_and_open_refuse_what_is_not_theirs(tmp_path, encoder):
-    """Catches an index that is overwritten, a folder that a mere look leaves behind, and unreadable later schemas."""
-    with pytest.raises(SearchIndexError, match="no search index"):
-        Library.open(tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+def test_other_windows_are_refused(videos, tmp_path, encoder):
+    """Catches an index in which half of the videos are cut otherwise than their owner believes."""
     library = new_library(tmp_path, encoder)
-    assert windows(library, np.ones(16, np.float32), 10) == []
-    with pytest.raises(SearchIndexError, match="already"):
-        new_library(tmp_path, encoder)
+    library.add(videos / "b")
+    with pytest.raises(UsageError, match="made with 3 and 2"):
+        new_library(tmp_path, encoder, strides_s=1.0).add(videos)
+    for mistake in ({"windows_s": (3.0, 3.0)}, {"windows_s": (6.0, 3.0), "strides_s": 2.0}, {"strides_s": 5.0}):
+        with pytest.raises(UsageError, match="stride"):
+            new_library(tmp_path, encoder, **mistake)
+
+
+def test_a_look_makes_no_index(tmp_path, encoder):
+    """Catches a folder that a mere look leaves behind, an index of a mistyped folder, and one without a model."""
+    library = new_library(tmp_path, encoder)
+    assert not library.exists
+    with pytest.raises(SearchIndexError, match="no search index"):
+        library.search("a dog")
+    with pytest.raises(UsageError, match="nowhere"):
+        library.add(tmp_path / "nowhere")
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(UsageError, match="which model"):
+        Library(library.uri).add(tmp_path)
+    assert not (tmp_path / "ein index").exists()
+    library.add(tmp_path)
+    assert library.exists
+    assert windows(library, np.ones(16, np.float32), 5) == []
     with pytest.raises(InputError, match=r"expected \[16\]"):
-        windows(library, np.ones(3, np.float32), 10)
+        windows(library, np.ones(3, np.float32), 5)
 
 
 def test_find_videos_names_what_is_missing(tmp_path):
@@ -188,5 +208,5 @@ def test_find_videos_names_what_is_missing(tmp_path):
     if os.name == "posix":
         with open(os.fsencode(tmp_path) + b"/\xff.mp4", "w"):
             pass
-        _, [skipped] = find_videos([tmp_path])
+        [skipped] = find_videos([tmp_path]).skipped
         assert "UTF-8" in skipped.reason

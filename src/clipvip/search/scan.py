@@ -1,0 +1,134 @@
+"""Which video files there are below a folder, and what is known of them on their way into an index.
+
+Shapes: n segments of a video, E embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from clipvip.data.media import VIDEO_EXTENSIONS
+from clipvip.errors import ClipVipError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A file of a library, and what shows whether it has changed since. root is absolute, path relative to it."""
+
+    root: str
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+    @property
+    def absolute(self) -> Path:
+        """Where the file is."""
+        return Path(self.root, self.path)
+
+    @property
+    def video_id(self) -> str:
+        """Of its place, not of its content."""
+        return hashlib.sha256(f"{self.root}\0{self.path}".encode()).hexdigest()[:16]
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Size and time: if they are as they were, so is the content."""
+        return self.size_bytes, self.mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file or folder that could not be read, and why. file: None if not even its size is known."""
+
+    video: Path
+    reason: str
+    file: VideoFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedVideo:
+    """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG, or None)."""
+
+    file: VideoFile
+    content_hash: str
+    duration_s: float
+    width: int
+    height: int
+    segments: list[tuple[float, float]]
+    vectors: np.ndarray
+    thumbnails: list[bytes | None]
+
+
+@dataclass(slots=True)
+class Found:
+    """What a look at some folders gave. roots: the folders themselves (of single files, those they are in)."""
+
+    files: list[VideoFile] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    roots: list[str] = field(default_factory=list)
+
+
+def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] = ()) -> Found:
+    """The video files, by extension, below each folder, sorted; hidden ones are left out. A file stands for itself.
+
+    roots: folders that are known already. A file belongs to the innermost of them, so that a folder within a folder
+    brings none twice. Links to folders are not followed.
+    Raises: UsageError if one of `dirs` does not exist; ClipVipError if there is no video file at all.
+    """
+    tops = [os.path.abspath(os.path.expanduser(top)) for top in dirs]
+    found, paths = Found(), dict[Path, None]()
+    for top in tops:
+        if os.path.isfile(top):
+            below = [Path(top)]
+        elif os.path.isdir(top):
+            below = _below(top, found.skipped)
+        else:
+            raise UsageError(f"{top}: no such file or folder")
+        folder = top if os.path.isdir(top) else os.path.dirname(top)
+        root = _root_of(folder, {*roots, *found.roots}) or Path(folder).as_posix()
+        found.roots.append(root)
+        paths |= dict.fromkeys(below)
+    found.roots = sorted(set(found.roots))
+    known, root_of = {*roots, *found.roots}, dict[Path, str]()
+    for path in paths:
+        if path.parent not in root_of:
+            root_of[path.parent] = _root_of(str(path.parent), known) or path.parent.as_posix()
+        root = root_of[path.parent]
+        try:
+            str(path).encode()
+            status = path.stat()
+        except UnicodeEncodeError:
+            found.skipped.append(Skipped(path, "its name is not valid UTF-8; rename it"))
+        except OSError as error:
+            found.skipped.append(Skipped(path, error.strerror or "unreadable"))
+        else:
+            relative = path.relative_to(root).as_posix()
+            found.files.append(VideoFile(root, relative, status.st_size, status.st_mtime_ns))
+    if not paths and not found.skipped:
+        raise ClipVipError(f"{', '.join(tops)}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
+    return found
+
+
+def _below(top: str, skipped: list[Skipped]) -> list[Path]:
+    """Video files below a folder; what cannot be listed is noted."""
+
+    def cannot_list(error: OSError) -> None:
+        skipped.append(Skipped(Path(error.filename), error.strerror or "unreadable"))
+
+    paths: list[Path] = []
+    for folder, folders, names in os.walk(top, onerror=cannot_list):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in paths if path.suffix.lower() in VIDEO_EXTENSIONS)
+
+
+def _root_of(folder: str, roots: Collection[str]) -> str | None:
+    """The innermost of `roots` that holds a folder, or is it."""
+    place = Path(folder)
+    return next((name for at in (place, *place.parents) if (name := at.as_posix()) in roots), None)

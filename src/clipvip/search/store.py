@@ -1,0 +1,345 @@
+"""The LanceDB tables of an index: what is in them, and how they change.
+
+`segments` has a row a segment (see SEGMENT_COLUMNS), and its schema carries the settings of the index; `thumbnails` has
+a JPEG a segment; `failures` a row a file that could not be indexed; `roots` a row a folder that was added. A file is in
+`segments` as a whole or not at all. Shapes: n segments of a video, E embedding size.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from clipvip.errors import ClipVipError, SearchIndexError
+from clipvip.files import locked
+from clipvip.search.scan import EncodedVideo, VideoFile
+
+try:
+    import lancedb
+    import pyarrow as pa
+except ImportError as error:
+    raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`') from error
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 2
+KEEP_VERSIONS = timedelta(hours=1)
+"""For readers that are at work while a run ends."""
+ATTEMPTS = 5
+"""At a commit that another process was quicker with (object stores; a folder has a lock)."""
+FILE_COLUMNS = {
+    "video_id": pa.string(),
+    "root": pa.string(),
+    "path": pa.string(),
+    "content_hash": pa.string(),
+    "size_bytes": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "duration_s": pa.float64(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+}
+SEGMENT_COLUMNS = {
+    "segment_id": pa.string(),
+    **FILE_COLUMNS,
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+}  # and `vector`, whose type needs E
+THUMBNAILS = pa.schema({"segment_id": pa.string(), "jpeg": pa.binary()})
+FAILURES = pa.schema(
+    {"root": pa.string(), "path": pa.string(), "size_bytes": pa.int64(), "mtime_ns": pa.int64(), "reason": pa.string()}
+)
+ROOTS = pa.schema({"root": pa.string()})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an index was made with. model: a hub id, or the absolute path of a folder; the fingerprint decides.
+
+    windows_s, strides_s: the scales at which videos are cut. shots: at cuts instead, where a shot is no longer than the
+    longest window.
+    """
+
+    model: str
+    fingerprint: str
+    embedding_size: int
+    windows_s: tuple[float, ...]
+    strides_s: tuple[float, ...]
+    shots: bool = False
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRecord:
+    """An indexed file, as it was when it was read. root is absolute, path relative to it."""
+
+    video_id: str
+    root: str
+    path: str
+    content_hash: str
+    size_bytes: int
+    mtime_ns: int
+    duration_s: float
+    width: int
+    height: int
+    num_segments: int
+
+    @property
+    def absolute(self) -> Path:
+        """Where the file is, or was."""
+        return Path(self.root, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of an indexed video."""
+
+    segment_id: str
+    video_id: str
+    start_s: float
+    end_s: float
+
+
+class Store:
+    """The tables of one index. Get one with `Store.open` or `Store.create`."""
+
+    def __init__(self, uri: str, database: Any, settings: Settings):
+        self.uri = uri
+        self.database = database
+        self.settings = settings
+        with _told(uri, "cannot be read"):
+            self.segments = database.open_table("segments")
+            self.thumbnails = database.open_table("thumbnails")
+            self.failures = database.open_table("failures")
+            self.roots = database.open_table("roots")
+
+    @classmethod
+    def create(cls, uri: str, settings: Settings) -> Store:
+        """A new, empty index; or the one that another process has made meanwhile."""
+        with _told(uri, "cannot be written"):
+            database = lancedb.connect(uri)
+            with _locked(uri):
+                names = database.list_tables().tables
+                if "segments" not in names:
+                    for name, schema in (("thumbnails", THUMBNAILS), ("failures", FAILURES), ("roots", ROOTS)):
+                        database.drop_table(name, ignore_missing=True)  # left by a run that was killed right here
+                        database.create_table(name, schema=schema)
+                    database.create_table("segments", schema=_segments_schema(settings))  # last: it makes an index
+        return cls.open(uri)
+
+    @classmethod
+    def open(cls, uri: str) -> Store:
+        """Raises: SearchIndexError if there is none, or one of another schema."""
+        if not cls.exists(uri):
+            raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
+        with _told(uri, "cannot be read"):
+            database = lancedb.connect(uri)
+            metadata = database.open_table("segments").schema.metadata or {}
+        values = json.loads(metadata.get(b"clipvip", b"{}"))
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise SearchIndexError(
+                f"{uri}: an index of schema {version}, this clipvip reads {SCHEMA_VERSION}; index again elsewhere"
+            )
+        values |= {name: tuple(values[name]) for name in ("windows_s", "strides_s")}
+        return cls(uri, database, Settings(**values))
+
+    @staticmethod
+    def exists(uri: str) -> bool:
+        """Whether there is an index."""
+        if not _remote(uri) and not os.path.isdir(uri):
+            return False  # connecting would make the folder
+        with _told(uri, "cannot be read"):
+            return "segments" in lancedb.connect(uri).list_tables().tables
+
+    def refresh(self) -> None:
+        """See what other processes have committed."""
+        for table in (self.segments, self.thumbnails, self.failures, self.roots):
+            table.checkout_latest()
+
+    def videos(self, where: str | None = None) -> dict[str, VideoRecord]:
+        """Indexed files by video_id."""
+        query = self.segments.search().select(list(FILE_COLUMNS))
+        rows = (query.where(where) if where else query).to_arrow()
+        grouped = rows.group_by(list(FILE_COLUMNS)).aggregate([([], "count_all")])
+        names = [*FILE_COLUMNS, "num_segments"]
+        return {
+            row["video_id"]: VideoRecord(**row)
+            for row in grouped.select([*FILE_COLUMNS, "count_all"]).rename_columns(names).to_pylist()
+        }
+
+    def segments_of(self, video_id: str) -> list[Segment]:
+        """In the order of their ids, which is that of time."""
+        query = self.segments.search().where(among("video_id", [video_id]))
+        rows = query.select(["segment_id", "video_id", "start_s", "end_s"]).to_arrow().sort_by("segment_id")
+        return [Segment(**row) for row in rows.to_pylist()]
+
+    def thumbnail(self, segment_id: str) -> bytes | None:
+        """The JPEG of a segment's middle frame, or None if there is no such segment."""
+        found = self.thumbnails.search().where(among("segment_id", [segment_id])).limit(1).to_arrow()
+        return found["jpeg"][0].as_py() if len(found) else None
+
+    def vector(self, segment_id: str) -> np.ndarray:
+        """float32 [E]. Raises: SearchIndexError if there is no such segment."""
+        found = self.segments.search().where(among("segment_id", [segment_id])).select(["vector"]).to_arrow()
+        if not len(found):
+            raise SearchIndexError(
+                f"{self.uri}: no segment {segment_id!r} there; `clipvip search --json` tells the ids"
+            )
+        return np.array(found["vector"][0].as_py(), np.float32)
+
+    def replace(self, videos: Sequence[EncodedVideo], outdated: Sequence[str]) -> None:
+        """Write these videos, and delete those of the video_ids `outdated`, at once."""
+        rows, thumbnails = self._rows_of(videos)
+        ids = sorted({*outdated, *(video.file.video_id for video in videos)})
+        if not ids:
+            return
+
+        def write() -> None:
+            # A kill between the two leaves thumbnails without a segment, which nobody sees, never the reverse.
+            _upsert(self.thumbnails, "segment_id", thumbnails)
+            old = self.segments.search().where(among("video_id", ids)).select(["segment_id"]).to_arrow()
+            _upsert(self.segments, "segment_id", rows, delete=among("video_id", ids))
+            left = set(old["segment_id"].to_pylist()) - set(rows["segment_id"].to_pylist())
+            if left:
+                self.thumbnails.delete(among("segment_id", sorted(left)))
+
+        self.write(write)
+
+    def note(self, failures: Sequence[tuple[VideoFile, str]], solved: Sequence[VideoFile]) -> None:
+        """Keep the reasons of files that could not be indexed, and forget those of files that could."""
+        rows = [
+            {"root": f.root, "path": f.path, "size_bytes": f.size_bytes, "mtime_ns": f.mtime_ns, "reason": reason}
+            for f, reason in failures
+        ]
+        stale = {(file.root, file.path) for file in (*solved, *(file for file, _ in failures))}
+
+        def write() -> None:
+            known = self.failures.to_arrow()
+            kept = [row for row in known.to_pylist() if (row["root"], row["path"]) not in stale]
+            if rows or len(kept) < len(known):
+                self.failures.add(pa.Table.from_pylist([*kept, *rows], schema=FAILURES), mode="overwrite")
+
+        self.write(write)
+
+    def register(self, roots: Sequence[str]) -> None:
+        """Note that these folders were added."""
+        if not set(roots) <= set(self.root_names()):
+            rows = pa.table({"root": sorted(set(roots))}, schema=ROOTS)
+            self.write(lambda: _upsert(self.roots, "root", rows))
+
+    def root_names(self) -> list[str]:
+        """The folders that were added, sorted."""
+        return sorted(set(self.roots.to_arrow()["root"].to_pylist()))
+
+    def tidy(self) -> None:
+        """Gather small fragments, and drop versions of the tables that nobody reads any more."""
+
+        def write() -> None:
+            for table in (self.segments, self.thumbnails, self.failures, self.roots):
+                table.optimize(cleanup_older_than=KEEP_VERSIONS)
+
+        self.write(write)
+
+    def write(self, change: Callable[[], T]) -> T:
+        """`change()` on the latest version of the tables, alone as far as the store allows.
+
+        Raises: SearchIndexError if it cannot be written; what was committed before stays.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with _told(self.uri, "cannot be written"), _locked(self.uri):
+                    self.refresh()
+                    return change()
+            except SearchIndexError as error:
+                if "conflict" not in str(error.__cause__).lower() or attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _rows_of(self, videos: Sequence[EncodedVideo]) -> tuple[Any, Any]:
+        """Tables of their segments and of their thumbnails."""
+        rows, thumbnails = [], []
+        for video in videos:
+            file = video.file
+            whole = {
+                "video_id": file.video_id, "root": file.root, "path": file.path, "content_hash": video.content_hash,
+                "size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns, "duration_s": video.duration_s,
+                "width": video.width, "height": video.height,
+            }  # fmt: skip
+            for (start_s, end_s), jpeg in zip(video.segments, video.thumbnails, strict=True):
+                segment_id = segment_id_of(file.video_id, start_s, end_s)
+                rows.append(whole | {"segment_id": segment_id, "start_s": start_s, "end_s": end_s})
+                if jpeg is not None:
+                    thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
+        size = self.settings.embedding_size
+        vectors = np.concatenate([np.empty((0, size), np.float32), *(video.vectors for video in videos)])
+        table = pa.Table.from_pylist(rows, schema=pa.schema(SEGMENT_COLUMNS))
+        table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
+        return table, pa.Table.from_pylist(thumbnails, schema=THUMBNAILS)
+
+
+def segment_id_of(video_id: str, start_s: float, end_s: float) -> str:
+    """Ids sort by video, then time."""
+    return f"{video_id}-{round(start_s * 1000):09d}-{round(end_s * 1000):09d}"
+
+
+def among(column: str, values: Sequence[str]) -> str:
+    """An SQL condition."""
+    quoted = (value.replace("'", "''") for value in values)
+    return f"{column} IN ('" + "', '".join(quoted) + "')"
+
+
+def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:
+    """Insert or update `rows` by their key and delete others by a condition, in one version of the table."""
+    merge = table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+    if delete:
+        merge = merge.when_not_matched_by_source_delete(delete)
+    merge.execute(rows)
+
+
+def _segments_schema(settings: Settings) -> Any:
+    columns = {**SEGMENT_COLUMNS, "vector": pa.list_(pa.float32(), settings.embedding_size)}
+    return pa.schema(list(columns.items()), metadata={"clipvip": json.dumps(asdict(settings))})
+
+
+def _remote(uri: str) -> bool:
+    return "://" in uri
+
+
+@contextmanager
+def _locked(uri: str) -> Iterator[None]:
+    """The index for this process alone: folders have a lock; object stores refuse the slower of two commits instead."""
+    if _remote(uri):
+        yield
+        return
+    os.makedirs(uri, exist_ok=True)
+    with locked(Path(uri), wait=True):
+        yield
+
+
+@contextmanager
+def _told(uri: str, what: str) -> Iterator[None]:
+    """LanceDB's errors, which are of many kinds and many lines, as one line."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        if isinstance(error, ClipVipError):
+            raise
+        raise SearchIndexError(f"{uri}: {what} ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without LanceDB's own places in its code."""
+    text = " ".join(str(error).split())
+    if "No space left" in text or getattr(error, "errno", None) == errno.ENOSPC:
+        return "no space left on the device; free some, and the same command goes on: what was committed is kept"
+    return re.split(r", /\S+\.rs:\d+", text)[0][:300]
