@@ -33,6 +33,17 @@ def replace_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def user_cache() -> Path:
+    """Where this user's programs keep what they can make again, a folder in it for clipvip."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "clipvip"
+
+
 def file_digest(path: Path, method: str = "sha256") -> str:
     """Of all its bytes, in hexadecimal."""
     with path.open("rb") as file:

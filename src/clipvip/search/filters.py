@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
@@ -37,12 +38,12 @@ def conditions(filters: Filters) -> list[Condition]:
     return found + [Condition(column, operator, value) for column, operator, value in ranges if value is not None]
 
 
-def sql(wanted: list[Condition]) -> str | None:
+def sql(wanted: Sequence[Condition]) -> str | None:
     """As LanceDB reads it; None for no condition."""
     return " AND ".join(_sql(condition) for condition in wanted) or None
 
 
-def mask(wanted: list[Condition], rows: Any) -> np.ndarray | None:
+def mask(wanted: Sequence[Condition], rows: Any) -> np.ndarray | None:
     """Of each row of a pyarrow table, whether it may answer, bool [N]; None for no condition."""
     import pyarrow.compute as pc
 

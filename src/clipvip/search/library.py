@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipvip.errors import SearchIndexError, UsageError
-from clipvip.search.nearest import COLUMNS, ExactSegments
 from clipvip.search.query import Query, Term
 from clipvip.search.results import Results
 from clipvip.search.scan import EncodedVideo, Found, Skipped, VideoFile, find_videos
-from clipvip.search.searching import answer
+from clipvip.search.searching import Searcher
 from clipvip.search.segments import STRIDE_SHARE, WINDOW_S, check_windows
+from clipvip.search.snapshot import cache_folder, open_snapshot
 from clipvip.search.store import Segment, Settings, Store, VideoRecord
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Library:
         self._scales = _scales(windows_s, strides_s)
         self._device, self._dtype = device, dtype
         self._store = Store.open(self.uri) if Store.exists(self.uri) else None
-        self._read: tuple[int, tuple[Any, np.ndarray]] | None = None
+        self._searcher: Searcher | None = None
 
     @property
     def exists(self) -> bool:
@@ -167,8 +167,9 @@ class Library:
         """
         if isinstance(query, str):
             query = Query(terms=(Term(text=query),), k=k, **fields)
-        segments = ExactSegments(*self._contents)
-        return answer(query, segments, self.settings.embedding_size, lambda: self.encoder, self.store.vector)
+        if self._searcher is None:
+            self._searcher = Searcher(self.uri, self.store.segments, self.settings.embedding_size)
+        return self._searcher.answer(query, lambda: self.encoder, self.store.vector)
 
     def video(self, video_id: str) -> VideoRecord | None:
         """What is known of an indexed file."""
@@ -184,13 +185,7 @@ class Library:
 
     @property
     def _contents(self) -> tuple[Any, np.ndarray]:
-        """All segments in the order of their ids: rows of `COLUMNS`, and contiguous float32 [N, E]."""
-        version = self.store.segments.version
-        if self._read is None or self._read[0] != version:
-            rows = self.store.segments.to_arrow().sort_by("segment_id")
-            vectors = rows["vector"].combine_chunks().flatten().to_numpy()
-            self._read = version, (rows.select(COLUMNS), vectors.reshape(len(rows), self.settings.embedding_size))
-        return self._read[1]
+        return open_snapshot(self.store.segments, self.settings.embedding_size, cache_folder(self.uri))
 
     def _made(self, encoder: Encoder | EmbeddingSet, model: str | None) -> Store:
         """The tables, made if they are not there, and checked against what is wanted of them."""

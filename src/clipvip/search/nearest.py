@@ -1,42 +1,94 @@
-"""Scores of a library's segments against a query vector: exact, as one product with all of them.
+"""Scores of a library's segments against a query vector: one product with all of them, or LanceDB's index.
 
-Shapes: N segments, E embedding size.
+Shapes: N segments, n of them, E embedding size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from clipvip.search.filters import Condition, mask
+from clipvip.search.filters import Condition, mask, sql
+from clipvip.search.snapshot import COLUMNS
+from clipvip.search.store import among
 
-COLUMNS = ["segment_id", "video_id", "root", "path", "mtime_ns", "duration_s", "start_s", "end_s"]
+EXACT_ROWS = 250_000
+"""A library with more segments is searched with the approximate index: here a product takes about as long."""
+SAMPLE_ROWS = 10_000
+"""Enough for the mean and spread of a query's scores."""
+
+
+NPROBES = 40
+REFINE = 10
+"""Of LanceDB's index: partitions looked into, and candidates for each answer whose true distance is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Segments, best first, equal scores by segment_id. rows: a pyarrow table of `COLUMNS`; scores: float32 [n]."""
+    """Segments, best first, equal scores by segment_id.
+
+    rows: a pyarrow table of `COLUMNS`; vectors: float32 [n, E]; scores: float32 [n].
+    """
 
     rows: Any
+    vectors: np.ndarray
     scores: np.ndarray
 
     def __len__(self) -> int:
         return len(self.scores)
 
 
+class Segments(Protocol):
+    """All segments of one version of a library."""
+
+    @property
+    def sample(self) -> np.ndarray:
+        """The vectors of all, or of evenly spaced ones, float32 [n, E]: enough for a mean or a spread."""
+
+    def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
+        """The vectors of those that meet the conditions, float32 [n, E] at a time."""
+
+    def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
+        """Score those that meet the conditions against a query vector float32 [E]."""
+
+
+class Scan(Protocol):
+    """The segments that may answer one query."""
+
+    def top(self, m: int) -> Scored:
+        """The best `m` of them, or all if there are no more."""
+
+    def of_videos(self, video_ids: Sequence[str]) -> Scored:
+        """All of these videos."""
+
+
 class ExactSegments:
-    """All segments: rows (a pyarrow table of `COLUMNS`) and vectors float32 [N, E], in the same order."""
+    """Scores every segment. rows: a pyarrow table of `COLUMNS`; vectors: float32 [N, E], in the same order."""
 
     def __init__(self, rows: Any, vectors: np.ndarray):
         self.rows = rows
         self.vectors = vectors
 
-    def scan(self, vector: np.ndarray, wanted: list[Condition]) -> ExactScan:
-        """Score the segments that meet the conditions."""
+    @cached_property
+    def sample(self) -> np.ndarray:
+        """As `Segments.sample`."""
+        return np.asarray(self.vectors[:: -(-len(self.vectors) // SAMPLE_ROWS) or 1])
+
+    def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
+        """As `Segments.blocks`."""
+        allowed = mask(wanted, self.rows)
+        for start in range(0, len(self.vectors), SAMPLE_ROWS):
+            block = self.vectors[start : start + SAMPLE_ROWS]
+            yield block if allowed is None else block[allowed[start : start + SAMPLE_ROWS]]
+
+    def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
+        """As `Segments.scan`."""
         allowed = mask(wanted, self.rows)
         scores = self.vectors @ vector  # [N]
         return ExactScan(self, np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed), scores)
@@ -52,33 +104,98 @@ class ExactSegments:
 
 
 class ExactScan:
-    """The scores of one query. allowed: numbers of the rows that may answer; scores: float32 [N], of all rows."""
+    """As `Scan`. allowed: numbers of the rows that may answer; scores: float32 [N], of all rows."""
 
     def __init__(self, segments: ExactSegments, allowed: np.ndarray, scores: np.ndarray):
         self._segments = segments
         self._allowed = allowed
-        self.scores = scores
-
-    @property
-    def ground(self) -> float:
-        """The mean score: what has nothing to do with the query gets about this."""
-        return float(self.scores.mean()) if len(self.scores) else 0.0
+        self._scores = scores
 
     def top(self, m: int) -> Scored:
-        """The best `m` segments, or all if there are no more."""
-        scores = self.scores[self._allowed]
+        """As `Scan.top`."""
+        scores = self._scores[self._allowed]
         if m < len(scores):
             least = np.partition(scores, -m)[-m]
             return self._scored(self._allowed[scores >= least], m)
         return self._scored(self._allowed, m)
 
-    def of_videos(self, video_ids: list[str]) -> Scored:
-        """All segments of these videos that may answer."""
+    def of_videos(self, video_ids: Sequence[str]) -> Scored:
+        """As `Scan.of_videos`."""
         numbers, order, bounds = self._segments.by_video
         rows = [order[bounds[n] : bounds[n + 1]] for n in (numbers[video_id] for video_id in video_ids)]
         return self._scored(np.intersect1d(np.concatenate(rows), self._allowed), None)
 
     def _scored(self, numbers: np.ndarray, m: int | None) -> Scored:
-        rows = self._segments.rows.take(pa.array(numbers)).append_column("score", pa.array(self.scores[numbers]))
-        rows = rows.sort_by([("score", "descending"), ("segment_id", "ascending")]).slice(0, m)
-        return Scored(rows.drop_columns("score"), rows["score"].to_numpy())
+        rows = self._segments.rows.take(pa.array(numbers))
+        return _sorted(rows, self._segments.vectors[numbers], self._scores[numbers], m)
+
+
+class IndexedSegments:
+    """Leaves the search to LanceDB: approximate if the table has an index and `exact` is not asked for.
+
+    Rows that came after the index was built are searched as well, one by one.
+    """
+
+    def __init__(self, table: Any, *, exact: bool = False):
+        self.table = table
+        self.exact = exact
+
+    @cached_property
+    def sample(self) -> np.ndarray:
+        """As `Segments.sample`."""
+        total = self.table.count_rows()
+        step = -(-total // SAMPLE_ROWS) or 1
+        return _vectors(self.table.take_offsets(list(range(0, total, step))).select(["vector"]).to_arrow())
+
+    def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
+        """As `Segments.blocks`."""
+        query = self.table.search().select(["vector"])
+        condition = sql(wanted)
+        for batch in (query.where(condition) if condition else query).to_batches():
+            yield _vectors(batch)
+
+    def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
+        """As `Segments.scan`."""
+        return IndexedScan(self.table, vector, sql(wanted), exact=self.exact)
+
+
+class IndexedScan:
+    """As `Scan`. condition: SQL."""
+
+    def __init__(self, table: Any, vector: np.ndarray, condition: str | None, *, exact: bool):
+        self._table = table
+        self._vector = vector
+        self._condition = condition
+        self._exact = exact
+
+    def top(self, m: int) -> Scored:
+        """As `Scan.top`."""
+        query = self._table.search(self._vector).distance_type("l2").limit(m)
+        query = query.bypass_vector_index() if self._exact else query.nprobes(NPROBES).refine_factor(REFINE)
+        if self._condition:
+            query = query.where(self._condition, prefilter=True)
+        return self._scored(query.select([*COLUMNS, "vector", "_distance"]).to_arrow())
+
+    def of_videos(self, video_ids: Sequence[str]) -> Scored:
+        """As `Scan.of_videos`."""
+        condition = among("video_id", video_ids) + (f" AND ({self._condition})" if self._condition else "")
+        return self._scored(self._table.search().where(condition).select([*COLUMNS, "vector"]).to_arrow())
+
+    def _scored(self, rows: Any) -> Scored:
+        vectors = _vectors(rows)
+        return _sorted(rows.select(COLUMNS), vectors, vectors @ self._vector, None)
+
+
+def _sorted(rows: Any, vectors: np.ndarray, scores: np.ndarray, m: int | None) -> Scored:
+    """The best `m` of these segments."""
+    keys = pa.table({"score": scores, "segment_id": rows["segment_id"]})
+    order = pc.sort_indices(keys, [("score", "descending"), ("segment_id", "ascending")])[:m]
+    numbers = order.to_numpy()
+    return Scored(rows.take(order), vectors[numbers], scores[numbers])
+
+
+def _vectors(rows: Any) -> np.ndarray:
+    """The column `vector` of a pyarrow table or batch: float32 [n, E]."""
+    column = rows["vector"]
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)

@@ -5,31 +5,60 @@ Shapes: E embedding size.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from clipvip.encode import Encoder
 from clipvip.errors import InputError, UsageError
 from clipvip.search.filters import conditions
 from clipvip.search.merging import Answer, merge_windows
-from clipvip.search.nearest import ExactScan, ExactSegments, Scored
+from clipvip.search.nearest import EXACT_ROWS, ExactSegments, IndexedSegments, Scan, Scored, Segments
 from clipvip.search.query import Query, Term
 from clipvip.search.results import Hit, Results
+from clipvip.search.snapshot import cache_folder, open_snapshot
 
 CANDIDATES = 8
 """Segments looked at for each answer, at first: windows of one video are usually near to each other."""
+ROUNDING = 1e-6
+"""A product with fewer vectors may differ in its last bits."""
 
 
-def answer(
-    query: Query, segments: ExactSegments, size: int, encoder: Callable[[], Encoder], vector_of: Callable[[str], Any]
-) -> Results:
-    """The answers to `query`. size: E; encoder: is called if a term needs it; vector_of: of a segment, by its id."""
-    vector = query_vector(query.terms, size, encoder, vector_of)
-    hits = _page(query, segments.scan(vector, conditions(query.filters)))
-    return Results(tuple(hits))
+class Searcher:
+    """Answers queries from one table of segments. uri, table: of the index; size: E."""
+
+    def __init__(self, uri: str, table: Any, size: int):
+        self._table = table
+        self._size = size
+        self._folder = cache_folder(uri)
+        self._lock = threading.Lock()
+        self._read: tuple[int, Segments] | None = None
+
+    def answer(self, query: Query, encoder: Callable[[], Encoder], vector_of: Callable[[str], Any]) -> Results:
+        """The answers to `query`. encoder: is called if a term needs it; vector_of: of a segment, by its id."""
+        vector = query_vector(query.terms, self._size, encoder, vector_of)
+        segments = self.segments(exact=query.exact)
+        scan = segments.scan(vector, conditions(query.filters))
+        ground = float((segments.sample @ vector).mean()) if query.merge and len(segments.sample) else 0.0
+        return Results(tuple(_page(query, scan, ground)))
+
+    def segments(self, *, exact: bool = False) -> Segments:
+        """The segments of the table's version. exact: search no approximate index."""
+        with self._lock:
+            version = self._table.version
+            if self._read is None or self._read[0] != version:
+                self._read = version, self._open()
+        segments = self._read[1]
+        return IndexedSegments(self._table, exact=True) if exact and isinstance(segments, IndexedSegments) else segments
+
+    def _open(self) -> Segments:
+        if self._table.count_rows() > EXACT_ROWS:
+            return IndexedSegments(self._table)
+        return ExactSegments(*open_snapshot(self._table, self._size, self._folder))
 
 
 def query_vector(
@@ -62,50 +91,53 @@ def _term_vector(term: Term, size: int, encoder: Callable[[], Encoder], vector_o
     return encoder().encode_texts([term.text or ""])[0]
 
 
-def _page(query: Query, scan: ExactScan) -> list[Hit]:
-    """The hits from number `offset` on."""
+def _page(query: Query, scan: Scan, ground: float) -> list[Hit]:
+    """The hits from number `offset` on. ground: the mean score."""
     wanted = query.offset + query.k
     m = CANDIDATES * wanted
     while True:
         top = scan.top(m)
-        answers = _answers(query, scan, top)
+        scored, answers = _answers(query, scan, top, ground)
         if len(answers) >= wanted or len(top) < m:
             break
         m *= 4
+    page = answers[query.offset : wanted]
+    picked = pa.array([part.best for part in page], pa.int64())
+    rows = scored.rows.select(["segment_id", "video_id", "root", "path"]).take(picked)
     return [
-        Hit(rank, score, Path(row["root"], row["path"]), start_s, end_s, row["segment_id"], row["video_id"])
-        for rank, (row, score, start_s, end_s) in enumerate(answers[query.offset : wanted], start=query.offset + 1)
+        Hit(
+            rank=rank,
+            score=float(scored.scores[part.best]),
+            video=Path(row["root"], row["path"]),
+            start_s=part.start_s,
+            end_s=part.end_s,
+            segment_id=row["segment_id"],
+            video_id=row["video_id"],
+        )
+        for rank, (part, row) in enumerate(zip(page, rows.to_pylist(), strict=True), start=query.offset + 1)
     ]
 
 
-def _answers(query: Query, scan: ExactScan, top: Scored) -> list[tuple[dict[str, Any], float, float, float]]:
-    """Of these best segments: the row of each answer's best one, its score, and from when to when."""
-    if not len(top):
-        return []
-    if query.merge:
-        ids = list(dict.fromkeys(top.rows["video_id"].to_pylist()))
-        scored = scan.of_videos(ids)  # also the lower windows: they may belong to an answer
-    else:
-        scored = top
-    by_video: dict[str, list[int]] = {}
-    for number, video_id in enumerate(scored.rows["video_id"].to_pylist()):
-        by_video.setdefault(video_id, []).append(number)
+def _answers(query: Query, scan: Scan, top: Scored, ground: float) -> tuple[Scored, list[Answer]]:
+    """The answers among the best segments `top`, best first, as rows of the segments that come with them."""
+    ids = top.rows["video_id"].to_pylist()
+    scored = top
+    if query.merge and len(top):
+        scored = scan.of_videos(list(dict.fromkeys(ids)))  # also the lower windows: they may belong to an answer
+        ids = scored.rows["video_id"].to_pylist()
+    rows_of: dict[str, list[int]] = {}
+    for row, video_id in enumerate(ids):
+        rows_of.setdefault(video_id, []).append(row)
     starts, ends = scored.rows["start_s"].to_numpy(), scored.rows["end_s"].to_numpy()
-    found: list[Answer] = []
-    for numbers in by_video.values():
-        own = np.array(numbers)
+    answers: list[Answer] = []
+    for numbers in rows_of.values():
         if query.merge:
-            merged = merge_windows(starts[own], ends[own], scored.scores[own], scan.ground)
-            parts = [part._replace(best=int(own[part.best])) for part in merged]
+            own = np.array(numbers)
+            merged = merge_windows(starts[own], ends[own], scored.scores[own], ground)
+            parts = [part._replace(best=numbers[part.best]) for part in merged]
         else:
-            parts = [Answer(number, float(starts[number]), float(ends[number])) for number in numbers]
-        found += parts[:1] if query.per_video else parts
-    found.sort(key=lambda part: part.best)  # best segments first, as they are
-    rows = scored.rows.select(["segment_id", "video_id", "root", "path"])
-    least = top.scores[-1]  # below it, another video may be better than what is known here
-    found = [part for part in found if scored.scores[part.best] >= least]
-    picked = rows.take([part.best for part in found]).to_pylist()
-    return [
-        (row, float(scored.scores[part.best]), part.start_s, part.end_s)
-        for row, part in zip(picked, found, strict=True)
-    ]
+            parts = [Answer(row, float(starts[row]), float(ends[row])) for row in numbers]
+        answers += parts[:1] if query.per_video else parts
+    # Below the last of `top`, a video that is not here may be better. Rows are best first, so are answers by row.
+    answers = [part for part in answers if scored.scores[part.best] >= top.scores[-1] - ROUNDING]
+    return scored, sorted(answers, key=lambda part: part.best)
