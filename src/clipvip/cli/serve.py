@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipvip.cli.options import Device, Dtype
+
+if TYPE_CHECKING:
+    from clipvip.serve.config import ServeConfig
 
 NAME = "serve"
 
@@ -23,6 +27,14 @@ def command(
         typer.Option(help="Another host name under which the server is reached, as behind a proxy; repeatable."),
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    allow_new_roots: Annotated[
+        bool, typer.Option("--allow-new-roots", help="Let the page index any folder of this machine.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0, help="Requests a second of one client (0: no limit).")] = 50.0,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For copies of videos that browsers cannot play.")
+    ] = None,
+    cache_gib: Annotated[float, typer.Option(min=0.01, help="How large --cache may become.")] = 4.0,
     model: Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -31,23 +43,50 @@ def command(
 
     Example: clipvip serve --index my-index --open
     """
+    from clipvip.serve.config import ServeConfig, cache_folder
+
+    config = ServeConfig(
+        host=host,
+        port=port,
+        token=token,
+        names=tuple(name or ()),
+        allow_new_roots=allow_new_roots,
+        cache=cache or cache_folder(index),
+        cache_bytes=int(cache_gib * 2**30),
+        requests_per_s=rate,
+    )
+    serve(index, config, model=model, device=device, dtype=dtype, open_browser=open_browser)
+
+
+def serve(
+    index: str,
+    config: ServeConfig,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    open_browser: bool = False,
+) -> None:
+    """Serve until a signal comes."""
+    import sys
     import webbrowser
 
     from clipvip.search import Library
     from clipvip.serve.app import create_app
-    from clipvip.serve.config import ServeConfig, cache_folder
+    from clipvip.serve.indexing import Task
     from clipvip.serve.run import bind, run, url_of
 
-    config = ServeConfig(host=host, port=port, token=token, names=tuple(name or ()), cache=cache_folder(index))
     library = Library(index, model, device=device, dtype=dtype)
-    library.refresh()  # fails here if there is no index
+    source = model or library.settings.model
     with bind(config.host, config.port) as listener:  # a port in use shall not wait for the model
-        encoder = library.encoder
+        app = create_app(Task(library.uri, source, device, dtype, None), library.encoder, config)
         url = url_of(listener)
+        entrance = f"{url}?token={config.token}" if config.token else url
 
         def started() -> None:
-            typer.echo(f"serving {index} at {url} (Ctrl-C ends it)")
+            shown = entrance if sys.stdout.isatty() else url  # logs are no place for a token
+            typer.echo(f"serving {index} at {shown} (Ctrl-C ends it)")
             if open_browser:
-                webbrowser.open(url + (f"?token={token}" if token else ""))
+                webbrowser.open(entrance)
 
-        run(create_app(library, encoder, config), config, listener, started)
+        run(app, config, listener, started)

@@ -14,7 +14,7 @@ from clipvip.errors import SearchIndexError, UsageError
 from clipvip.search.query import Query, Term
 from clipvip.search.results import Results
 from clipvip.search.scan import EncodedVideo, Found, Skipped, VideoFile, find_videos
-from clipvip.search.searching import Searcher
+from clipvip.search.searching import Searcher, query_vector
 from clipvip.search.segments import STRIDE_SHARE, WINDOW_S, check_windows
 from clipvip.search.snapshot import cache_folder, open_snapshot
 from clipvip.search.store import Segment, Settings, Store, VideoRecord
@@ -170,6 +170,16 @@ class Library:
         if self._searcher is None:
             self._searcher = Searcher(self.uri, self.store.segments, self.settings.embedding_size)
         return self._searcher.answer(query, lambda: self.encoder, self.store.vector)
+
+    def timeline(self, video_id: str, query: str | Query) -> list[tuple[Segment, float]]:
+        """How well each segment of a file answers (cosine), in the order of time. Of a query only the terms count.
+
+        Raises: as `search`.
+        """
+        terms = Query(terms=(Term(text=query),)).terms if isinstance(query, str) else query.terms
+        vector = query_vector(terms, self.settings.embedding_size, lambda: self.encoder, self.store.vector)
+        segments, vectors = self.store.vectors_of(video_id)
+        return list(zip(segments, (vectors @ vector).tolist(), strict=True))
 
     def video(self, video_id: str) -> VideoRecord | None:
         """What is known of an indexed file."""

@@ -183,6 +183,14 @@ class Store:
         rows = query.select(["segment_id", "video_id", "start_s", "end_s"]).to_arrow().sort_by("segment_id")
         return [Segment(**row) for row in rows.to_pylist()]
 
+    def vectors_of(self, video_id: str) -> tuple[list[Segment], np.ndarray]:
+        """The same, with their vectors float32 [n, E]."""
+        columns = ["segment_id", "video_id", "start_s", "end_s"]
+        query = self.segments.search().where(among("video_id", [video_id])).select([*columns, "vector"])
+        rows = query.to_arrow().sort_by("segment_id")
+        vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.settings.embedding_size)
+        return [Segment(**row) for row in rows.select(columns).to_pylist()], vectors
+
     def thumbnail(self, segment_id: str) -> bytes | None:
         """The JPEG of a segment's middle frame, or None if there is no such segment."""
         found = self.thumbnails.search().where(among("segment_id", [segment_id])).limit(1).to_arrow()

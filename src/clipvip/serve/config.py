@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from clipvip.errors import UsageError
+from clipvip.files import user_cache
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_TOKEN = 16
@@ -21,6 +20,7 @@ class ServeConfig:
 
     names: other host names under which the server is reached, as behind a proxy. token: what clients must know; needed
     for any address but loopback. requests_per_s: of one client, in the long run (0: no limit); burst: at once.
+    examples: queries that the page proposes.
     """
 
     host: str = "127.0.0.1"
@@ -36,6 +36,7 @@ class ServeConfig:
     upload_keep_s: float = 3600.0
     num_uploads: int = 1000
     max_waiting: int = 256
+    examples: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         open_to = [self.host] if self.host not in LOOPBACK else []
@@ -59,13 +60,7 @@ class ServeConfig:
         return frozenset((*LOOPBACK, *(name.lower() for name in self.names)))
 
 
-def cache_folder(uri: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the server of an index keeps what it can make again: the user's cache folder."""
-    if sys.platform == "win32":
-        base = environment.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    where = uri if "://" in uri else os.path.abspath(uri)
-    return Path(base, "clipvip", f"serve-{sha256(where.encode()).hexdigest()[:12]}")
+def cache_folder(uri: str) -> Path:
+    """Where the server of an index keeps what it can make again: in the user's cache folder."""
+    where = uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+    return user_cache() / f"serve-{sha256(where.encode()).hexdigest()[:12]}"

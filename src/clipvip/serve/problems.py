@@ -69,5 +69,6 @@ def handle_problems(app: FastAPI) -> None:
 
 def _told(fault: dict[str, Any]) -> str:
     """One fault of a request: where, and what is wrong with it."""
-    where = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path"))
-    return f"{where or fault['loc'][0]}: {fault['msg']}"
+    where = ".".join(str(part) for part in fault["loc"][1:])
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

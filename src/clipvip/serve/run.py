@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -46,7 +48,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run(app: FastAPI, config: ServeConfig, listener: socket.socket, on_started: Callable[[], None]) -> None:
-    """Serve until a signal comes; requests under way are finished. The signal is raised again at the end."""
+    """Serve until a signal comes; requests under way may finish. The signal is raised again at the end."""
     settings = uvicorn.Config(
         app,
         log_level="warning",
@@ -56,14 +58,19 @@ def run(app: FastAPI, config: ServeConfig, listener: socket.socket, on_started: 
         timeout_graceful_shutdown=GRACE_S,
         forwarded_allow_ips="127.0.0.1,::1" if config.names else "",
     )
-    _Server(settings, on_started).run(sockets=[listener])
+    _Server(settings, on_started, app.state.services.closing).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, settings: uvicorn.Config, on_started: Callable[[], None]):
+    def __init__(self, settings: uvicorn.Config, on_started: Callable[[], None], closing: threading.Event):
         super().__init__(settings)
         self._on_started = on_started
+        self._closing = closing
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._closing.set()  # event streams would go on for ever
+        super().handle_exit(sig, frame)

@@ -2,9 +2,143 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import date, datetime
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+MAX_TEXT = 2000
+MAX_TERMS = 16
+MAX_K, MAX_OFFSET = 200, 10_000
+EARLIEST, LATEST = 1970, 2200
+
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Id = Annotated[str, Field(min_length=1, max_length=200)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"\S", description="In words.")]
+Moment = date | AwareDatetime
+Folder = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+
+
+class Strict(BaseModel):
+    """What clients send: a name that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TermBody(Strict):
+    """One thing to look for: exactly one of text, segment_id and upload_id."""
+
+    text: Text | None = None
+    segment_id: Id | None = None
+    upload_id: Id | None = None
+    weight: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if sum(value is not None for value in (self.text, self.segment_id, self.upload_id)) != 1:
+            raise ValueError("give exactly one of text, segment_id and upload_id")
+        if self.weight == 0:
+            raise ValueError("a weight of 0 says nothing; leave the term out")
+        return self
+
+
+Terms = Annotated[list[TermBody], Field(min_length=1, max_length=MAX_TERMS)]
+
+
+class FiltersBody(Strict):
+    """Which videos may answer. path: a pattern such as holiday/** below a root; after, before: of the file's date."""
+
+    path: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    root: Folder | None = None
+    after: Moment | None = None
+    before: Moment | None = None
+    min_duration_s: Seconds | None = None
+    max_duration_s: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _has_files_of_that_time(self) -> Self:
+        for moment in (self.after, self.before):
+            if moment is not None and not EARLIEST <= moment.year <= LATEST:
+                raise ValueError(f"dates lie between {EARLIEST} and {LATEST}")
+        return self
+
+
+class Options(Strict):
+    """How a search answers."""
+
+    k: Annotated[int, Field(ge=1, le=MAX_K, description="How many answers.")] = 20
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET, description="Better answers to pass over.")] = 0
+    per_video: Annotated[bool, Field(description="The best answer of each video only.")] = False
+    merge: Annotated[bool, Field(description="Near-by windows that answer equally well are one answer.")] = True
+    false_alarm: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="The rate at which a query for what is not there may be answered."),
+    ] = None
+    rescore: Annotated[
+        Literal["qbnorm"] | None, Field(description="qbnorm: against videos that are near to every query.")
+    ] = None
+
+
+class SearchBody(Options):
+    """A search by any number of terms."""
+
+    terms: Terms
+    filters: FiltersBody = FiltersBody()
+
+
+class TermParams(Strict):
+    """What to look for, in an address: q, similar_to, or both."""
+
+    q: Text | None = None
+    similar_to: Annotated[Id | None, Field(description="A segment_id: what looks like it.")] = None
+
+    @model_validator(mode="after")
+    def _is_asked(self) -> Self:
+        if self.q is None and self.similar_to is None:
+            raise ValueError("give q (words), similar_to (a segment_id), or both")
+        return self
+
+    def terms(self) -> list[TermBody]:
+        """As a body has them."""
+        terms = [TermBody(text=self.q)] if self.q is not None else []
+        return terms + ([TermBody(segment_id=self.similar_to)] if self.similar_to is not None else [])
+
+
+class SearchParams(TermParams, FiltersBody, Options):
+    """A search in an address."""
+
+    def filters(self) -> FiltersBody:
+        """Those that a body has for itself."""
+        return FiltersBody(**{name: getattr(self, name) for name in FiltersBody.model_fields})
+
+    def options(self) -> Options:
+        """Those that a body has beside its terms."""
+        return Options(**{name: getattr(self, name) for name in Options.model_fields})
+
+
+class TermsBody(Strict):
+    """What to look for: any number of terms."""
+
+    terms: Terms
+
+
+class JobBody(Strict):
+    """What to do: index a folder."""
+
+    dir: Folder
+
+
+class ErrorDetail(BaseModel):
+    """A code for programs, a sentence for people."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    """What every error looks like."""
+
+    error: ErrorDetail
 
 
 class Health(BaseModel):
@@ -14,19 +148,63 @@ class Health(BaseModel):
     version: str
 
 
-class Status(BaseModel):
+class FailureOut(BaseModel):
+    """A file that could not be indexed."""
+
+    root: str
+    path: str
+    reason: str
+
+
+class RootOut(BaseModel):
+    """A folder that was indexed, and what is in it."""
+
+    root: str
+    videos: int
+    segments: int
+    hours: float
+
+
+class JobOut(BaseModel):
+    """A job and how far it is."""
+
+    job_id: str
+    kind: Literal["index", "prune"]
+    dir: str | None
+    state: Literal["running", "done", "failed", "cancelled", "interrupted"]
+    started: datetime
+    done: int
+    total: int | None
+    seconds: float
+    message: str | None
+    summary: dict[str, Any] | None
+    skipped: list[dict[str, str]]
+
+
+class StatusOut(BaseModel):
     """What is in the index, and what is going on."""
 
     videos: int
     segments: int
     hours: float
+    bytes: int
     model: str
     fingerprint: str
     roots: list[str]
+    failures: list[FailureOut]
+    jobs: list[JobOut]
+    allow_new_roots: bool
+    examples: list[str] | None
 
 
-class Found(BaseModel):
-    """One answer: a segment of a video. rank counts from 1; score is the cosine similarity."""
+class LibrariesOut(BaseModel):
+    """The folders of the index."""
+
+    libraries: list[RootOut]
+
+
+class HitOut(BaseModel):
+    """One answer: a part of a video. rank counts from 1; score is the cosine similarity (or what re-scoring made)."""
 
     rank: int
     score: float
@@ -37,23 +215,23 @@ class Found(BaseModel):
     start_s: float
     end_s: float
     duration_s: float
-    width: int | None
-    height: int | None
+    width: int
+    height: int
 
 
-class SearchAnswer(BaseModel):
-    """The answers to a query, best first."""
+class SearchOut(BaseModel):
+    """Answers, best first. total: segments in the index. found: False if there are none that pass `false_alarm`."""
 
     query: str
     found: bool
     p_value: float | None
     total: int
     took_ms: float
-    results: list[Found]
+    results: list[HitOut]
     next_offset: int | None
 
 
-class Segment(BaseModel):
+class SegmentOut(BaseModel):
     """A part of a video."""
 
     segment_id: str
@@ -61,11 +239,49 @@ class Segment(BaseModel):
     end_s: float
 
 
-class Video(BaseModel):
-    """A video and its segments."""
+class VideoOut(BaseModel):
+    """A video and its segments. playable: browsers play it as it is; None: it cannot be opened."""
 
     video_id: str
     root: str
     path: str
+    size_bytes: int
+    modified: datetime
     duration_s: float
-    segments: list[Segment]
+    width: int
+    height: int
+    there: bool
+    segments: list[SegmentOut]
+
+
+class ScoredSegment(SegmentOut):
+    """A part of a video and how well it answers."""
+
+    score: float
+
+
+class TimelineOut(BaseModel):
+    """All segments of one video, in the order of time."""
+
+    query: str
+    video_id: str
+    segments: list[ScoredSegment]
+
+
+class UploadOut(BaseModel):
+    """What was uploaded, and how long it can be searched by."""
+
+    upload_id: str
+    kind: Literal["image", "video"]
+    expires_in_s: float
+
+
+class JobsOut(BaseModel):
+    """The latest first."""
+
+    jobs: list[JobOut]
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For FastAPI's `responses`: these, and those of every route."""
+    return {status: {"model": ErrorBody} for status in (*statuses, 401, 403, 421, 422, 429)}

@@ -1,0 +1,122 @@
+"""What is in the index, and jobs that change it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from clipvip import __version__
+from clipvip.serve.indexing import Job
+from clipvip.serve.problems import Problem
+from clipvip.serve.schemas import Health, JobBody, JobOut, JobsOut, LibrariesOut, StatusOut, errors
+from clipvip.serve.services import Services
+
+LOOK_S = 0.2
+"""How often the progress of a job is looked at for those who follow it."""
+
+
+def index_routes(services: Services) -> APIRouter:
+    """Routes to the index of `services` as a whole."""
+    routes = APIRouter(prefix="/api", tags=["index"])
+    jobs = services.jobs
+
+    @routes.get("/health")
+    async def health() -> Health:
+        """Whether the server answers; needs no token."""
+        return Health(version=__version__)
+
+    @routes.get("/status", responses=errors())
+    async def status() -> StatusOut:
+        """What is in the index, which files could not be indexed, and what is going on."""
+        now = services.live.current
+        settings = now.library.settings
+        return StatusOut(
+            videos=len(now.videos),
+            segments=now.num_segments,
+            hours=sum(video.duration_s for video in now.videos.values()) / 3600,
+            bytes=now.bytes,
+            model=Path(settings.model).name if os.path.isabs(settings.model) else settings.model,
+            fingerprint=settings.fingerprint,
+            roots=list(now.roots),
+            failures=list(now.failures),
+            jobs=[_told(job) for job in jobs.all()[:1]],
+            allow_new_roots=services.config.allow_new_roots,
+            examples=list(services.config.examples) or None,
+        )
+
+    @routes.get("/libraries", responses=errors())
+    async def libraries() -> LibrariesOut:
+        """The folders of the index, each with what is in it."""
+        return LibrariesOut(libraries=services.live.current.folders())
+
+    @routes.get("/jobs", responses=errors())
+    async def all_jobs() -> JobsOut:
+        """Index jobs, the latest first."""
+        return JobsOut(jobs=[_told(job) for job in jobs.all()])
+
+    @routes.post("/jobs", status_code=201, responses=errors(404, 409, 413))
+    async def start(body: JobBody) -> JobOut:
+        """Index a folder (one that was indexed before, or one below it).
+
+        Only what is new or changed is encoded; a job that was interrupted goes on.
+        """
+        folder = await run_sync(_allowed, services, body.dir)
+        return _told(await run_sync(jobs.start, replace(services.task, dir=folder)))
+
+    @routes.get("/jobs/{job_id}", responses=errors(404))
+    async def job(job_id: str) -> JobOut:
+        """How far a job is."""
+        return _told(jobs.find(job_id))
+
+    @routes.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=errors(404))
+    async def events(job_id: str) -> AsyncIterator[ServerSentEvent]:
+        """The progress of a job as server-sent events, each the job as it is then; they end with it."""
+        last: Job | None = None
+        while not services.closing.is_set():
+            now = jobs.find(job_id)
+            if now is not last:
+                last = now
+                yield ServerSentEvent(data=_told(now))
+            if now.state != "running":
+                return
+            await asyncio.sleep(LOOK_S)
+
+    @routes.delete("/jobs/{job_id}", responses=errors(404))
+    async def cancel(job_id: str) -> JobOut:
+        """End a job; what it has committed stays."""
+        return _told(await run_sync(jobs.cancel, job_id))
+
+    return routes
+
+
+def _allowed(services: Services, folder: str) -> str:
+    """A folder that may be indexed, links followed. Raises: Problem."""
+    if services.config.allow_new_roots:
+        path = Path(folder).expanduser()
+        if not path.is_absolute() or not path.is_dir():
+            raise Problem(404, "not_found", "dir: no folder of that name; give its absolute path")
+        return str(path)
+    real = os.path.realpath(folder)
+    for root in services.live.current.roots:
+        top = os.path.realpath(root)
+        if os.path.isabs(folder) and (real == top or real.startswith(top.rstrip(os.sep) + os.sep)):
+            if not os.path.isdir(real):
+                raise Problem(404, "not_found", "dir: no folder of that name")
+            return folder
+    # the same answer whether it is there or not
+    raise Problem(
+        403,
+        "not_registered",
+        "dir: only folders that were indexed before, and those below (or serve --allow-new-roots)",
+    )
+
+
+def _told(job: Job) -> JobOut:
+    return JobOut.model_validate(asdict(job))

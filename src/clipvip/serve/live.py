@@ -1,0 +1,127 @@
+"""The index as it is now, while others write to it: each version is opened beside the last one, then takes its place.
+
+A search keeps the version that it began with, so no answer mixes two; and none waits for vectors to be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from anyio.to_thread import run_sync
+
+from clipvip.errors import ClipVipError, SearchIndexError
+from clipvip.search import Library, Query, Term
+from clipvip.search.store import VideoRecord
+from clipvip.serve.problems import not_found
+from clipvip.serve.schemas import FailureOut, RootOut
+
+logger = logging.getLogger(__name__)
+REFRESH_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One version of the index, ready to be searched."""
+
+    library: Library
+    version: Any
+    videos: dict[str, VideoRecord]
+    bytes: int
+    roots: tuple[str, ...]
+    failures: tuple[FailureOut, ...]
+
+    def video(self, video_id: str) -> VideoRecord:
+        """Raises: Problem if there is none."""
+        record = self.videos.get(video_id)
+        if record is None:
+            raise not_found("video", video_id)
+        return record
+
+    def of_segment(self, segment_id: str) -> VideoRecord:
+        """The video that a segment is of. Raises: Problem if there is none."""
+        record = self.videos.get(segment_id.partition("-")[0])
+        if record is None:
+            raise not_found("segment", segment_id)
+        return record
+
+    def vector(self, segment_id: str) -> np.ndarray:
+        """Of a segment: float32 [E]. Raises: Problem if there is none."""
+        self.of_segment(segment_id)
+        try:
+            return self.library.store.vector(segment_id)
+        except SearchIndexError:
+            raise not_found("segment", segment_id) from None
+
+    @property
+    def num_segments(self) -> int:
+        """Of all videos."""
+        return sum(record.num_segments for record in self.videos.values())
+
+    def folders(self) -> list[RootOut]:
+        """Each root with what is in it."""
+        folders = {root: RootOut(root=root, videos=0, segments=0, hours=0.0) for root in self.roots}
+        for record in self.videos.values():
+            folder = folders.setdefault(record.root, RootOut(root=record.root, videos=0, segments=0, hours=0.0))
+            folder.videos += 1
+            folder.segments += record.num_segments
+            folder.hours += record.duration_s / 3600
+        return list(folders.values())
+
+
+class Live:
+    """The current `Snapshot`. open_library: opens the index anew."""
+
+    def __init__(self, open_library: Callable[[], Library]):
+        self._open_library = open_library
+        self._watched = open_library()  # never searched, so that looking for news takes nothing from the others
+        self._lock = threading.Lock()
+        self.current = self._read()
+
+    def renew(self) -> None:
+        """Take a newer version of the index, if there is one. For any thread."""
+        try:
+            with self._lock:
+                self._watched.refresh()
+                if _version(self._watched) != self.current.version:
+                    self.current = self._read()
+        except (ClipVipError, OSError, RuntimeError, ValueError) as error:
+            logger.warning("the index cannot be read anew (%s); its last version still answers", error)
+
+    async def watch(self) -> None:
+        """Renew every now and then, until cancelled: others may write to the index, too."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await run_sync(self.renew)
+
+    def _read(self) -> Snapshot:
+        library = self._open_library()
+        version = _version(library)
+        size = library.settings.embedding_size
+        axis = np.eye(1, size, dtype=np.float32)[0]
+        library.search(Query(terms=(Term(vector=axis),), k=1))  # reads the vectors, so that no user waits for it
+        rows = library.store.failures.to_arrow().select(["root", "path", "reason"]).to_pylist()
+        failures = tuple(FailureOut(**row) for row in rows)
+        return Snapshot(library, version, library.store.videos(), _size(library.uri), tuple(library.roots), failures)
+
+
+def _size(uri: str) -> int:
+    """Bytes on this machine; 0 for an index that is elsewhere."""
+    total = 0
+    for folder, _, names in os.walk(uri):
+        for name in names:
+            with suppress(OSError):  # cleaned up meanwhile
+                total += os.path.getsize(os.path.join(folder, name))
+    return total
+
+
+def _version(library: Library) -> tuple[int, ...]:
+    store = library.store
+    return tuple(table.version for table in (store.segments, store.thumbnails, store.failures, store.roots))

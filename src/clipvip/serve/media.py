@@ -1,0 +1,146 @@
+"""Files of the index for browsers: the file itself, a copy they can play, film strips. Decoding happens elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import anyio
+from anyio.to_thread import run_sync
+
+from clipvip.errors import VideoDecodeError
+from clipvip.jobs.decoding import DecodePool
+from clipvip.jobs.worker import usable_cpus
+from clipvip.serve.config import ServeConfig
+from clipvip.serve.pictures import film_strip, still
+from clipvip.serve.play_cache import PlayCache
+from clipvip.serve.problems import Problem, busy
+from clipvip.serve.transcoding import browser_type, transcode
+
+T = TypeVar("T")
+STRIP_BYTES = 64 << 20
+NUM_TYPES = 100_000
+SLOW_THREADS = 4
+
+
+class ServedFile(NamedTuple):
+    """A file that may be served: links followed, below its root."""
+
+    path: Path
+    status: os.stat_result
+
+    @property
+    def state(self) -> tuple[Path, int, int]:
+        """Changes when the file does."""
+        return self.path, self.status.st_size, self.status.st_mtime_ns
+
+
+def served_file(root: str, path: str) -> ServedFile:
+    """An indexed file. Raises: Problem if it is not there any more, or not below its root once links are followed."""
+    try:
+        top = Path(root).resolve(strict=True)
+        file = (top / path).resolve(strict=True)
+        status = file.stat()
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+        raise Problem(404, "gone", f"{path}: no longer there; index its folder again") from None
+    if not file.is_relative_to(top) or not file.is_file():
+        raise Problem(404, "gone", f"{path}: no file below its folder; index it again")
+    return ServedFile(file, status)
+
+
+class Media:
+    """Processes that decode for the server, and what they made. A context manager; its methods are the event loop's."""
+
+    def __init__(self, config: ServeConfig):
+        self._config = config
+        self._copies = PlayCache(config.cache / "copies", config.cache_bytes)
+        self._strips = _Pictures(STRIP_BYTES)
+        self._types: OrderedDict[tuple[Path, int, int], str | None] = OrderedDict()
+        num_workers = max(1, usable_cpus() // 2)  # the model and the search want the others
+        self._quick, self._slow = DecodePool(num_workers), DecodePool(1)
+        self._quick_threads = anyio.CapacityLimiter(num_workers)
+        self._slow_threads = anyio.CapacityLimiter(SLOW_THREADS)
+
+    async def type_of(self, file: ServedFile) -> str | None:
+        """The media type under which browsers play this file; None: they need a copy."""
+        if file.state in self._types:
+            return self._types[file.state]
+        found = await self._run(self._quick_threads, file, lambda: self._quick.call(browser_type, file.path))
+        self._types[file.state] = found
+        if len(self._types) > NUM_TYPES:
+            self._types.popitem(last=False)
+        return found
+
+    async def copy_of(self, file: ServedFile) -> Path:
+        """A copy that browsers play, made now if there is none."""
+        copy = await run_sync(self._copies.find, file.path)
+        if copy is None:
+            work = lambda: self._copies.find_or_make(file.path, self._make_copy)  # noqa: E731
+            copy = await self._run(self._slow_threads, file, work)
+        return copy
+
+    async def strip(self, file: ServedFile, time_range: tuple[float, float]) -> bytes:
+        """The film strip of a part of a video: JPEG."""
+        return await self._picture(film_strip, file, time_range)
+
+    async def still(self, file: ServedFile, time_range: tuple[float, float]) -> bytes:
+        """The middle frame of a part of a video: JPEG."""
+        return await self._picture(still, file, time_range)
+
+    def close(self) -> None:
+        """End the processes; calls under way fail."""
+        self._quick.close()
+        self._slow.close()
+
+    def __enter__(self) -> Media:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _run(self, threads: anyio.CapacityLimiter, file: ServedFile, work: Callable[[], T]) -> T:
+        """`work()` when its turn has come. Raises: Problem if too many wait, or the file is damaged."""
+        if threads.statistics().tasks_waiting >= self._config.max_waiting:
+            raise busy("too many requests wait for decoding; try again")
+        try:
+            return await run_sync(work, limiter=threads)
+        except VideoDecodeError as error:
+            raise Problem(422, "undecodable", str(error).replace(str(file.path), file.path.name)) from None
+
+    async def _picture(
+        self, draw: Callable[[str, tuple[float, float]], bytes], file: ServedFile, time_range: tuple[float, float]
+    ) -> bytes:
+        key = draw.__name__, *file.state, *time_range
+        known = self._strips.get(key)
+        if known is None:
+            work = lambda: self._quick.call(draw, str(file.path), time_range)  # noqa: E731
+            known = await self._run(self._quick_threads, file, work)
+            self._strips.put(key, known)
+        return known
+
+    def _make_copy(self, source: Path, target: Path) -> None:
+        self._slow.call(transcode, source, str(target), self._config.cache_bytes, on_beat=_alive)
+
+
+class _Pictures:
+    """Small files in memory; the oldest are forgotten."""
+
+    def __init__(self, max_bytes: int):
+        self._max_bytes, self._held = max_bytes, 0
+        self._files: OrderedDict[object, bytes] = OrderedDict()
+
+    def get(self, key: object) -> bytes | None:
+        return self._files.get(key)
+
+    def put(self, key: object, content: bytes) -> None:
+        self._held += len(content) - len(self._files.pop(key, b""))
+        self._files[key] = content
+        while self._held > self._max_bytes:
+            self._held -= len(self._files.popitem(last=False)[1])
+
+
+def _alive(count: int = 1) -> None:
+    """A sign of life: it has already held off the time limit."""

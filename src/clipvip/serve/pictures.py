@@ -1,0 +1,115 @@
+"""Pictures of indexed videos, and the pixels of what somebody uploads. Runs in supervised processes.
+
+Shapes: T frames, H x W pixels, S image size of the model.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from clipvip.errors import VideoDecodeError
+from clipvip.video import read_frames, read_image
+from clipvip.video.container import IMAGES
+
+if TYPE_CHECKING:
+    from clipvip.model import ClipVipProcessor
+
+STRIP_FRAMES = 6
+SHORT_SIDE = 120
+MAX_PIXELS = 40_000_000
+"""Of an uploaded picture: 8K video has 33 million."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a model wants its frames, without the model: this goes to another process."""
+
+    num_frames: int
+    image_size: int
+    decoder_size: tuple[int, int] | int | None
+    resize: str
+    antialias: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, processor: ClipVipProcessor) -> Sampling:
+        """That of a processor."""
+        return cls(
+            processor.num_frames,
+            processor.image_size,
+            processor.decoder_size,
+            processor.resize,
+            processor.antialias,
+            tuple(processor.image_mean),
+            tuple(processor.image_std),
+        )
+
+
+def pixels_of(path: str | os.PathLike[str], sampling: Sampling) -> tuple[Literal["image", "video"], np.ndarray]:
+    """What kind of media a file is, and its pixels as `ClipVipProcessor` makes them: float32 [T, 3, S, S].
+
+    Raises: VideoDecodeError if it is neither a picture nor a video, or a picture of more than MAX_PIXELS.
+    """
+    from clipvip.video.transforms import to_pixel_values  # torch, which no other task of these processes needs
+
+    kind: Literal["image", "video"] = "image" if _is_picture(path) else "video"
+    if kind == "image":
+        frames = read_image(path)[None]
+    else:
+        frames = read_frames(path, num_frames=sampling.num_frames, size=sampling.decoder_size)
+    pixels = to_pixel_values(
+        frames,
+        sampling.image_size,
+        resize=sampling.resize,
+        antialias=sampling.antialias,
+        mean=sampling.mean,
+        std=sampling.std,
+    )
+    return kind, pixels.numpy()
+
+
+def film_strip(path: str | os.PathLike[str], time_range: tuple[float, float]) -> bytes:
+    """STRIP_FRAMES evenly spaced frames of a part of a video, side by side without gaps, as JPEG.
+
+    Raises: VideoDecodeError.
+    """
+    frames = read_frames(path, num_frames=STRIP_FRAMES, time_range=time_range, size=SHORT_SIDE)
+    chosen = np.minimum(np.arange(STRIP_FRAMES), len(frames) - 1)  # a still has one
+    return _jpeg(np.concatenate(list(frames[chosen]), axis=1))
+
+
+def still(path: str | os.PathLike[str], time_range: tuple[float, float]) -> bytes:
+    """The middle frame of a part of a video, for segments without a thumbnail: JPEG. Raises: VideoDecodeError."""
+    frames = read_frames(path, num_frames=3, time_range=time_range, size=SHORT_SIDE)
+    return _jpeg(frames[len(frames) // 2])
+
+
+def _is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether it is in one of the picture formats; its size is checked before anything is decoded."""
+    try:
+        with Image.open(path, formats=IMAGES) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise VideoDecodeError(
+                    f"{os.fspath(path)}: a picture of {width} x {height} pixels; make it smaller than {MAX_PIXELS:,}"
+                )
+            return image.format != "GIF" or not getattr(image, "is_animated", False)
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        if isinstance(error, Image.DecompressionBombError):
+            raise VideoDecodeError(f"{os.fspath(path)}: a picture of too many pixels; make it smaller") from error
+        return False
+    except (OSError, SyntaxError, ValueError) as error:
+        raise VideoDecodeError(f"{os.fspath(path)}: damaged picture ({error})") from error
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

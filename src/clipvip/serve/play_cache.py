@@ -1,0 +1,74 @@
+"""Copies of videos that browsers cannot play, in a folder that does not outgrow its limit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from clipvip.files import replacing
+
+RECIPE = 1
+"""Another number for every change of how copies are made."""
+
+ABANDONED_S = 3600.0
+
+
+class PlayCache:
+    """Copies by the path and state of their source; the ones not looked at for longest go first.
+
+    One copy is made at a time, and one that several ask for is made once. For any thread.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int):
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._making = threading.Lock()
+
+    def find(self, source: Path) -> Path | None:
+        """The copy of a file as it is now, if there is one."""
+        copy = self._copy(source)
+        try:
+            os.utime(copy)  # looked at now
+        except OSError:
+            return None
+        return copy
+
+    def find_or_make(self, source: Path, make: Callable[[Path, Path], None]) -> Path:
+        """The same, made by `make(source, target)` if need be. Raises: what that raises; OSError."""
+        with self._making:
+            if (found := self.find(source)) is not None:
+                return found
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            copy = self._copy(source)
+            with replacing(copy) as target:
+                make(source, target)
+            self._make_room(copy)
+            return copy
+
+    def _copy(self, source: Path) -> Path:
+        status = source.stat()
+        key = f"{RECIPE}\0{source}\0{status.st_size}\0{status.st_mtime_ns}"
+        return self.folder / f"{sha256(os.fsencode(key)).hexdigest()[:32]}.mp4"
+
+    def _make_room(self, newest: Path) -> None:
+        """Delete what is too much, `newest` never; also what a killed server left half-made."""
+        others = []
+        for path in self.folder.iterdir():
+            with suppress(OSError):
+                status = path.stat()
+                if path.suffix == ".partial":
+                    if time.time() - status.st_mtime > ABANDONED_S:
+                        path.unlink()
+                elif path != newest:
+                    others.append((status.st_mtime_ns, status.st_size, path))
+        room = self.max_bytes - newest.stat().st_size
+        for _, size, path in sorted(others, reverse=True):
+            room -= size
+            if room < 0:
+                with suppress(OSError):
+                    path.unlink()

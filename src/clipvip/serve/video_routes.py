@@ -1,0 +1,99 @@
+"""Videos: what is known of them, their pictures, and the films themselves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
+
+from clipvip.search.store import Segment, VideoRecord
+from clipvip.serve.media import ServedFile, served_file
+from clipvip.serve.problems import Problem, not_found
+from clipvip.serve.schemas import SegmentOut, VideoOut, errors
+from clipvip.serve.services import Services
+
+CACHED = {"Cache-Control": "private, max-age=3600"}
+JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
+FILM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"video/*": {}}},
+    206: {"content": {"video/*": {}}},
+    416: {"description": "No such range"},
+}
+
+
+def video_routes(services: Services) -> APIRouter:
+    """Routes to the videos of the index of `services`."""
+    routes = APIRouter(prefix="/api", tags=["videos"])
+
+    async def file_of(video: VideoRecord) -> ServedFile:
+        return await run_sync(served_file, video.root, video.path)
+
+    async def segment_of(segment_id: str) -> tuple[Segment, VideoRecord]:
+        snapshot = services.live.current
+        video = snapshot.of_segment(segment_id)
+        segments = await services.in_turn(partial(snapshot.library.segments_of, video.video_id))
+        found = next((segment for segment in segments if segment.segment_id == segment_id), None)
+        if found is None:
+            raise not_found("segment", segment_id)
+        return found, video
+
+    @routes.get("/videos/{video_id}", responses=errors(404, 503))
+    async def video(video_id: str) -> VideoOut:
+        """What is known of a video, and its segments in the order of time."""
+        snapshot = services.live.current
+        record = snapshot.video(video_id)
+        segments = await services.in_turn(partial(snapshot.library.segments_of, video_id))
+        try:
+            await file_of(record)
+            there = True
+        except Problem:
+            there = False
+        return VideoOut(
+            video_id=video_id,
+            root=record.root,
+            path=record.path,
+            size_bytes=record.size_bytes,
+            modified=datetime.fromtimestamp(record.mtime_ns / 1e9, UTC),
+            duration_s=record.duration_s,
+            width=record.width,
+            height=record.height,
+            there=there,
+            segments=[SegmentOut(segment_id=s.segment_id, start_s=s.start_s, end_s=s.end_s) for s in segments],
+        )
+
+    @routes.head("/videos/{video_id}/stream", include_in_schema=False)
+    @routes.get("/videos/{video_id}/stream", response_class=FileResponse, responses={**errors(400, 404, 503), **FILM})
+    async def stream(video_id: str, transcode: Literal["auto", "never"] = "auto") -> Response:
+        """The film, in ranges if asked for. What browsers cannot play comes as a copy that they can, made at the first
+        request and kept; with `transcode=never` the file comes as it is.
+        """
+        file = await file_of(services.live.current.video(video_id))
+        media_type = await services.media.type_of(file)
+        headers = {"Cache-Control": "private, no-cache"}
+        if media_type is not None or transcode == "never":
+            return FileResponse(file.path, media_type=media_type, stat_result=file.status, headers=headers)
+        return FileResponse(await services.media.copy_of(file), media_type="video/mp4", headers=headers)
+
+    @routes.get("/segments/{segment_id}/thumbnail", response_class=Response, responses={**errors(404, 503), **JPEG})
+    async def thumbnail(segment_id: str) -> Response:
+        """The segment's middle frame."""
+        snapshot = services.live.current
+        snapshot.of_segment(segment_id)
+        jpeg = await services.in_turn(partial(snapshot.library.thumbnail, segment_id))
+        if jpeg is None:  # indexed from embeddings
+            segment, video = await segment_of(segment_id)
+            jpeg = await services.media.still(await file_of(video), (segment.start_s, segment.end_s))
+        return Response(jpeg, media_type="image/jpeg", headers=CACHED)
+
+    @routes.get("/segments/{segment_id}/strip", response_class=Response, responses={**errors(404, 503), **JPEG})
+    async def strip(segment_id: str) -> Response:
+        """A film strip: six evenly spaced frames of the segment, side by side without gaps."""
+        segment, video = await segment_of(segment_id)
+        jpeg = await services.media.strip(await file_of(video), (segment.start_s, segment.end_s))
+        return Response(jpeg, media_type="image/jpeg", headers=CACHED)
+
+    return routes

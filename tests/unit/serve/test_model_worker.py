@@ -1,0 +1,83 @@
+"""The thread that uses the model."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import clipvip
+from clipvip.serve.model_worker import ModelWorker
+from helpers_model import write_model
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return clipvip.load(write_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+class Counting:
+    """An encoder that notes its batches, and waits before the first one."""
+
+    def __init__(self, encoder):
+        self.encoder, self.batches, self.go = encoder, [], threading.Event()
+
+    def encode_texts(self, texts):
+        assert self.go.wait(60)
+        self.batches.append(list(texts))
+        return self.encoder.encode_texts(texts)
+
+    def encode_pixels(self, pixels):
+        return self.encoder.encode_pixels(pixels)
+
+
+def test_waiting_texts_share_a_batch(encoder):
+    """Catches one pass through the model a query, a text encoded twice, and vectors handed to the wrong asker."""
+    counting = Counting(encoder)
+    texts = ["a red circle", "a blue square", "a red circle", "grass at night"]
+    with ModelWorker(counting) as worker:
+        first = worker.text("first")
+        while not worker._queue.empty():  # until it is under way
+            pass
+        futures = [worker.text(text) for text in texts]
+        counting.go.set()
+        vectors = [future.result(60) for future in futures]
+        first.result(60)
+        again = worker.text("a blue square")
+        assert again.done()
+    assert counting.batches == [["first"], ["a red circle", "a blue square", "grass at night"]]
+    np.testing.assert_allclose(vectors, encoder.encode_texts(texts), atol=1e-6)
+    np.testing.assert_array_equal(again.result(), vectors[1])
+
+
+def test_errors_reach_the_askers_and_nobody_else(encoder):
+    """Catches a thread that dies of one bad request, after which every search hangs."""
+    with ModelWorker(encoder) as worker:
+        bad = worker.pixels(np.full((4, 3, 32, 32), np.nan, np.float32))
+        good = worker.text("a red circle")
+        with pytest.raises(clipvip.errors.InputError):
+            bad.result(60)
+        assert good.result(60).shape == (16,)
+
+
+def test_a_cancelled_request_is_passed_over(encoder):
+    """Catches a thread that dies when somebody closes the page before the answer."""
+    counting = Counting(encoder)
+    with ModelWorker(counting) as worker:
+        first = worker.text("first")
+        while not worker._queue.empty():
+            pass
+        gone = worker.text("gone")
+        assert gone.cancel()
+        counting.go.set()
+        first.result(60)
+    assert counting.batches == [["first"]]
+
+
+def test_the_cache_is_bounded(encoder):
+    """Catches a cache that grows with every query ever asked."""
+    with ModelWorker(encoder, num_cached=2) as worker:
+        for text in ("one", "two", "three", "two", "four"):
+            worker.text(text).result(60)
+        assert list(worker._cache) == ["two", "four"]
