@@ -10,7 +10,6 @@ import * as results from "./results.js";
 import { EMPTY, FALSE_ALARM, fromAddress, isAsking, numFilters, questionOf, toAddress, toQuestion } from "./state.js";
 
 const PAGE_SIZE = 24;
-const PATIENCE_MS = 150;
 const EXAMPLES = ["a dog catches a frisbee", "waves on a beach at sunset", "somebody cuts vegetables"];
 
 let state = EMPTY;
@@ -44,13 +43,14 @@ function render(next) {
     return library.show();
   }
   library.hide();
+  if (!state.open) player.close();
   if (!isAsking(state)) welcome();
   else if (questionOf(state) !== answered) return ask();
-  return openOrClose();
+  return openMoment();
 }
 
-async function openOrClose() {
-  if (!state.open) return player.close();
+async function openMoment() {
+  if (!state.open) return;
   const known = results.shown().find(({ segment_id }) => segment_id === state.open);
   if (known) return player.open(known);
   const [videoId] = state.open.split("-"); // not among the results on the page: a shared link, say
@@ -59,7 +59,7 @@ async function openOrClose() {
     const segment = video.segments.find(({ segment_id }) => segment_id === state.open);
     if (segment) player.open({ ...video, ...segment, video_id: videoId });
   } catch (error) {
-    tellError(error, openOrClose);
+    tellError(error, openMoment);
   }
 }
 
@@ -70,18 +70,15 @@ async function ask() {
   search = new AbortController();
   const { signal } = search;
   const question = questionOf(state);
-  const isFirst = answered === null;
-  const late = setTimeout(() => (isFirst ? results.skeleton(PAGE_SIZE / 2) : results.dim()), PATIENCE_MS);
+  results.wait(PAGE_SIZE / 2);
   try {
     const answer = await api.search(body(0), signal);
-    clearTimeout(late);
     results.clear();
     answered = question;
     nextOffset = answer.next_offset ?? null;
     showAnswer(answer);
-    await openOrClose();
+    await openMoment();
   } catch (error) {
-    clearTimeout(late);
     if (error.name !== "AbortError") tellError(error, ask);
   }
 }
@@ -163,7 +160,6 @@ async function welcome() {
   try {
     const status = await api.status();
     if (!facts.isConnected) return;
-    query.setRoots(status.roots);
     if (!status.videos) return emptyLibrary();
     showExamples(status.examples ?? EXAMPLES);
     facts.textContent = `${counted(status.videos, "video")}, ${counted(status.segments, "moment")}`;
@@ -266,7 +262,12 @@ function follow(event) {
 query.setUp({ go, tellError });
 results.setUp({ open: (hit) => go({ open: hit.segment_id }), similar: similarTo });
 player.setUp({
-  closed: () => state.open && go({ open: "" }),
+  closed: () => {
+    const last = state.open;
+    if (!last) return;
+    go({ open: "" });
+    results.focus(last);
+  },
   similar: similarTo,
   step,
   terms: () => toQuestion(state).terms,

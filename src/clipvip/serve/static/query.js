@@ -1,6 +1,6 @@
 // The box at the top: words, terms beside them (with weights), images and videos given to search by, filters.
 
-import { thumbnailUrl, upload } from "./api.js";
+import { libraries, thumbnailUrl, upload } from "./api.js";
 import { announce, button, byId, el, icon } from "./dom.js";
 import { EMPTY, numFilters } from "./state.js";
 
@@ -115,16 +115,19 @@ function setUpFilters() {
 
 /** Unfold the filters (and go there), or fold them. */
 export function showFilters(shown, andFocus = shown) {
+  if (shown) listFolders();
   filters.hidden = !shown;
   byId("filters-toggle").setAttribute("aria-expanded", String(shown));
   if (andFocus) filters.elements.root.focus();
 }
 
-/** The folders one can choose from. */
-export function setRoots(roots) {
+/** Offer the folders there are. */
+async function listFolders() {
   const field = filters.elements.root;
-  const known = new Set([...field.options].map((option) => option.value));
-  field.append(...roots.filter((root) => !known.has(root)).map((root) => el("option", { value: root }, root)));
+  const found = await libraries().catch(() => ({ libraries: [] })); // the search itself will tell if the server is gone
+  const known = new Set([...field.options].map(({ value }) => value));
+  const missing = found.libraries.map(({ root }) => root).filter((root) => !known.has(root));
+  field.append(...missing.map((root) => el("option", { value: root }, root)));
 }
 
 // --- images and videos ---

@@ -127,17 +127,15 @@ export function focus(segmentId = "") {
   (cards.get(segmentId) ?? first)?.main.focus();
 }
 
-/** Empty cards while the server thinks. */
-export function skeleton(numCards) {
-  clear();
+/** While the server thinks: the last answer, faded, or empty cards if there is none. Both only show after a moment. */
+export function wait(numCards) {
+  if (!cards.size) clear();
   grid.setAttribute("aria-busy", "true");
+  if (cards.size) return;
   const parts = () => [el("span", { class: "frame" }), el("span", { class: "line" })];
   const blank = () => el("li", { class: "card waiting", "aria-hidden": "true" }, parts());
   grid.append(...Array.from({ length: numCards }, blank));
 }
-
-/** The results on the page belong to the last question until the next ones are here. */
-export const dim = () => grid.setAttribute("aria-busy", "true");
 
 /** Words in place of results. kind: "empty" | "nothing" | "error". */
 export function tell(kind, title, text, ...actions) {

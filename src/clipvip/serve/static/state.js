@@ -20,14 +20,19 @@ const API_FILTERS = {
   root: ["root", String],
   after: ["after", String],
   before: ["before", String],
-  min: ["min_duration_s", Number],
-  max: ["max_duration_s", Number],
+  min: ["min_duration_s", numberOf],
+  max: ["max_duration_s", numberOf],
 };
 /** How often "only sure hits" may be wrong. */
 export const FALSE_ALARM = 0.05;
 
 const escape_ = (part) => String(part).replace(/[%|]/g, encodeURIComponent);
 const unescape_ = (part) => part.replace(/%(25|7C)/g, decodeURIComponent);
+
+/** What is no number goes to the server as it is: that says what is wrong with it. */
+function numberOf(written) {
+  return Number.isFinite(Number(written)) ? Number(written) : written;
+}
 
 export function fromAddress(query) {
   const given = new URLSearchParams(query);

@@ -31,12 +31,12 @@ export function peaksOf(hits, limit = 5) {
   return peaks;
 }
 
-/** The curve as a picture; scores are told from the video's worst (flat) to its best (full height). */
+/** The curve as a picture, from the video's worst (flat) to its best (full height). */
 export function curve(hits, duration) {
-  const scores = hits.map(({ score }) => score);
+  const columns = columnsOf(hits, duration);
+  const scores = columns.filter((score) => score !== null);
   const [low, high] = [Math.min(...scores), Math.max(...scores)];
   const heightOf = (score) => 8 + (high > low ? ((score - low) / (high - low)) * (HEIGHT - 8) : HEIGHT / 2);
-  const columns = columnsOf(hits, duration);
   const step = WIDTH / columns.length;
   let path = "M0 100";
   columns.forEach((score, i) => {
