@@ -1,4 +1,4 @@
-# make setup | demo | test | test-long | test-mutations | check | bench      (Python 3.11+ and make are all that is needed)
+# make setup | demo | test | test-browser | test-long | test-mutations | check | bench      (Python 3.11+ and make are all that is needed)
 #
 # TORCH_INDEX: package index to take torch from, for another build of it (CPU only, or another CUDA version):
 #     make setup TORCH_INDEX=<index URL from pytorch's "get started" page>       (before the first set-up, or after `make clean`)
@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-long test-mutations check bench clean
+.PHONY: setup demo test test-browser test-long test-mutations check bench clean
 
 setup: $(STAMP)
 
@@ -25,7 +25,10 @@ demo: $(STAMP)
 	$(BIN)/clipvip demo --out runs/demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long' -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not browser' -n auto --dist loadfile
+
+test-browser: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
