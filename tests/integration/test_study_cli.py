@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import read_records
+from clipvip.analysis.study.cells import read_record, read_records, write_record
 from clipvip.analysis.study.make import WorldSize
 from clipvip.analysis.study.run import run_cells
 from clipvip.analysis.study.stages import Stage, Workplace
@@ -46,7 +46,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[list, Workplace, Pat
     cells = [replace(c, world=replace(c.world, size=TINY), stage=shrunk(c.stage)) for c in cells]
     told: list[int] = []
     workplace = Workplace(root / "work")
-    run_cells(cells, workplace, root / "study", workers=2, progress=lambda count, total: told.append(total))
+    run_cells(
+        cells, workplace, root / "study", workers=2, progress=lambda count, total: told.append(total), say=pytest.fail
+    )
     assert told == [5] * 5, "a warm start, a post-pre-training and three cells"
     return cells, workplace, root / "study"
 
@@ -79,7 +81,9 @@ def test_finished_cells_and_shared_stages_are_left_alone(done: tuple[list, Workp
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
     stages = sorted(path.name for path in (workplace.root / "stages").iterdir())
     assert stages == sorted({stage.key for cell in cells for stage in cell.shared()})
-    run_cells(cells, workplace, results, workers=1, progress=lambda count, total: pytest.fail("nothing is left to do"))
+    run_cells(
+        cells, workplace, results, workers=1, progress=lambda *_: pytest.fail("nothing is left to do"), say=pytest.fail
+    )
     assert before == {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
 
 
@@ -87,11 +91,36 @@ def test_a_cell_that_is_made_again_is_the_same(done: tuple[list, Workplace, Path
     """Catches results that depend on which process made them, or when."""
     cells, workplace, results = done
     cell = next(c for c in cells if c.row == "vip4")
-    run_cells([cell], workplace, tmp_path, workers=1, progress=lambda count, total: None)
+    run_cells([cell], workplace, tmp_path, workers=1, progress=lambda count, total: None, say=pytest.fail)
     first, second = (json.loads(cell.file(folder).read_text()) for folder in (results, tmp_path))
     for volatile in ("seconds", "versions"):
         first.pop(volatile), second.pop(volatile)
     assert first == second
+
+
+def test_a_finished_cell_of_another_recipe_is_made_again(done: tuple[list, Workplace, Path], tmp_path: Path) -> None:
+    """Catches figures that outlive the world, recipe or measure they are of, because a file has the right name."""
+    cells, workplace, results = done
+    cell = next(c for c in cells if c.row == "mean")
+    stale = json.loads(cell.file(results).read_text()) | {"key": "of another recipe", "figures": {}}
+    write_record(cell.file(tmp_path), stale)
+    said: list[str] = []
+    run_cells([cell], workplace, tmp_path, workers=1, progress=lambda count, total: None, say=said.append)
+    assert len(said) == 1
+    assert f"{tmp_path}: 1 finished" in said[0]
+    assert read_record(cell.file(tmp_path))["figures"] == read_record(cell.file(results))["figures"]
+
+
+def test_entries_that_are_one_run_are_made_once(done: tuple[list, Workplace, Path]) -> None:
+    """Catches the same model being trained for each table that shows it, or shown under another table's labels."""
+    cells, workplace, results = done
+    cell = next(c for c in cells if c.row == "d")
+    again = replace(cell, table="table4", row="both")
+    run_cells([again], workplace, results, workers=1, progress=lambda *_: pytest.fail("made again"), say=pytest.fail)
+    first, second = read_record(cell.file(results)), read_record(again.file(results))
+    again.file(results).unlink()
+    assert (second.pop("table"), second.pop("row")) == ("table4", "both")
+    assert second.items() < first.items()
 
 
 def test_the_command_line_plans_and_reports(done: tuple[list, Workplace, Path], tmp_path: Path) -> None:
@@ -131,7 +160,7 @@ def test_the_command_line_plans_and_reports(done: tuple[list, Workplace, Path], 
     assert planned.returncode == 0, planned.stderr
     (row,) = json.loads(planned.stdout)
     assert (row["table"], row["done"]) == ("table3", 0)
-    assert row["to_do"] == row["cells"] > 100
+    assert row["to_do"] == row["cells"] > 50
     assert not (tmp_path / "none").exists()
     assert run("table9").returncode == 2
     assert run("table2", "--plan", "--search-only").returncode == 2

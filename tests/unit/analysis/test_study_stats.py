@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from clipvip.analysis.study import claims, figures, plan, stats
-from clipvip.analysis.study.cells import pair_accuracy, summarise
+from clipvip.analysis.study.cells import pair_accuracy, recall, summarise
 from clipvip.analysis.study.stats import Interval, hierarchical_interval, values_of, verdict
 
 
 def record(data_seed: int, model_seed: int, ranks: list[float], **fields: Any) -> dict[str, Any]:
     base = {"data_seed": data_seed, "model_seed": model_seed, "ranks": ranks, "nll": [50, 150], "pairs": {"M": "10="}}
+    base["ties"] = [int(2 * (rank % 1)) for rank in ranks]
     return base | {"figures": {}, "family": "A", "kind": "test", "row": "x", "level": "base"} | fields
 
 
@@ -45,6 +46,18 @@ def test_an_interval_is_about_the_mean_and_knows_its_spread() -> None:
         hierarchical_interval(np.zeros((1, 1, 5)))
 
 
+def test_the_effect_to_expect_comes_from_the_spread_between_seeds_of_one_point() -> None:
+    """Catches the differences between grid points, or cells of the test split, being taken for noise."""
+    cells = [
+        record(0, seed, [1], kind=kind, level=level, figures={"R@1": base + step})
+        for kind, level, base, wide in (("search", "try 1", 10, 2), ("search", "try 2", 70, 4), ("test", "base", 0, 99))
+        for seed, step in enumerate((-wide, wide))
+    ]
+    spread = (2 * np.mean([2 * 2**2, 2 * 4**2])) ** 0.5
+    assert stats.expected_detectable(cells, "R@1", 6) == pytest.approx((2.5706 + 0.9195) * spread / 6**0.5, rel=1e-3)
+    assert stats.expected_detectable(cells[::2], "R@1", 6) is None
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
@@ -65,13 +78,20 @@ def test_values_are_in_the_order_of_seeds_and_agree_with_the_summary() -> None:
         values = values_of(cells, figure)
         assert values.shape == (2, 3, 6)
         for (d, m), of in ranks.items():
-            expected = summarise(np.array(of), np.zeros(6))[figure]
+            expected = summarise(np.array(of), np.array(cells[0]["ties"]), np.zeros(6))[figure]
             assert values[d - 1, m].mean() == pytest.approx(expected, abs=1e-3)
     assert values_of(cells, "InfoNCE")[0, 0].tolist() == [0.5, 1.5]
     assert values_of(cells, "M")[0, 0].tolist() == [100.0, 0.0, 50.0]
     assert pair_accuracy("10=") == 50.0
     with pytest.raises(ValueError, match="missing"):
         values_of(cells[1:], "R@1")
+
+
+def test_a_recall_of_ties_is_that_of_a_random_order() -> None:
+    """Catches frame averaging, which has twins tied, being told to find nothing where it finds one of two."""
+    best, tied = np.array([1, 1, 1, 9, 11]), np.array([0, 1, 3, 3, 1])
+    assert recall(best + tied / 2, tied, 1).tolist() == [1.0, 0.5, 0.25, 0.0, 0.0]
+    assert recall(best + tied / 2, tied, 10).tolist() == [1.0, 1.0, 1.0, 0.5, 0.0]
 
 
 def test_a_claim_is_weighed_on_paired_cells_of_its_family() -> None:

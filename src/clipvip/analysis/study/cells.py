@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from clipvip.analysis.study.families import FAMILIES
 from clipvip.analysis.study.make import View, World, shown
-from clipvip.analysis.study.stages import Stage, Workplace
+from clipvip.analysis.study.stages import Stage, Workplace, digest
 from clipvip.analysis.study.world import all_told, galleries
 from clipvip.files import replace_text
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 TIE = 1e-5
 """Scores nearer than this are ties: the rounding of float32 cosines must not order what a model cannot tell apart."""
 FIGURES = ("R@1", "R@5", "R@10")
+RECORD_VERSION = 1
+"""Raised whenever the same model would be measured otherwise."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,19 @@ class Cell:
         parts = (self.kind, self.world.family, self.level, self.row, f"d{self.world.seed}", f"m{self.model_seed}")
         return f"{self.table}/" + "_".join(parts).replace(" ", "-").replace("/", "-")
 
+    @property
+    def key(self) -> str:
+        """Digest of everything its figures hang on; what table, row and level are called is no part of it."""
+        return digest([RECORD_VERSION, self.stage.key, asdict(self.world), asdict(self.downstream), self.split])
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Which entry of which table it is."""
+        return {
+            "table": self.table, "kind": self.kind, "row": self.row, "level": self.level,
+            "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
+        }  # fmt: skip
+
     def file(self, results: Path) -> Path:
         """Where its figures are."""
         return results / f"{self.name}.json"
@@ -86,9 +101,7 @@ class Cell:
         scale = float(np.exp(logit_scale(workplace.model(self.stage))))
         measured = measure(encoder, scale, self, workplace)
         record = {
-            "table": self.table, "kind": self.kind, "row": self.row, "level": self.level,
-            "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
-            "split": self.split,
+            **self.labels, "key": self.key, "split": self.split,
             "stages": [
                 {"recipe": stage.recipe, "settings": dict(stage.settings), "key": stage.key}
                 for stage in self.stage.chain()
@@ -103,8 +116,9 @@ class Cell:
 
 
 def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) -> dict[str, Any]:
-    """Figures over all galleries, and what they are made of: "ranks" and "nll" (centinats) of each query, t2v, and
-    for each attribute asked for whether each caption prefers its clip to the twin's ("1", "0", "=" a tie).
+    """Figures over all galleries, and what they are made of: "ranks" (of equal scores the middle one), "ties" (how many
+    others score the same) and "nll" (centinats) of each query, t2v, and for each attribute asked for whether each
+    caption prefers its clip to the twin's ("1", "0", "=" a tie).
     """
     from clipvip.data.manifest import read_manifest
     from clipvip.evaluation import retrieval_ranks
@@ -118,7 +132,7 @@ def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) ->
     universe = all_told(family, cell.world.num_objects)
     place = {one: index for index, one in enumerate(universe)}
     size = len(universe)
-    ranks, losses = np.empty(len(clips)), np.empty(len(clips))
+    ranks, ties, losses = (np.empty(len(clips)) for _ in range(3))
     pairs: dict[str, list[str]] = {attribute: [] for attribute in asked}
     for start in range(0, len(clips), size):
         block = slice(start, start + size)
@@ -126,7 +140,10 @@ def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) ->
         for members in galleries(universe, asked):
             scores = similarity[np.ix_(members, members)]
             rows = start + np.array(members)
-            ranks[rows] = retrieval_ranks(np.round(scores / TIE) * TIE)["t2v"]
+            rounded = np.round(scores / TIE) * TIE
+            best = retrieval_ranks(rounded, ties="optimistic")["t2v"]
+            ranks[rows] = retrieval_ranks(rounded)["t2v"]
+            ties[rows] = 2 * (ranks[rows] - best)
             losses[rows] = _nll(scale * scores.astype(np.float64))
         for attribute, outcomes in pairs.items():
             for index, one in enumerate(told[block]):
@@ -135,19 +152,29 @@ def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) ->
                     outcomes.append(_outcome(float(similarity[index, index] - similarity[index, twin])))
     return {
         "num_queries": len(clips),
-        "figures": summarise(ranks, losses) | {name: pair_accuracy("".join(of)) for name, of in pairs.items()},
+        "figures": summarise(ranks, ties, losses) | {name: pair_accuracy("".join(of)) for name, of in pairs.items()},
         "logit_scale": round(float(np.log(scale)), 4),
         "ranks": [float(rank) if rank % 1 else int(rank) for rank in ranks],
+        "ties": ties.astype(int).tolist(),
         "nll": np.round(100 * losses).astype(int).tolist(),
         "pairs": {name: "".join(of) for name, of in pairs.items()},
     }
 
 
-def summarise(ranks: np.ndarray, losses: np.ndarray) -> dict[str, float]:
-    """The figures of ranks and losses [Q]."""
-    recalls = {figure: float(100.0 * np.mean(ranks <= int(figure[2:]))) for figure in FIGURES}
+def summarise(ranks: np.ndarray, ties: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+    """The figures of ranks, ties and losses [Q]."""
+    recalls = {figure: float(100.0 * recall(ranks, ties, int(figure[2:])).mean()) for figure in FIGURES}
     figures = recalls | {"MeanR@": float(np.mean(list(recalls.values()))), "InfoNCE": float(losses.mean())}
     return {name: round(value, 4) for name, value in figures.items()}
+
+
+def recall(ranks: np.ndarray, ties: np.ndarray, k: int) -> np.ndarray:
+    """How likely each query's own video is among the first k if equal scores are put in random order, [Q].
+
+    Who cannot tell two videos apart then has one of two right, like the observers of `ceilings`.
+    """
+    best = ranks - ties / 2
+    return np.clip((k + 1 - best) / (ties + 1), 0.0, 1.0)
 
 
 def pair_accuracy(outcomes: str) -> float:
@@ -174,7 +201,13 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 def read_records(results: Path, table: str) -> list[dict[str, Any]]:
     """All cells of a table that are done."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / table).glob("*.json"))]
+    return [read_record(path) for path in sorted((results / table).glob("*.json"))]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One cell that is done."""
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from clipvip.analysis.study import plan
 from clipvip.analysis.study.cells import Cell, read_records
 from clipvip.analysis.study.gap_cells import GapCell, gap_cells
-from clipvip.analysis.study.run import shared_stages
+from clipvip.analysis.study.run import is_done, shared_stages, unmade
 from clipvip.analysis.study.stages import Stage, Workplace
 
 SECONDS_A_STEP = {"study/warmstart": 0.06, "study/pretrain": 0.1, "study/finetune": 0.065}
@@ -19,10 +19,11 @@ _SECONDS_A_RUN, _SECONDS_A_WORLD = 4.0, 30.0
 def outlook(table: str, num_model_seeds: int, workplace: Workplace, results: Path, workers: int) -> dict[str, Any]:
     """Counts of cells done and to do, and hours. Before the search is done its choices are taken to be any."""
     cells = all_cells(table, num_model_seeds, results)
-    missing = [cell for cell in cells if not cell.file(results).exists()]
-    stages = [stage for stage in shared_stages(missing) if not workplace.is_done(stage)]
-    own = [cell.stage for cell in missing if isinstance(cell, Cell)]  # a cell of table1 trains nothing itself
-    worlds = [w for w in {cell.world for cell in missing} if not (workplace.world(w) / "world.json").exists()]
+    missing = [cell for cell in cells if not is_done(cell, results)]
+    once = unmade(missing, results)
+    stages = [stage for stage in shared_stages(once) if not workplace.is_done(stage)]
+    own = [cell.stage for cell in once if isinstance(cell, Cell)]  # a cell of table1 trains nothing itself
+    worlds = [w for w in {cell.world for cell in once} if not (workplace.world(w) / "world.json").exists()]
     seconds = sum(map(_seconds, [*stages, *own])) + _SECONDS_A_WORLD * len(worlds)
     return {
         "table": table, "cells": len(cells), "done": len(cells) - len(missing), "to_do": len(missing),

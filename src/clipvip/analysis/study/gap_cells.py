@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import versions, write_record
+from clipvip.analysis.study.cells import RECORD_VERSION, versions, write_record
 from clipvip.analysis.study.make import View, World
-from clipvip.analysis.study.stages import Stage, Workplace
+from clipvip.analysis.study.stages import Stage, Workplace, digest
 from clipvip.data.manifest import read_manifest
 
 NUM_TEXTS, NUM_DRAWS = 500, 10
@@ -37,6 +38,25 @@ class GapCell:
     def name(self) -> str:
         """Unique; of its file."""
         return f"table1/test_{self.world.family}_base_gap_d{self.world.seed}_m{self.model_seed}"
+
+    @property
+    def level(self) -> str:
+        """Of no factor."""
+        return plan.BASE
+
+    @property
+    def key(self) -> str:
+        """Digest of everything its figures hang on."""
+        told = {name: [asdict(view), field] for name, (view, field) in SOURCES.items()}
+        return digest([RECORD_VERSION, self.stage.key, asdict(self.world), told, NUM_TEXTS, NUM_DRAWS])
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Which entry of which table it is."""
+        return {
+            "table": "table1", "kind": "test", "row": "gap", "level": self.level,
+            "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
+        }  # fmt: skip
 
     def file(self, results: Path) -> Path:
         """Where its figures are."""
@@ -66,9 +86,7 @@ class GapCell:
             sources = open_sources([f"{name}={folder}/{name}.txt" for name in SOURCES])
             gap = measure_gap(sources, encoder, num_texts=NUM_TEXTS, num_draws=NUM_DRAWS, seed=self.world.seed)
         record = {
-            "table": "table1", "kind": "test", "row": "gap", "level": plan.BASE,
-            "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
-            "stage": self.stage.key, "fingerprint": gap.fingerprint,
+            **self.labels, "key": self.key, "stage": self.stage.key, "fingerprint": gap.fingerprint,
             "num_texts": NUM_TEXTS, "num_draws": NUM_DRAWS,
             "figures": {f"{pair.a} | {pair.b}": round(pair.nmi, 5) for pair in gap.pairs},
             "seconds": {"cell": round(time.perf_counter() - start, 1)},

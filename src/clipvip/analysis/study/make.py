@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -43,9 +43,9 @@ _STREAMS = {"images": 20, "pretrain": 21, "train": 22, "val": 23, "test": 24, "t
 class WorldSize:
     """How many media files; `val` and `test` are counted in full factorials, each combination once."""
 
-    images: int = 3000
-    pretrain: int = 4000
-    train: int = 1500
+    images: int = 2000
+    pretrain: int = 2400
+    train: int = 1000
     val: int = 3
     test: int = 3
 
@@ -133,9 +133,10 @@ def make_world(
     marker.write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
 
-def shown(world: World) -> list[Shown]:
+@lru_cache(maxsize=8)
+def shown(world: World) -> tuple[Shown, ...]:
     """What each file of a world shows."""
-    return [item for item, _ in _plan(world)]
+    return tuple(item for item, _ in _plan(world))
 
 
 def write_view(world: World, view: View, folder: Path, path: Path) -> None:

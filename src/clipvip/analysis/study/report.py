@@ -11,7 +11,7 @@ from clipvip.analysis.study.ceilings import ceilings
 from clipvip.analysis.study.cells import read_records
 from clipvip.analysis.study.claims import CLAIMS, Outcome, Records, rows_at, weigh
 from clipvip.analysis.study.families import FAMILIES
-from clipvip.analysis.study.stats import hierarchical_interval, values_of
+from clipvip.analysis.study.stats import expected_detectable, hierarchical_interval, values_of
 from clipvip.errors import UsageError
 from clipvip.files import replace_text
 
@@ -120,7 +120,12 @@ def _search_table(table: str, records: Records) -> str:
         means = [f"{sum(cell['figures'][figure] for cell in cells) / len(cells):.1f}" for figure in shown]
         rows.append([row, level.removeprefix("try "), *means])
     told = "Chosen by the search, with the means over its cells (validation split):"
-    return f"{told}\n\n{_table(['row', 'chosen', *shown], rows)}" if rows else ""
+    figure = "R@1" if table == "table2" else "MeanR@"
+    least = expected_detectable(records, figure, len(plan.DATA_SEEDS) * plan.NUM_MODEL_SEEDS)
+    detects = (
+        "" if least is None else f"\n\nLeast detectable difference expected from these cells: {figure} {least:.1f}."
+    )
+    return f"{told}\n\n{_table(['row', 'chosen', *shown], rows)}{detects}" if rows else ""
 
 
 def _gap_table(tests: Records) -> str:

@@ -6,11 +6,12 @@ import os
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import read_records
+from clipvip.analysis.study.cells import read_record, read_records, write_record
 from clipvip.analysis.study.gap_cells import gap_cells
 from clipvip.analysis.study.make import View, World
 from clipvip.analysis.study.stages import Stage, Workplace
@@ -22,12 +23,27 @@ _SILENT_S = 6 * 3600.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
+R = TypeVar("R", bound="Runnable")
+
+
 class Runnable(Protocol):
     """A cell of whatever kind."""
 
     @property
     def world(self) -> World:
         """Where its clips are from."""
+
+    @property
+    def level(self) -> str:
+        """Of which factor."""
+
+    @property
+    def key(self) -> str:
+        """Digest of everything its figures hang on."""
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Which entry of which table it is."""
 
     def file(self, results: Path) -> Path:
         """Where its figures are."""
@@ -42,51 +58,94 @@ class Runnable(Protocol):
         """Make it, and write its file."""
 
 
-def run_table(
-    table: str,
+def run_tables(
+    tables: Sequence[str],
     workplace: Workplace,
     results: Path,
     *,
     num_model_seeds: int,
     workers: int,
     progress: Progress,
+    say: Callable[[str], None],
     search_only: bool = False,
 ) -> None:
-    """Make what is missing of a table: the search's cells, then those of the test splits with what the search chose.
+    """Make what is missing of some tables: the searches' cells, then those of the test splits with what the searches
+    chose, the bases of all tables first, as they are what is claimed.
 
-    search_only: stop before any test split is read. Finished cells are left as they are; an interrupted call is taken
-    up by the next.
+    search_only: stop before any test split is read. An interrupted call is taken up by the next. say: is told why a
+    finished cell is made again.
     """
-    if table == "table1" and not search_only:
-        run_cells(gap_cells(num_model_seeds), workplace, results, workers=workers, progress=progress)
-        return
-    run_cells(plan.search_cells(table), workplace, results, workers=workers, progress=progress)
+    run = partial(run_cells, workplace=workplace, results=results, workers=workers, progress=progress, say=say)
+    for table in tables:
+        run(plan.search_cells(table))
     if search_only:
         return
+    for in_base in (True, False):
+        for table in tables:
+            run([cell for cell in test_cells(table, num_model_seeds, results) if (cell.level in plan.BASES) is in_base])
+
+
+def test_cells(table: str, num_model_seeds: int, results: Path) -> Sequence[Runnable]:
+    """What reads the test splits of a table, with what its search chose."""
+    if table == "table1":
+        return gap_cells(num_model_seeds)
     chosen = plan.choose(table, read_records(results, table))
-    run_cells(plan.final_cells(table, chosen, num_model_seeds), workplace, results, workers=workers, progress=progress)
+    return plan.final_cells(table, chosen, num_model_seeds)
 
 
 def run_cells(
-    cells: Iterable[Runnable], workplace: Workplace, results: Path, *, workers: int, progress: Progress
+    cells: Iterable[Runnable],
+    workplace: Workplace,
+    results: Path,
+    *,
+    workers: int,
+    progress: Progress,
+    say: Callable[[str], None],
 ) -> None:
-    """Make the cells that are missing, and before them the worlds and stages that they share."""
-    missing = [cell for cell in cells if not cell.file(results).exists()]
-    for world in dict.fromkeys(cell.world for cell in missing):
+    """Make the cells that are missing, and before them the worlds and stages that they share.
+
+    Entries of tables that are one and the same run are made once and copied.
+    """
+    missing = [cell for cell in cells if not is_done(cell, results)]
+    stale = sum(cell.file(results).exists() for cell in missing)
+    if stale:
+        say(f"{results}: {stale} finished cells are of other worlds, recipes or measures than now; made again")
+    once = unmade(missing, results)
+    for world in dict.fromkeys(cell.world for cell in once):
         workplace.make(world, workers)
-    shared = shared_stages(missing)
     levels: dict[int, list[Stage]] = {}
-    for stage in shared:
+    for stage in shared_stages(once):
         if not workplace.is_done(stage):
             levels.setdefault(sum(1 for _ in stage.chain()), []).append(stage)
-    total = sum(map(len, levels.values())) + len(missing)
-    for cell in missing:  # here, so that no two processes write one
+    total = sum(map(len, levels.values())) + len(once)
+    for cell in once:  # here, so that no two processes write one
         for world, view in cell.views():
             workplace.manifest(world, view)
     with Crew(workers) as crew:
         for _, stages in sorted(levels.items()):
             crew.do(_run_stage, [(workplace.root, stage) for stage in stages], lambda: progress(1, total))
-        crew.do(_run_cell, [(workplace.root, results, cell) for cell in missing], lambda: progress(1, total))
+        crew.do(_run_cell, [(workplace.root, results, cell) for cell in once], lambda: progress(1, total))
+    finished = finished_cells(results)
+    for cell in missing:
+        if not is_done(cell, results):
+            write_record(cell.file(results), finished[cell.key] | cell.labels)
+
+
+def is_done(cell: Runnable, results: Path) -> bool:
+    """Whether its figures are there, and are those of just such a cell."""
+    file = cell.file(results)
+    return file.exists() and read_record(file).get("key") == cell.key
+
+
+def unmade(missing: Iterable[R], results: Path) -> list[R]:
+    """Of the cells that are missing those whose figures no table has, each once."""
+    finished = finished_cells(results)
+    return list({cell.key: cell for cell in missing if cell.key not in finished}.values())
+
+
+def finished_cells(results: Path) -> dict[str, dict[str, Any]]:
+    """The records of all tables, by their keys."""
+    return {record["key"]: record for table in plan.TABLES for record in read_records(results, table)}
 
 
 def shared_stages(cells: Iterable[Runnable]) -> list[Stage]:

@@ -41,6 +41,15 @@ class Stage:
         """Digest of everything the trained weights hang on (save versions of libraries)."""
         return _key(self)
 
+    @property
+    def settled(self) -> dict[str, Any]:
+        """The recipe's sections with the settings in them: however two stages are told, equal runs are equal here."""
+        from clipvip.training.listing import SECTIONS
+        from clipvip.training.recipes import resolve
+
+        resolved = resolve(self.recipe, [f"{field}={value}" for field, value in self.settings])
+        return {name: told for name, told in resolved.items() if name in ("profile", *SECTIONS)}
+
     def chain(self) -> Iterator[Stage]:
         """This stage's ancestors, the first one first, and itself."""
         if self.parent is not None:
@@ -67,8 +76,8 @@ class Workplace:
 
     def manifest(self, world: World, view: View) -> Path:
         """The manifest of a view, written if it is not there."""
-        told = json.dumps([WORLD_VERSION, asdict(world), asdict(view)], sort_keys=True)
-        path = self.root / "manifests" / f"{world.name}-{view.part}-{_digest(told)}.jsonl"
+        told = digest([WORLD_VERSION, asdict(world), asdict(view)])
+        path = self.root / "manifests" / f"{world.name}-{view.part}-{told}.jsonl"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_view(world, view, self.world(world), path)
@@ -113,22 +122,20 @@ class Workplace:
 
 @lru_cache(maxsize=4096)
 def _key(stage: Stage) -> str:
-    from clipvip.training.listing import SECTIONS
-    from clipvip.training.recipes import resolve
-
     described = {
         "version": WORLD_VERSION,
-        "recipe": {k: v for k, v in resolve(stage.recipe).items() if k in ("profile", *SECTIONS)},
+        "recipe": stage.settled,
         "world": asdict(stage.world),
         "view": asdict(stage.view),
         "mixed": stage.mixed and asdict(stage.mixed),
         "seed": stage.seed,
-        "settings": sorted(map(list, stage.settings)),
         "parent": stage.parent and stage.parent.key,
         "snapshot": stage.snapshot,
     }  # fmt: skip
-    return _digest(json.dumps(described, sort_keys=True, default=str))
+    return digest(described)
 
 
-def _digest(text: str) -> str:
+def digest(described: Any) -> str:
+    """Of anything JSON can tell, as a file name."""
+    text = json.dumps(described, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

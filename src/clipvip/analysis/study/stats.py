@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from clipvip.analysis.study.cells import recall
+
 NUM_RESAMPLES = 4000
 POWER = 0.8
 VERDICTS = ("reproduced", "reversed", "equivalent", "unresolved")
@@ -31,13 +33,34 @@ class Interval:
     @property
     def detectable(self) -> float:
         """The least true value that such a study finds to differ from 0 with a probability of 80 %, at 5 %."""
-        from scipy import stats  # type: ignore[import-untyped]
-
-        quantiles = stats.t.ppf([0.975, POWER], self.num_seeds - 1)
-        return float(quantiles.sum() * self.spread / np.sqrt(self.num_seeds))
+        return detectable(self.spread, self.num_seeds)
 
     def __str__(self) -> str:
         return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+def detectable(spread: float, num_seeds: int) -> float:
+    """The least true mean of paired differences that differs from 0 at 5 % with a probability of 80 %, if `spread` is
+    the differences' standard deviation over seeds.
+    """
+    from scipy import stats  # type: ignore[import-untyped]
+
+    quantiles = stats.t.ppf([0.975, POWER], num_seeds - 1)
+    return float(quantiles.sum() * spread / np.sqrt(num_seeds))
+
+
+def expected_detectable(records: Sequence[Mapping[str, Any]], figure: str, num_seeds: int) -> float | None:
+    """What a search's cells (validation split) let one expect of `detectable`, before any test cell is there.
+
+    The spread of two rows' difference is taken to be sqrt(2) times that of one row between model seeds, pooled over
+    rows and grid points. None if no point has two seeds.
+    """
+    points: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        if record["kind"] == "search":
+            points.setdefault((record["row"], record["level"]), []).append(record["figures"][figure])
+    spreads = [np.var(of, ddof=1) for of in points.values() if len(of) > 1]
+    return detectable(float(np.sqrt(2 * np.mean(spreads))), num_seeds) if spreads else None
 
 
 def hierarchical_interval(values: np.ndarray, seed: int = 0) -> Interval:
@@ -121,6 +144,6 @@ def _queries(record: Mapping[str, Any], figure: str) -> np.ndarray:
         return np.array([score[outcome] for outcome in record["pairs"][figure]])
     if "ranks" not in record:
         return np.array([100 * record["figures"][figure]])  # of NMI there are no queries
-    ranks = np.array(record["ranks"])
+    ranks, ties = np.array(record["ranks"]), np.array(record["ties"])
     limits = (1, 5, 10) if figure == "MeanR@" else (int(figure.removeprefix("R@")),)
-    return np.mean([100.0 * (ranks <= k) for k in limits], axis=0)
+    return np.mean([100.0 * recall(ranks, ties, k) for k in limits], axis=0)

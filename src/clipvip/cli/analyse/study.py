@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,16 +65,15 @@ def command(
 def _run(
     tables: tuple[str, ...], seeds: int, workplace: Workplace, results: Path, workers: int | None, search_only: bool
 ) -> None:
-    from clipvip.analysis.study.run import run_table
+    from clipvip.analysis.study.run import run_tables
     from clipvip.cli.progress import progress_bar
     from clipvip.jobs.worker import usable_cpus
 
-    for table in tables:
-        with progress_bar(table, "runs") as progress:
-            run_table(
-                table, workplace, results, num_model_seeds=seeds, workers=workers or usable_cpus(), progress=progress,
-                search_only=search_only,
-            )  # fmt: skip
+    with progress_bar("study", "runs") as progress:
+        run_tables(
+            tables, workplace, results, num_model_seeds=seeds, workers=workers or usable_cpus(), progress=progress,
+            say=partial(typer.echo, err=True), search_only=search_only,
+        )  # fmt: skip
 
 
 def _report(results: Path, page: Path | None, as_json: bool) -> None:
