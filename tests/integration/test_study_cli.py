@@ -39,11 +39,23 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[list, Workplace, Pat
     }
     cells = [
         cell
-        for table, level, rows in (("table2", "asked AMO", ("mean", "vip4")), ("table3", "base", ("d",)))
+        for table, level, rows in (
+            ("table2", "base", ("mean",)),
+            ("table2", "asked AMO", ("vip4",)),
+            ("table3", "base", ("d",)),
+        )
         for cell in plan.final_cells(table, any_choice, 1)
         if cell.row in rows and cell.level == level and cell.world.name == "A1"
     ]
-    cells = [replace(c, world=replace(c.world, size=TINY), stage=shrunk(c.stage)) for c in cells]
+    cells = [
+        replace(
+            cell,
+            world=replace(cell.world, size=TINY),
+            stage=shrunk(cell.stage),
+            downstream=replace(cell.downstream, asked="AMO"),
+        )
+        for cell in cells
+    ]
     told: list[int] = []
     workplace = Workplace(root / "work")
     run_cells(
@@ -142,8 +154,11 @@ def test_the_command_line_plans_and_reports(done: tuple[list, Workplace, Path], 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "clipvip", "analyse", "study", *words, "--results", str(study)],
-            capture_output=True, text=True, check=False, cwd=tmp_path,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
 
     told = run("report", "--page", str(page))
     assert told.returncode == 0, told.stderr
