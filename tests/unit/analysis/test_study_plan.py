@@ -26,10 +26,11 @@ def test_every_row_gets_the_same_search_and_no_search_reads_a_test_split(table: 
     search, final = plan.search_cells(table), plan.final_cells(table, any_choice(table), 3)
     tries = Counter(cell.row for cell in search)
     if table == "table2":
-        assert tries.pop("mean") == len(plan.RATES) * len(plan.SEARCH_MODEL_SEEDS[table]), "it has no new parameters"
+        assert tries.pop("mean") == len(plan.RATES), "it has no new parameters"
     assert len(set(tries.values())) == 1
     assert {(cell.split, cell.world.family, cell.world.seed) for cell in search} == {("val", "A", plan.TUNING_SEED)}
     assert plan.TUNING_SEED not in plan.DATA_SEEDS
+    assert plan.TUNING_WORLD.size.test == 0
     assert {cell.split for cell in final} == {"test"}
     assert {cell.row for cell in final} - {"none"} == set(tries) | ({"mean"} if table == "table2" else set())
     names = [cell.name for cell in [*search, *final]]
@@ -68,19 +69,32 @@ def test_every_stage_is_a_recipe_that_loads(tmp_path: Path) -> None:
         assert recipe.train.seed == stage.seed
 
 
-def test_choosing_takes_the_best_mean_and_breaks_ties_by_infonce(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a choice by one lucky seed, or by another figure than the protocol's."""
+def test_choosing_takes_the_best_and_breaks_ties_by_infonce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a choice by another figure than the protocol's, or by cells that are no part of the search."""
     monkeypatch.setattr(plan, "RATES", (0.001, 0.002, 0.004))
     cells = [cell for cell in plan.search_cells("table2") if cell.row == "mean"]
-    scores = {0.001: (60, 60), 0.002: (90, 20), 0.004: (60, 60)}
+    scores = {0.001: 60, 0.002: 20, 0.004: 60}
     losses = {0.001: 1.0, 0.002: 0.1, 0.004: 0.9}
 
     def score(cell: Cell) -> dict[str, float]:
         rate = dict(cell.stage.settings)["optim.lr"]
-        return {"MeanR@": scores[rate][cell.model_seed - 100], "InfoNCE": losses[rate]}
+        return {"MeanR@": scores[rate], "InfoNCE": losses[rate]}
 
     records = [{"kind": "search", "row": c.row, "level": c.level, "figures": score(c)} for c in cells]
-    assert dict(plan.choose("table2", records)["mean"])["optim.lr"] == 0.004
+    others = [{**records[1], "kind": kind, "figures": {"MeanR@": 99, "InfoNCE": 0}} for kind in ("spread", "test")]
+    assert dict(plan.choose("table2", records + others)["mean"])["optim.lr"] == 0.004
+
+
+def test_a_second_seed_of_what_was_chosen_tells_the_spread() -> None:
+    """Catches noise being read from a test split, or from points that differ in more than the seed."""
+    chosen = any_choice("table2")
+    spread = plan.spread_cells("table2", chosen)
+    search = {(cell.row, cell.level): cell for cell in plan.search_cells("table2")}
+    assert {cell.row for cell in spread} == set(chosen)
+    for cell in spread:
+        first = search[cell.row, cell.level]
+        assert (cell.split, cell.stage.settings, cell.world) == ("val", first.stage.settings, first.world)
+        assert cell.model_seed != first.model_seed
 
 
 def test_entries_of_tables_that_are_one_run_have_one_key() -> None:

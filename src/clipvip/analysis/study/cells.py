@@ -37,7 +37,7 @@ RECORD_VERSION = 1
 class Cell:
     """One entry of a table: which row, at which level of which factor, from which seeds, measured on which split.
 
-    kind: "search" (validation split of the tuning world) or "test". stage: what is trained for it.
+    kind: "search" and "spread" (validation split of the tuning world) or "test". stage: what is trained for it.
     downstream: the view whose clips are the galleries.
     """
 

@@ -26,24 +26,24 @@ class Plot:
     family: str = "A"
 
 
-_AGGREGATORS = plan.FEW_AGGREGATORS
+_AGGREGATORS = plan.LATE_AND_PROXIES
 _SETS = {"sentences": "base", "paragraphs": "paragraphs"}
 _ASKED = {"M": "asked M", "A, O": "base", "A, M, O": "asked AMO"}
 _OBJECTS = {str(count): f"objects {count}" for count in plan.CROWDS}
-_WARM = {"0": "warm 0", str(plan.FEW_WARM_STEPS): f"warm {plan.FEW_WARM_STEPS}", str(plan.WARM_STEPS): "base"}
+_WARM = {"0": "warm 0", str(plan.WARM_STEPS): "base"}
 _BUDGET = {"200": "base", str(plan.LONG_STEPS): "long"}
 _RELEVANCE = {"0.1": "relevance 0.1", "0.4": "base", "0.8": "relevance 0.8"}
 _START = {f"{start} x{factor}": f"start {start} x{factor}" for start, factor in plan.STARTS_OF_NEW}
 _STEPS = {str(step): f"step {step}" for step in plan.SNAPSHOTS}
 PLOTS: tuple[Plot, ...] = (
     Plot("table2-aggregators", "table2", "downstream set", {"sentences": "base"}, tuple(plan.AGGREGATORS), "R@1"),
-    Plot("table2-asked", "table2", "attributes asked for", _ASKED, plan.SIGHTED, "R@1"),
+    Plot("table2-asked", "table2", "attributes asked for", _ASKED, ("vip4", "transformer", "full"), "R@1"),
     Plot("table2-budget", "table2", "steps of fine-tuning", _BUDGET, _AGGREGATORS, "R@1"),
     Plot("table2-warm", "table2", "steps of the image warm start", _WARM, _AGGREGATORS, "R@1"),
     Plot("table2-objects", "table2", "objects that move", _OBJECTS, ("full", "vip1", "vip4"), "R@1"),
     Plot("table2-start", "table2", "start of proxies, rate factor of new parameters", _START, ("vip4",), "R@1"),
     Plot("table3-losses", "table3", "downstream set", _SETS, ("none", *plan.LOSSES)),
-    Plot("table3-relevance", "table3", "share of relevant subtitles", _RELEVANCE, ("vs", "d")),
+    Plot("table3-relevance", "table3", "share of relevant subtitles", _RELEVANCE, ("vs",)),
     Plot("table4-data", "table4", "downstream set", _SETS, ("none", *plan.DATA_ROWS)),
     Plot("figure1", "figure1", "steps of post-pre-training", _STEPS, ("none", *plan.SETS)),
     Plot("annex", "annex", "downstream set", {"sentences": "base"}, plan.STARTS),

@@ -78,6 +78,7 @@ def run_tables(
     run = partial(run_cells, workplace=workplace, results=results, workers=workers, progress=progress, say=say)
     for table in tables:
         run(plan.search_cells(table))
+        run(plan.spread_cells(table, plan.choose(table, read_records(results, table))))
     if search_only:
         return
     for in_base in (True, False):

@@ -50,14 +50,14 @@ def detectable(spread: float, num_seeds: int) -> float:
 
 
 def expected_detectable(records: Sequence[Mapping[str, Any]], figure: str, num_seeds: int) -> float | None:
-    """What a search's cells (validation split) let one expect of `detectable`, before any test cell is there.
+    """What cells of the validation split let one expect of `detectable`, before any test cell is there.
 
     The spread of two rows' difference is taken to be sqrt(2) times that of one row between model seeds, pooled over
-    rows and grid points. None if no point has two seeds.
+    rows. None if no point has two seeds.
     """
     points: dict[tuple[str, str], list[float]] = {}
     for record in records:
-        if record["kind"] == "search":
+        if record["kind"] in ("search", "spread"):
             points.setdefault((record["row"], record["level"]), []).append(record["figures"][figure])
     spreads = [np.var(of, ddof=1) for of in points.values() if len(of) > 1]
     return detectable(float(np.sqrt(2 * np.mean(spreads))), num_seeds) if spreads else None
