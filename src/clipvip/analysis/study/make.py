@@ -45,7 +45,7 @@ class WorldSize:
 
     images: int = 1200
     pretrain: int = 1600
-    train: int = 600
+    train: int = 800
     val: int = 0
     test: int = 3
 

@@ -70,7 +70,7 @@ def run_tables(
     search_only: bool = False,
 ) -> None:
     """Make what is missing of some tables: the searches' cells, then those of the test splits with what the searches
-    chose, the bases of all tables first, as they are what is claimed.
+    chose, the bases of all tables first, as they are what is claimed. (The factors are varied in family A alone.)
 
     search_only: stop before any test split is read. An interrupted call is taken up by the next. say: is told why a
     finished cell is made again.
@@ -81,9 +81,10 @@ def run_tables(
         run(plan.spread_cells(table, plan.choose(table, read_records(results, table))))
     if search_only:
         return
-    for in_base in (True, False):
+    for in_base, family in ((True, "A"), (True, "B"), (False, "A")):
         for table in tables:
-            run([cell for cell in test_cells(table, num_model_seeds, results) if (cell.level in plan.BASES) is in_base])
+            of_family = [cell for cell in test_cells(table, num_model_seeds, results) if cell.world.family == family]
+            run([cell for cell in of_family if (cell.level in plan.BASES) is in_base])
 
 
 def test_cells(table: str, num_model_seeds: int, results: Path) -> Sequence[Runnable]:
