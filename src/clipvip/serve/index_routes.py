@@ -7,9 +7,10 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from clipvip import __version__
@@ -70,17 +71,20 @@ def index_routes(services: Services) -> APIRouter:
         folder = await run_sync(_allowed, services, body.dir)
         return _told(await run_sync(jobs.start, replace(services.task, dir=folder)))
 
+    async def known(job_id: str) -> Job:  # before the stream begins: then it is too late for a status
+        return jobs.find(job_id)
+
     @routes.get("/jobs/{job_id}", responses=errors(404))
     async def job(job_id: str) -> JobOut:
         """How far a job is."""
         return _told(jobs.find(job_id))
 
     @routes.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=errors(404))
-    async def events(job_id: str) -> AsyncIterator[ServerSentEvent]:
+    async def events(job: Annotated[Job, Depends(known)]) -> AsyncIterator[ServerSentEvent]:
         """The progress of a job as server-sent events, each the job as it is then; they end with it."""
         last: Job | None = None
         while not services.closing.is_set():
-            now = jobs.find(job_id)
+            now = jobs.find(job.job_id)
             if now is not last:
                 last = now
                 yield ServerSentEvent(data=_told(now))
