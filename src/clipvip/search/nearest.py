@@ -122,8 +122,10 @@ class ExactScan:
     def of_videos(self, video_ids: Sequence[str]) -> Scored:
         """As `Scan.of_videos`."""
         numbers, order, bounds = self._segments.by_video
-        rows = [order[bounds[n] : bounds[n + 1]] for n in (numbers[video_id] for video_id in video_ids)]
-        return self._scored(np.intersect1d(np.concatenate(rows), self._allowed), None)
+        parts = [order[bounds[n] : bounds[n + 1]] for n in (numbers[video_id] for video_id in video_ids)]
+        rows = np.sort(np.concatenate(parts))
+        at = np.minimum(np.searchsorted(self._allowed, rows), len(self._allowed) - 1)
+        return self._scored(rows[self._allowed[at] == rows], None)
 
     def _scored(self, numbers: np.ndarray, m: int | None) -> Scored:
         rows = self._segments.rows.take(pa.array(numbers))

@@ -97,7 +97,7 @@ def _page(query: Query, scan: Scan, ground: float) -> list[Hit]:
     m = CANDIDATES * wanted
     while True:
         top = scan.top(m)
-        scored, answers = _answers(query, scan, top, ground)
+        scored, answers = _answers(query, scan, top, ground, wanted)
         if len(answers) >= wanted or len(top) < m:
             break
         m *= 4
@@ -118,8 +118,11 @@ def _page(query: Query, scan: Scan, ground: float) -> list[Hit]:
     ]
 
 
-def _answers(query: Query, scan: Scan, top: Scored, ground: float) -> tuple[Scored, list[Answer]]:
-    """The answers among the best segments `top`, best first, as rows of the segments that come with them."""
+def _answers(query: Query, scan: Scan, top: Scored, ground: float, wanted: int) -> tuple[Scored, list[Answer]]:
+    """The answers among the best segments `top`, best first, as rows of the segments that come with them.
+
+    The first `wanted` are all there; of those below, only some.
+    """
     ids = top.rows["video_id"].to_pylist()
     scored = top
     if query.merge and len(top):
@@ -130,7 +133,9 @@ def _answers(query: Query, scan: Scan, top: Scored, ground: float) -> tuple[Scor
         rows_of.setdefault(video_id, []).append(row)
     starts, ends = scored.rows["start_s"].to_numpy(), scored.rows["end_s"].to_numpy()
     answers: list[Answer] = []
-    for numbers in rows_of.values():
+    for numbers in rows_of.values():  # best videos first, as rows are
+        if len(answers) >= wanted and sum(part.best < numbers[0] for part in answers) >= wanted:
+            break  # no other video has a better one
         if query.merge:
             own = np.array(numbers)
             merged = merge_windows(starts[own], ends[own], scored.scores[own], ground)
