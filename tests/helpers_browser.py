@@ -29,6 +29,8 @@ FLAGS = [
     "--disable-sync",
 ]
 HTML_NAME = "<img src=x onerror=document.title='owned'>.mp4"
+PATIENCE_MS = 60_000
+"""Of a check that waits for something: busy machines are slow."""
 DESKTOP = {"width": 1280, "height": 800}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 WATCH_MEDIA = """
@@ -88,6 +90,7 @@ def chromium() -> Iterator[Browser]:
     assert Path(CHROMIUM).is_file(), (
         f"{CHROMIUM}: no Chromium there (apt install chromium), or name it: CLIPVIP_CHROMIUM"
     )
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -103,7 +106,7 @@ class Visit:
     def __init__(self, browser: Browser, url: str, **options: Any):
         context_options = {"viewport": DESKTOP, "color_scheme": "light"} | options
         self.context: BrowserContext = browser.new_context(base_url=url, **context_options)
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(PATIENCE_MS)
         self.context.add_init_script(WATCH_MEDIA)
         self.page: Page = self.context.new_page()
         self.errors: list[str] = []

@@ -96,7 +96,7 @@ def main() -> None:
 
     def keep(page: Page, name: str) -> None:
         if given.all or name.removesuffix("-light") in KEPT or name == "player-dark":
-            page.screenshot(path=given.out / f"page-{name}.png")
+            page.screenshot(path=given.out / f"page-{name}.jpg", type="jpeg", quality=80)
 
     server = Server(given.index)
     server.start()

@@ -167,6 +167,26 @@ def test_filters_and_groups(visit, videos):
     expect(page.get_by_role("heading", name="Nothing passes the filters")).to_be_visible()
 
 
+def test_words_that_were_not_sent_yet(visit):
+    """Catches words that vanish because a filter was set before Enter was pressed."""
+    page = visit().page
+    ask(page, "red")
+    page.get_by_label("What to look for").fill("something blue")
+    page.get_by_label("Group by video").check()
+    expect(page.locator(".card .name").first).to_have_text("day.mp4")
+    assert parse_qs(urlsplit(page.url).query)["q"] == ["something blue"]
+
+
+def test_a_link_to_what_is_gone(visit):
+    """Catches an old link that ends in silence, or takes the results away with it."""
+    opened = visit("?q=red&open=0000000000000000-000000000-000001000")
+    opened.expected = ("Failed to load resource: the server responded with a status of 404",)
+    page = opened.page
+    expect(page.get_by_role("alert")).to_contain_text("not in this index")
+    expect(page.locator(".card .name").first).to_have_text("red.mp4")
+    page.wait_for_url("**?q=red")
+
+
 def test_more_pages(visit):
     """Catches pages that repeat or leave out results."""
     page = visit().page

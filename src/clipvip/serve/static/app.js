@@ -20,21 +20,19 @@ let search = new AbortController();
 /** Go to a changed state, as a new entry of the browser's history. */
 function go(change, { replace = false } = {}) {
   const next = { ...state, view: "search", ...change };
-  if (toAddress(next) === toAddress(state)) {
-    if (questionOf(next) === answered) return render(next); // asked again: nothing new
-    answered = null;
-  }
-  history[replace || toAddress(next) === toAddress(state) ? "replaceState" : "pushState"](null, "", toAddress(next));
-  render(next);
+  const isSame = toAddress(next) === toAddress(state);
+  history[replace || isSame ? "replaceState" : "pushState"](null, "", toAddress(next));
+  render(next, !("text" in change));
 }
 
-function render(next) {
+/** Show a state: what differs from the one before. */
+function render(next, keepTyped = false) {
   state = next;
   const isLibrary = state.view === "library";
   byId("search-view").hidden = isLibrary;
   byId("library-view").hidden = !isLibrary;
   byId("library-link").toggleAttribute("aria-current", isLibrary);
-  query.show(state);
+  query.show(state, keepTyped);
   byId("per-video").checked = state.perVideo;
   byId("sure").checked = state.sure;
   document.title = [isLibrary ? "Library" : state.text, "clipvip"].filter(Boolean).join(" · ");
@@ -57,10 +55,13 @@ async function openMoment() {
   try {
     const video = await api.video(videoId);
     const segment = video.segments.find(({ segment_id }) => segment_id === state.open);
-    if (segment) player.open({ ...video, ...segment, video_id: videoId });
+    if (segment) return player.open({ ...video, ...segment });
+    complain("That moment is no longer in the index.");
   } catch (error) {
-    tellError(error, openMoment);
+    if (error.isGone) return tellError(error, openMoment);
+    complain(error.message);
   }
+  go({ open: "" }, { replace: true });
 }
 
 // --- asking ---
@@ -241,7 +242,7 @@ function keys(event) {
     "/": () => byId("text").select(),
     "?": () => byId("help").showModal(),
     f: () => query.showFilters(byId("filters").hidden),
-    g: () => isAsking(state) && go({ perVideo: !state.perVideo, open: "" }),
+    g: () => isAsking(state) && query.ask({ perVideo: !state.perVideo }),
   }[event.key];
   if (!does) return;
   event.preventDefault();
@@ -282,8 +283,8 @@ library.setUp({
       ),
     ),
 });
-byId("per-video").addEventListener("change", ({ target }) => go({ perVideo: target.checked, open: "" }));
-byId("sure").addEventListener("change", ({ target }) => go({ sure: target.checked, open: "" }));
+byId("per-video").addEventListener("change", ({ target }) => query.ask({ perVideo: target.checked }));
+byId("sure").addEventListener("change", ({ target }) => query.ask({ sure: target.checked }));
 byId("more").addEventListener("click", more);
 byId("keys").addEventListener("click", () => byId("help").showModal());
 addEventListener("keydown", keys);

@@ -9,22 +9,23 @@ export const count = (n) => number.format(n);
 /** "1 video", "2,000 videos". */
 export const counted = (n, one, many = `${one}s`) => `${count(n)} ${plural.select(n) === "one" ? one : many}`;
 
-/** 75.5 -> "1:15", 3675 -> "1:01:15"; `tenths` for segments shorter than seconds can tell apart. */
+/** 75.4 -> "1:15", with tenths "1:15.4"; 3675 -> "1:01:15". */
 export function time(seconds, tenths = false) {
-  const whole = Math.floor(seconds + (tenths ? 0.05 : 0.0005));
+  const units = Math.round(seconds * (tenths ? 10 : 1));
+  const whole = tenths ? Math.floor(units / 10) : units;
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  const rest = tenths ? `.${Math.floor((seconds + 0.05 - whole) * 10)}` : "";
+  const rest = tenths ? `.${units % 10}` : "";
   const two = (n) => String(n).padStart(2, "0");
   return (h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`) + rest;
 }
 
-/** A segment, in whole seconds if it starts and ends on them. */
+/** A segment; in tenths of a second if it is so short that whole ones say little. */
 export function range(start, end) {
-  const tenths = [start, end].some((t) => Math.abs(t - Math.round(t)) > 0.05) && end - start < 10;
+  const tenths = end - start < 2;
   return `${time(start, tenths)}–${time(end, tenths)}`;
 }
 
-/** Spoken: "8 to 12 seconds", "1 minute 15 to ...". */
+/** For screen readers: "8 seconds", "1 minute 15 seconds". */
 export function spokenTime(seconds) {
   const whole = Math.round(seconds);
   const [m, s] = [Math.floor(whole / 60), whole % 60];

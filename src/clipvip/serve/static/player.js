@@ -194,11 +194,8 @@ function drawTimeline(timeline, hits, duration, video) {
       }),
     ),
   );
-  timeline.append(
-    track,
-    el("span", { class: "hint moments-label", "aria-hidden": "true" }, "Best moments"),
-    el("ol", { role: "list", class: "moments", "aria-label": "Best moments of this video" }, moments),
-  );
+  const list = el("ol", { role: "list", "aria-label": "Best moments of this video" }, moments);
+  timeline.append(track, el("div", { class: "moments" }, el("span", { "aria-hidden": "true" }, "Best moments"), list));
   timeline.dataset.duration = duration;
   timeline.hidden = false;
   markWindow();

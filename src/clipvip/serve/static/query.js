@@ -23,7 +23,7 @@ export function setUp(given) {
   ({ go, tellError } = given);
   byId("query").addEventListener("submit", (event) => {
     event.preventDefault();
-    go({ text: text.value, open: "" });
+    ask({});
   });
   text.addEventListener("input", () => (byId("add").hidden = text.value.trim() === ""));
   text.addEventListener("keydown", (event) => {
@@ -31,18 +31,21 @@ export function setUp(given) {
   });
   byId("add").addEventListener("click", () => {
     const term = { kind: "text", value: text.value.trim(), weight: 1, label: "" };
-    go({ text: "", terms: [...state.terms, term], open: "" });
+    ask({ text: "", terms: [...state.terms, term] });
     text.focus();
   });
   setUpFilters();
   setUpFiles();
 }
 
-/** Show what is asked. */
-export function show(next) {
+/** A change of the question; words that were typed and not yet sent belong to it. */
+export const ask = (change) => go({ text: text.value, open: "", ...change });
+
+/** Show what is asked. keepTyped: the words in the box, asked already or not yet, stay. */
+export function show(next, keepTyped) {
   state = next;
-  text.value = state.text;
-  byId("add").hidden = state.text.trim() === "";
+  if (!keepTyped) text.value = state.text;
+  byId("add").hidden = text.value.trim() === "";
   text.placeholder = state.terms.length ? "and …" : "Describe a moment";
   byId("terms").replaceChildren(...state.terms.map(chip));
   for (const [name, value] of Object.entries(state.filters)) {
@@ -70,7 +73,7 @@ function chip(term, i) {
     weights.map(([value, word]) => el("option", { value, selected: value === term.weight }, word)),
   );
   weight.addEventListener("change", () => {
-    go({ terms: state.terms.with(i, { ...term, weight: Number(weight.value) }), open: "" });
+    ask({ terms: state.terms.with(i, { ...term, weight: Number(weight.value) }) });
     byId("terms").querySelectorAll("select")[i]?.focus();
   });
   return el(
@@ -90,7 +93,7 @@ function thumbnail(source) {
 }
 
 function removeTerm(i) {
-  go({ terms: state.terms.toSpliced(i, 1), open: "" });
+  ask({ terms: state.terms.toSpliced(i, 1) });
   text.focus();
 }
 
@@ -102,10 +105,10 @@ function setUpFilters() {
   filters.addEventListener("change", () => {
     if (!filters.reportValidity()) return;
     const given = new FormData(filters);
-    go({ filters: Object.fromEntries([...given].map(([name, value]) => [name, value.trim()])), open: "" });
+    ask({ filters: Object.fromEntries([...given].map(([name, value]) => [name, value.trim()])) });
   });
   filters.addEventListener("submit", (event) => event.preventDefault());
-  byId("filters-clear").addEventListener("click", () => go({ filters: EMPTY.filters, open: "" }));
+  byId("filters-clear").addEventListener("click", () => ask({ filters: EMPTY.filters }));
   filters.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     showFilters(false);
@@ -183,7 +186,7 @@ async function askWith([file]) {
   try {
     const { upload_id: value } = await upload(file);
     if (file.type.startsWith("image/")) pictures.set(value, URL.createObjectURL(file));
-    go({ terms: [...state.terms, { kind: "upload", value, weight: 1, label: file.name }], text: text.value, open: "" });
+    ask({ terms: [...state.terms, { kind: "upload", value, weight: 1, label: file.name }] });
   } catch (error) {
     waiting.remove();
     tellError(error, () => askWith([file]));

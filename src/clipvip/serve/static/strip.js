@@ -3,6 +3,7 @@
 import { el } from "./dom.js";
 
 const FRAME_MS = 450;
+const REST_MS = 120; // a pointer that only passes by shall not make the server decode
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 /**
@@ -14,17 +15,18 @@ export function filmStrip(url, aspect, over) {
   let numFrames = 0; // 0: not here yet
   let timer = 0;
   let wanted = null; // what to do as soon as the frames are here
+  let waiting = 0; // a timer, until they are asked for
+  let isAsked = false;
 
   const load = () => {
-    if (numFrames || strip.dataset.asked) return;
-    strip.dataset.asked = "yes";
+    isAsked = true;
     const image = new Image();
     image.onload = () => {
       numFrames = Math.max(1, Math.round(image.naturalWidth / image.naturalHeight / aspect));
       strip.style.backgroundImage = `url("${url}")`;
       wanted?.();
     };
-    image.onerror = () => delete strip.dataset.asked; // the thumbnail stays; asked again next time
+    image.onerror = () => (isAsked = false); // the thumbnail stays; asked again next time
     image.src = url;
   };
 
@@ -37,12 +39,14 @@ export function filmStrip(url, aspect, over) {
 
   const start = (show) => {
     wanted = show;
-    load();
     if (numFrames) show();
+    else if (!isAsked) waiting ||= setTimeout(load, REST_MS);
   };
 
   const stop = () => {
     wanted = null;
+    clearTimeout(waiting);
+    waiting = 0;
     clearInterval(timer);
     strip.classList.remove("on", "whole");
   };
