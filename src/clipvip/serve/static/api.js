@@ -48,6 +48,7 @@ export const search = (body, signal) => post("search", body, signal);
 export const video = (videoId, signal) => call(`videos/${part(videoId)}`, { signal });
 export const hitsWithin = (videoId, terms, signal) => post(`videos/${part(videoId)}/hits`, { terms }, signal);
 export const jobs = () => call("jobs");
+export const job = (jobId) => call(`jobs/${part(jobId)}`);
 export const startJob = (body) => post("jobs", body);
 export const cancelJob = (jobId) => call(`jobs/${part(jobId)}`, { method: "DELETE" });
 export const jobEvents = (jobId) => new EventSource(api(`jobs/${part(jobId)}/events`));

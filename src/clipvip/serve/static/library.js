@@ -174,8 +174,9 @@ function follow(job) {
     else end(event);
   };
   stream.onerror = () => {
-    if (stream.readyState === EventSource.CLOSED) end({ state: "failed", message: "The server does not answer." });
-    else note.textContent = "Waiting for the server …"; // the browser connects again by itself
+    note.textContent = "Waiting for the server …"; // the browser connects again by itself, unless it was refused
+    if (stream.readyState !== EventSource.CLOSED) return;
+    api.job(job.job_id).then(end, (error) => end({ state: "failed", message: error.message }));
   };
 }
 
