@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +91,15 @@ class Shout:
 def crash_on(path: Path) -> None:
     """What some files do to FFmpeg."""
     ctypes.string_at(0)
+
+
+def count_and_crash(path: Path) -> Iterator[int]:
+    """What other files do to it, half-way."""
+    yield from range(3)
+    ctypes.string_at(0)
+
+
+def count_to(number: int) -> Iterator[int]:
+    """1, 2, 3, and an error after the last."""
+    yield from range(1, number + 1)
+    raise VideoDecodeError(f"{number} is as far as it goes")

@@ -1,94 +1,226 @@
-"""`clipvip index`: make the videos in some folders searchable."""
+"""`clipvip index`: make the videos in some folders searchable, and look after the index."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipvip.cli.options import Device, Dtype
 
+if TYPE_CHECKING:
+    from clipvip.search import IndexSummary, Status, Verification
+
 NAME = "index"
 
 
 def command(
-    index: Annotated[str, typer.Option(metavar="URI", help="The index: a folder, made if it is not there.")],
+    index: Annotated[str, typer.Option(metavar="URI", help="The index: a folder, or s3://BUCKET/FOLDER; made if new.")],
     dirs: Annotated[
-        list[Path] | None, typer.Argument(metavar="DIR...", help="Folders of videos (or single files).")
+        list[Path] | None,
+        typer.Argument(metavar="DIR...", help="Folders of videos, or single files; none: all that were ever added."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP); needed for a new index.")
+    ] = None,
     embeddings: Annotated[
         list[Path] | None,
         typer.Option(metavar="SET", help="Instead of folders and a model: what clipvip encode made; repeatable."),
     ] = None,
     window: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds a segment of a long video (default: 12).")
+        list[str] | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Length of a segment; several (repeated, or 12,6) find events of different lengths. "
+            "Default: that of the clips which the model was trained on, or 12.",
+        ),
     ] = None,
     stride: Annotated[
-        float | None, typer.Option(help="Seconds from segment to segment (default: half a window).")
+        list[str] | None,
+        typer.Option(metavar="SECONDS", help="From segment to segment, one for each window (default: half of it)."),
     ] = None,
+    segment: Annotated[
+        str | None, typer.Option(metavar="windows|shots", help="Windows (default), or cut where the pictures do.")
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Tell what the index holds, and what failed.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every row; mend what can be mended.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Take out videos that are no longer on disk.")] = False,
+    forget: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Take out a folder with all its videos; repeatable.")
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Another --model, --window or --segment: encode everything again.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
     """Make the videos in folders searchable; unreadable files are named and skipped.
 
-    The same command again indexes only new and changed files, and goes on after an interruption.
+    The same command again indexes only new and changed files, and goes on after an interruption. Moved files keep their
+    vectors.
 
-    Example: clipvip index ~/Videos --model runs/demo/model --index my-index
+    Examples:
+
+    clipvip index ~/Videos --model runs/demo/model --index my-index
+
+    clipvip index --index my-index --prune      (all folders again, and what is gone goes)
+
+    clipvip index --index my-index --status
     """
-    import json
     import time
-
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
 
     from clipvip.embedding_sets import open_embeddings
     from clipvip.errors import UsageError
-    from clipvip.search import Library
+    from clipvip.search import IndexSummary, Library
 
     started = time.perf_counter()
-    if embeddings:
-        if dirs or model:
-            raise UsageError("--embeddings goes without folders and without --model")
-    elif not dirs or model is None:
-        raise UsageError("index needs folders and --model M, or else --embeddings SET")
-    library = Library(index, model, windows_s=window, strides_s=stride, device=device, dtype=dtype)
-    console = Console(stderr=True)
-    with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("indexing", total=None)
-
-        def told(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    if embeddings and (dirs or model):
+        raise UsageError("--embeddings goes without folders and without --model")
+    if (status or verify or forget) and (dirs or embeddings or prune or rebuild or model or (status and verify)):
+        raise UsageError("--status, --verify and --forget go alone: each is a command of its own")
+    if rebuild and (dirs or embeddings):
+        raise UsageError("--rebuild takes the folders that were added before; add others afterwards")
+    if segment not in (None, "windows", "shots"):
+        raise UsageError(f"--segment {segment}: choose windows or shots")
+    library = Library(
+        index, model, windows_s=_numbers("--window", window), strides_s=_numbers("--stride", stride),
+        shots=None if segment is None else segment == "shots", device=device, dtype=dtype,
+    )  # fmt: skip
+    if status:
+        return _tell_status(library.status(), as_json)
+    if verify:
+        found = library.verify()
+        _tell_verification(found, index, as_json)
+        raise typer.Exit(0 if found.sound else 1)
+    if forget:
+        removed = sum(library.forget(folder).removed for folder in forget)
+        return typer.echo(json.dumps({"removed": removed}) if as_json else f"{removed} videos taken out of {index}")
+    if not library.exists and not embeddings and (not dirs or model is None):
+        raise UsageError("a new index needs folders and --model M, or else --embeddings SET")
+    summary = IndexSummary()
+    with _bar() as (on_progress, on_hours):
         if embeddings:
-            summary = library.add_embeddings(open_embeddings(*embeddings), on_progress=told)
+            summary = library.add_embeddings(open_embeddings(*embeddings), on_progress=on_progress)
+        elif rebuild:
+            summary = library.rebuild(on_progress=on_progress, on_hours=on_hours)
         else:
-            summary = library.add(dirs or [], on_progress=told)
-    for skipped in summary.skipped:
-        typer.echo(f"skipped {skipped.video}: {skipped.reason}", err=True)
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "videos": summary.videos,
-                    "segments": summary.segments,
-                    "hours": summary.hours,
-                    "unchanged": summary.unchanged,
-                    "seconds": round(time.perf_counter() - started, 2),
-                    "skipped": [{"video": str(s.video), "reason": s.reason} for s in summary.skipped],
-                }
-            )
-        )
-    else:
-        unchanged = f" ({summary.unchanged} more unchanged)" if summary.unchanged else ""
-        typer.echo(
-            f"{summary.videos} videos, {summary.segments} segments, {summary.hours:.2f} hours, "
-            f"{len(summary.skipped)} skipped{unchanged}; index: {index}"
-        )
+            summary = library.add(dirs or None, on_progress=on_progress, on_hours=on_hours)
+    if prune:
+        pruned = library.prune()
+        summary.removed += pruned.removed
+        summary.skipped += [skip for skip in pruned.skipped if skip.video not in {s.video for s in summary.skipped}]
+    _tell_summary(summary, index, time.perf_counter() - started, as_json)
     if strict and summary.skipped:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]]]:
+    """Two functions: to be told of files done, and of all; and of hours of video that were encoded."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    speed = TextColumn("{task.fields[hours]:.2f} h of video, {task.fields[speed]:.0f} h an hour")
+    columns = (
+        TextColumn("indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files"),
+        speed,
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("indexing", total=None, hours=0.0, speed=0.0)
+        hours, started = 0.0, time.perf_counter()
+
+        def on_progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        def on_hours(more: float) -> None:
+            nonlocal hours
+            hours += more
+            bar.update(task, hours=hours, speed=3600 * hours / max(time.perf_counter() - started, 1e-9))
+
+        yield on_progress, on_hours
+
+
+def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bool) -> None:
+    for skipped in summary.skipped:
+        typer.echo(f"skipped {skipped.video}: {skipped.reason}", err=True)
+    speed = 3600 * summary.hours / seconds
+    if as_json:
+        names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed")
+        told = {name: getattr(summary, name) for name in names}
+        skipped_rows = [{"video": str(skipped.video), "reason": skipped.reason} for skipped in summary.skipped]
+        told |= {"seconds": round(seconds, 2), "hours_an_hour": round(speed, 1), "skipped": skipped_rows}
+        typer.echo(json.dumps(told))
+        return
+    others = {
+        "unchanged": summary.unchanged,
+        "moved": summary.moved,
+        "copied": summary.copied,
+        "removed": summary.removed,
+    }
+    more = "".join(f", {count} {name}" for name, count in others.items() if count)
+    pace = f" ({speed:.0f} hours of video an hour)" if summary.videos else ""
+    typer.echo(
+        f"{summary.videos} videos, {summary.segments} segments, {summary.hours:.2f} hours{pace}, "
+        f"{len(summary.skipped)} skipped{more}; index: {index}"
+    )
+
+
+def _tell_status(status: Status, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        typer.echo(json.dumps(asdict(status)))
+        return
+    settings = status.settings
+    cut = f"shots, and {settings.scales}" if settings.shots else str(settings.scales)
+    typer.echo(f"{status.uri}: {status.videos} videos, {status.segments} segments, {status.hours:.2f} hours")
+    typer.echo(f"on disk: {status.num_bytes / 2**20:.1f} MiB")
+    typer.echo(
+        f"model: {settings.model} (fingerprint {settings.fingerprint}), {settings.embedding_size} numbers a vector"
+    )
+    typer.echo(f"cut into: {cut}")
+    for root in status.roots:
+        missing = "" if root.there else "  MISSING OR EMPTY (not mounted?)"
+        typer.echo(
+            f"folder {root.root}: {root.videos} videos, {root.segments} segments, {root.hours:.2f} hours{missing}"
+        )
+    for failure in status.failures:
+        typer.echo(f"failed {Path(failure.root, failure.path)}: {failure.reason}")
+
+
+def _tell_verification(found: Verification, index: str, as_json: bool) -> None:
+    if as_json:
+        problems = [{"problem": problem.what, "repaired": problem.repaired or None} for problem in found.problems]
+        told = {"videos": found.videos, "segments": found.segments, "sound": found.sound, "problems": problems}
+        typer.echo(json.dumps(told))
+        return
+    for problem in found.problems:
+        typer.echo(f"{problem.what}{f': {problem.repaired}' if problem.repaired else ''}")
+    mended = sum(bool(problem.repaired) for problem in found.problems)
+    verdict = f"{len(found.problems)} problems, {mended} mended" if found.problems else "sound"
+    typer.echo(f"{index}: {found.videos} videos, {found.segments} segments checked: {verdict}")
+
+
+def _numbers(option: str, given: list[str] | None) -> list[float] | None:
+    """Numbers that were repeated, or listed with commas."""
+    from clipvip.errors import UsageError
+
+    if not given:
+        return None
+    try:
+        return [float(number) for text in given for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {' '.join(given)}: expected seconds, such as 12 or 12,6") from None

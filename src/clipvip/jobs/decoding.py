@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from clipvip.errors import VideoDecodeError
 from clipvip.jobs.worker import Beat, Worker, WorkerDied, usable_cpus
-from clipvip.video import VideoInfo, probe, read_frames, stream_frames
 
 T = TypeVar("T")
 
@@ -37,9 +38,22 @@ class DecodePool:
 
         Raises: VideoDecodeError if the process crashed, hung or wanted too much memory; what the function raised.
         """
+        with self._worker(path) as worker:
+            return worker.call(function, path, *args, timeout_s=time_limit_s(path), on_beat=on_beat)
+
+    def stream(
+        self, function: Callable[..., Iterable[T]], path: str | os.PathLike[str], *args: Any, **options: Any
+    ) -> Generator[T]:
+        """What `function(path, *args, **options)` yields in a process that is free, or will be; raises as `call`."""
+        with self._worker(path) as worker:
+            yield from worker.stream(partial(function, path, *args, **options), timeout_s=time_limit_s(path))
+
+    @contextmanager
+    def _worker(self, path: str | os.PathLike[str]) -> Iterator[Worker]:
+        """One that is free; its death is the file's fault."""
         worker = self._idle.get()
         try:
-            return worker.call(function, path, *args, timeout_s=time_limit_s(path), on_beat=on_beat)
+            yield worker
         except WorkerDied as error:
             name = os.fspath(path)
             raise VideoDecodeError(
@@ -47,6 +61,10 @@ class DecodePool:
             ) from None
         finally:
             self._idle.put(worker)
+
+    def __len__(self) -> int:
+        """How many files are decoded at once."""
+        return len(self._crew)
 
     def close(self) -> None:
         """End all processes; calls under way fail."""
@@ -67,26 +85,3 @@ def time_limit_s(path: str | os.PathLike[str], patience_s: float = PATIENCE_S) -
     except (OSError, ValueError):
         size = 0  # the call itself will tell what is wrong
     return patience_s + size / BYTES_PER_S
-
-
-def measured(path: str | os.PathLike[str], short_s: float, beat: Beat) -> tuple[VideoInfo, float]:
-    """What `probe` tells, and for how many seconds there are pictures.
-
-    Where packets cannot be trusted, a header may not say, or mean a sound track that goes on after the pictures: then
-    all is decoded, with a `beat` a frame. Up to `short_s` it is believed.
-    """
-    info = probe(path)
-    if info.duration_s is not None and (info.exact or info.duration_s <= short_s):
-        return info, info.duration_s
-    if info.duration_s is not None:
-        try:
-            read_frames(path, [0], time_range=(info.duration_s - min(1.0, short_s), info.duration_s))
-        except VideoDecodeError:
-            pass  # the full decode below tells a wrong header from a broken file
-        else:
-            return info, info.duration_s
-    last_s = 0.0
-    for time_s, _ in stream_frames(path):
-        last_s = max(last_s, time_s)
-        beat(0)
-    return info, last_s + 1 / (info.fps or 25)

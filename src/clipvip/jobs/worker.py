@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
@@ -73,14 +74,23 @@ class Worker:
         timeout_s: the child is killed when it was silent (no beat, no result) for longer.
         Raises: WorkerDied; whatever the function raised, with the child's traceback as a note.
         """
-        try:
-            kind, value = self._answer((function, args, on_beat is not None), timeout_s, on_beat)
-        except BaseException:
-            self._kill()  # it may still be busy, and would give the next call this one's answer
-            raise
-        if kind == "raised":
-            raise value
-        return value
+        answer: Any = None
+        with closing(self._conversation((function, args, "beats" if on_beat else ""), timeout_s)) as talk:
+            for kind, answer in talk:
+                if kind == "beat" and on_beat is not None:
+                    on_beat(answer)
+        return answer
+
+    def stream(self, function: Callable[..., Iterable[T]], *args: Any, timeout_s: float) -> Generator[T]:
+        """What `function(*args)` yields in the child, as it comes; the child waits where nobody takes it.
+
+        timeout_s: the child is killed when it was silent for longer; it dies too if the results are not all taken.
+        Raises: as `call`, maybe after some results.
+        """
+        with closing(self._conversation((function, args, "items"), timeout_s)) as talk:
+            for kind, value in talk:
+                if kind == "item":
+                    yield value
 
     def close(self) -> None:
         """Kill the process, if there is one, and start no other: a call under way ends with WorkerDied."""
@@ -98,21 +108,26 @@ class Worker:
         self.close()
         self._kill()
 
-    def _answer(self, question: tuple[Any, ...], timeout_s: float, on_beat: Beat | None) -> tuple[str, Any]:
-        """("result" or "raised", what)."""
+    def _conversation(self, question: tuple[Any, ...], timeout_s: float) -> Generator[tuple[str, Any]]:
+        """What the child has to say to a question, up to ("result", what). Raises: as `call`."""
+        ended = False
         try:
-            (self._pipe or self._start()).send(question)
-        except OSError:  # it died while it had nothing to do, as the kernel does to some when memory is short
-            self._kill()
-            self._start().send(question)
-        while True:
-            kind, value = self._receive(timeout_s)
-            if kind in ("result", "raised"):
-                return kind, value
-            if kind == "memory":  # what is left of the process after such an error nobody knows
-                raise WorkerDied(f"needed more than {self._memory_bytes or 0:,} bytes of memory")
-            if on_beat is not None:
-                on_beat(value)
+            try:
+                (self._pipe or self._start()).send(question)
+            except OSError:  # it died while it had nothing to do, as the kernel does to some when memory is short
+                self._kill()
+                self._start().send(question)
+            while not ended:
+                kind, value = self._receive(timeout_s)
+                if kind == "memory":  # what is left of the process after such an error nobody knows
+                    raise WorkerDied(f"needed more than {self._memory_bytes or 0:,} bytes of memory")
+                ended = kind in ("result", "raised")
+                if kind == "raised":
+                    raise value
+                yield kind, value
+        finally:
+            if not ended:
+                self._kill()  # it may still be busy, and would give the next call this one's answer
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
@@ -170,9 +185,14 @@ def _serve(pipe: Connection, memory_bytes: int | None) -> None:
     pipe.send(("ready", None))
     while True:
         try:
-            function, args, beats = pipe.recv()
+            function, args, wants = pipe.recv()
             beat = _Beats(pipe)
-            answer = ("result", function(*args, *([beat] if beats else [])))
+            result = function(*args, *([beat] if wants == "beats" else []))
+            if wants == "items":
+                for item in result:
+                    pipe.send(("item", item))
+                result = None
+            answer = ("result", result)
             beat.flush()
         except EOFError:
             return

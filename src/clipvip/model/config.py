@@ -41,6 +41,8 @@ class ClipVipConfig(PreTrainedConfig):
     num_temporal_layers: depth of the "transformer" aggregator (4 as in CLIP4Clip); no other has use for it.
     logit_scale_init_value: log of 1/temperature at the start.
     initializer_factor: times the standard deviations of a start from scratch.
+    clip_duration_s: how long the clips were that it was trained on, on average: a search index cuts videos into such
+        windows. None: not known. No weight or feature depends on it.
     Source: CLIP-ViP section 3.3; the released configuration files.
     """
 
@@ -57,6 +59,7 @@ class ClipVipConfig(PreTrainedConfig):
     num_temporal_layers: int = 4
     logit_scale_init_value: float | int = 4.60
     initializer_factor: float | int = 1.0
+    clip_duration_s: float | int | None = None
 
     @classmethod
     def from_clip(cls, clip: PreTrainedConfig, **video_options: Any) -> ClipVipConfig:

@@ -1,9 +1,11 @@
 """A searchable library of videos: cut into segments, encoded, kept in LanceDB (`pip install "clipvip[search]"`)."""
 
-from clipvip.search.library import IndexSummary, Library
+from clipvip.search.adding import IndexSummary
+from clipvip.search.library import Library
 from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
 from clipvip.search.store import Segment, Settings, VideoRecord
+from clipvip.search.upkeep import Status, Verification
 
 __all__ = [
     "Filters",
@@ -14,6 +16,8 @@ __all__ = [
     "Results",
     "Segment",
     "Settings",
+    "Status",
     "Term",
+    "Verification",
     "VideoRecord",
 ]

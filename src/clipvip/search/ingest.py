@@ -1,137 +1,178 @@
-"""Video files to encoded segments: cut, decode and encode. Knows nothing of how they are stored.
+"""Video files to encoded segments: decode, cut and encode, in one pass a file. Knows nothing of how they are stored.
 
 Shapes: n segments of a video, T frames, E embedding size.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from clipvip.encode import Encoder
 from clipvip.errors import ClipVipError
 from clipvip.files import file_digest
-from clipvip.jobs.ahead import run_ahead
-from clipvip.jobs.decoding import DecodePool, measured
-from clipvip.search.scan import EncodedVideo, Skipped, VideoFile
-from clipvip.search.segments import cut_segments
-from clipvip.video import read_frames
+from clipvip.jobs.ahead import merge_ahead
+from clipvip.jobs.decoding import DecodePool
+from clipvip.search.scan import EncodedVideo, KnownContent, Skipped, VideoFile
+from clipvip.search.thumbnails import make_thumbnail
+from clipvip.video import Scales, VideoInfo, stream_segments
 
 BATCH_SIZE = 16
-THUMBNAIL_SIZE = (160, 320)
-"""Widest and highest; only very tall videos reach the second."""
+
+Outcome: TypeAlias = EncodedVideo | KnownContent | Skipped
 
 
 @dataclass(slots=True)
 class _Job:
-    """A file on its way: the encoded part, and how many segments are missing."""
+    """A file on its way. The segments that are read grow, then their vectors; `whole` once all are read."""
 
-    video: EncodedVideo
-    num_missing: int
-    failure: Skipped | None = None
+    file: VideoFile
+    content_hash: str
+    info: VideoInfo
+    segments: list[tuple[float, float]] = field(default_factory=list)
+    thumbnails: list[bytes | None] = field(default_factory=list)
+    vectors: dict[int, np.ndarray] = field(default_factory=dict)
+    whole: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all segments are read and encoded."""
+        return self.whole and len(self.vectors) == len(self.segments)
+
+    def encoded(self) -> EncodedVideo:
+        """The complete video."""
+        info = self.info
+        assert info.duration_s is not None  # `stream_segments` always tells
+        vectors = np.stack([self.vectors[i] for i in range(len(self.segments))])
+        return EncodedVideo(
+            self.file, self.content_hash, info.duration_s, info.width, info.height, self.segments, vectors,
+            self.thumbnails,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A segment of a job to be encoded, [T, 3, S, S]; or, without pixels, the news that all are read.
+
+    new_s: how much of the video is in this segment and in none before it.
+    """
+
+    job: _Job
+    number: int = 0
+    pixels: Tensor | None = None
+    new_s: float = 0.0
 
 
 def encode_files(
-    files: Iterable[VideoFile], encoder: Encoder, window_s: float, stride_s: float
-) -> Iterator[EncodedVideo | Skipped]:
-    """Every file, encoded or skipped, as soon as that is known (not quite in the order given).
+    files: Iterable[VideoFile],
+    encoder: Encoder,
+    scales: Scales,
+    *,
+    shots: bool = False,
+    known: Collection[str] | None = None,
+    on_hours: Callable[[float], None] = lambda hours: None,
+) -> Iterator[Outcome]:
+    """Every file, encoded, known by its content or skipped, as soon as that is decided (in no order).
 
-    Supervised processes decode ahead of the model. A file is skipped as a whole if one of its segments cannot be.
+    Supervised processes decode ahead of the model. A file is skipped as a whole if one of its segments cannot be read,
+    or if it is written to meanwhile. known: content hashes that need no encoding; and of several files with the same
+    content only one is encoded (None: all). on_hours: is told how many hours more of video are encoded.
     """
+    waiting: dict[int, list[_Read]] = {}  # by T: single-frame files cannot share a batch with videos
+
+    def encode(batch: list[_Read]) -> Iterator[EncodedVideo]:
+        """The videos that are complete with it."""
+        vectors = encoder.encode_pixels(torch.stack([read.pixels for read in batch if read.pixels is not None]))
+        for read, vector in zip(batch, vectors, strict=True):
+            read.job.vectors[read.number] = vector
+        on_hours(sum(read.new_s for read in batch) / 3600)
+        jobs = {id(read.job): read.job for read in batch}
+        batch.clear()
+        yield from (job.encoded() for job in jobs.values() if job.complete)
+
     with DecodePool() as pool:
-        yield from _encode_files(files, encoder, pool, window_s, stride_s)
-
-
-def _encode_files(
-    files: Iterable[VideoFile], encoder: Encoder, pool: DecodePool, window_s: float, stride_s: float
-) -> Iterator[EncodedVideo | Skipped]:
-    processor = encoder.processor
-    read = partial(read_frames, num_frames=processor.num_frames, size=processor.decoder_size)
-
-    def plan(file: VideoFile) -> _Job | Skipped:
-        try:
-            info, duration_s = pool.call(measured, file.absolute, window_s, on_beat=_nothing)
-            segments = cut_segments(duration_s, window_s, stride_s)
-            digest = pool.call(file_digest, file.absolute)
-        except ClipVipError as error:
-            return _skipped(file, error)
-        n = len(segments)
-        vectors = np.empty((n, encoder.embedding_size), np.float32)
-        video = EncodedVideo(file, digest, duration_s, info.width, info.height, segments, vectors, [None] * n)
-        return _Job(video, n)
-
-    def decode(task: tuple[_Job, int]) -> tuple[_Job, int, Tensor | Skipped]:
-        job, i = task
-        if job.failure is not None:
-            return job, i, job.failure
-        video = job.video
-        path = video.file.absolute
-        try:
-            frames = pool.call(partial(read, time_range=video.segments[i] if len(video.segments) > 1 else None), path)
-            video.thumbnails[i] = _thumbnail(frames[len(frames) // 2], video.width, video.height)
-            return job, i, processor.frames_to_pixels(frames)
-        except ClipVipError as error:
-            return job, i, _skipped(video.file, error)
-
-    done: list[EncodedVideo | Skipped] = []
-
-    def segments_to_decode() -> Iterator[tuple[_Job, int]]:
-        for job in run_ahead(plan, files, ahead=BATCH_SIZE, give_up=pool.close):
-            if isinstance(job, Skipped):
-                done.append(job)
+        reader = _Reader(pool, encoder, scales, shots, known)
+        for found in merge_ahead(reader.read, files, ahead=2 * BATCH_SIZE, threads=len(pool), give_up=pool.close):
+            if not isinstance(found, _Read):
+                yield found
+            elif found.pixels is None:
+                found.job.whole = True
+                if found.job.complete:
+                    yield found.job.encoded()
             else:
-                yield from ((job, i) for i in range(job.num_missing))
-
-    waiting: dict[int, list[tuple[_Job, int, Tensor]]] = {}  # by T: single-frame files cannot share a batch with videos
-    for job, i, pixels in run_ahead(decode, segments_to_decode(), ahead=2 * BATCH_SIZE, give_up=pool.close):
-        if isinstance(pixels, Tensor):
-            batch = waiting.setdefault(len(pixels), [])
-            batch.append((job, i, pixels))
-            if len(batch) == BATCH_SIZE:
-                done += _encode_batch(batch, encoder)
-                batch.clear()
-        elif job.failure is None:
-            job.failure = pixels
-            done.append(pixels)
-        yield from done
-        done.clear()
-    for batch in waiting.values():
-        if batch:
-            done += _encode_batch(batch, encoder)
-    yield from done
+                batch = waiting.setdefault(len(found.pixels), [])
+                batch.append(found)
+                if len(batch) == BATCH_SIZE:
+                    yield from encode(batch)
+        for batch in waiting.values():
+            if batch:
+                yield from encode(batch)
 
 
-def _encode_batch(batch: list[tuple[_Job, int, Tensor]], encoder: Encoder) -> list[EncodedVideo]:
-    """Fill in the vectors of these segments; the videos that are complete now."""
-    vectors = encoder.encode_pixels(torch.stack([pixels for _, _, pixels in batch]))
-    complete = []
-    for (job, i, _), vector in zip(batch, vectors, strict=True):
-        job.video.vectors[i] = vector
-        job.num_missing -= 1
-        if job.num_missing == 0:
-            complete.append(job.video)
-    return complete
+class _Reader:
+    """Reads files, by threads of this process and processes of the pool."""
+
+    def __init__(self, pool: DecodePool, encoder: Encoder, scales: Scales, shots: bool, known: Collection[str] | None):
+        self._pool, self._processor, self._scales, self._shots = pool, encoder.processor, scales, shots
+        self._known, self._claimed, self._lock = known, dict[str, str](), Lock()
+
+    def read(self, file: VideoFile) -> Iterator[_Read | KnownContent | Skipped]:
+        """Its segments and their end; or else one word on it."""
+        for _ in range(2):
+            try:
+                file = file.again()
+                digest = self._pool.call(file_digest, file.absolute)
+                end: _Read | KnownContent | Skipped = KnownContent(file, digest)
+                if not self._is_known(digest, file):
+                    end = _Read((yield from self._segments(file, digest)))
+            except (ClipVipError, OSError) as error:
+                end = _skipped(file, error)
+            try:
+                settled = file.again() == file
+            except OSError as error:
+                settled, end = True, _skipped(file, error)
+            if settled:
+                yield end
+                return
+        yield Skipped(file.absolute, "is written to while it is read; index again when it is finished", file)
+
+    def _is_known(self, digest: str, file: VideoFile) -> bool:
+        if self._known is None:
+            return False
+        with self._lock:
+            return digest in self._known or self._claimed.setdefault(digest, file.video_id) != file.video_id
+
+    def _segments(self, file: VideoFile, digest: str) -> Generator[_Read, None, _Job]:
+        processor = self._processor
+        found = self._pool.stream(
+            stream_segments, file.absolute, self._scales, shots=self._shots, num_frames=processor.num_frames,
+            size=processor.decoder_size,
+        )  # fmt: skip
+        job, seen_s = None, 0.0
+        with closing(found):
+            for part in found:
+                if isinstance(part, VideoInfo):
+                    job = _Job(file, digest, part)
+                    continue
+                assert job is not None  # the first thing that is told
+                job.segments.append((part.start_s, part.end_s))
+                job.thumbnails.append(
+                    make_thumbnail(part.frames[len(part.frames) // 2], job.info.width, job.info.height)
+                )
+                new_s = max(0.0, part.end_s - max(seen_s, part.start_s))
+                seen_s = max(seen_s, part.end_s)
+                yield _Read(job, len(job.segments) - 1, processor.frames_to_pixels(part.frames), new_s)
+        assert job is not None
+        return job
 
 
-def _nothing(count: int = 1) -> None:
-    """What to do at a sign of life: it has already held off the time limit."""
-
-
-def _thumbnail(frame: np.ndarray, width: int, height: int) -> bytes:
-    """A small JPEG of uint8 [H, W, 3] in the video's own shape (the processor may have had it squashed)."""
-    scale = min(THUMBNAIL_SIZE[0] / width, THUMBNAIL_SIZE[1] / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    jpeg = io.BytesIO()
-    Image.fromarray(frame).resize(size).save(jpeg, "JPEG", quality=80)
-    return jpeg.getvalue()
-
-
-def _skipped(file: VideoFile, error: ClipVipError) -> Skipped:
-    return Skipped(file.absolute, str(error).removeprefix(f"{file.absolute}: "), file)
+def _skipped(file: VideoFile, error: ClipVipError | OSError) -> Skipped:
+    reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    return Skipped(file.absolute, reason.removeprefix(f"{file.absolute}: "), file)

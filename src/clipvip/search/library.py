@@ -3,51 +3,41 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipvip.errors import SearchIndexError, UsageError
+from clipvip.search.adding import IndexSummary, Progress, add_files
 from clipvip.search.query import Query, Term
 from clipvip.search.results import Results
-from clipvip.search.scan import EncodedVideo, Found, Skipped, VideoFile, find_videos
+from clipvip.search.scan import Skipped, VideoFile, find_videos
 from clipvip.search.searching import Searcher, query_vector
-from clipvip.search.segments import STRIDE_SHARE, WINDOW_S, check_windows
 from clipvip.search.snapshot import cache_folder, open_snapshot
 from clipvip.search.store import Segment, Settings, Store, VideoRecord
+from clipvip.search.upkeep import Status, Verification, forget, is_there, prune, status, verify
+from clipvip.video import Scales
 
 if TYPE_CHECKING:
     from clipvip.embedding_sets import EmbeddingSet
     from clipvip.encode import Encoder
+    from clipvip.search.ingest import Outcome
 
-COMMIT_FILES, COMMIT_S = 64, 30.0
-"""An interrupted run loses at most this much; more commits would make more versions to clean up."""
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class IndexSummary:
-    """What one run of `Library.add` did: encoded files with their segments and hours, and the others."""
-
-    videos: int = 0
-    segments: int = 0
-    hours: float = 0.0
-    unchanged: int = 0
-    moved: int = 0
-    removed: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
+WINDOW_S = 12.0
+"""Where a model does not say how long the clips were that it was trained on. Those of the released models: 13.4 s."""
 
 
 class Library:
     """A search index, which the first `add` makes.
 
     uri: a folder, or whatever LanceDB takes (s3://...). model: a model folder, hub id or `Encoder`; needed to make an
-    index, otherwise the one it was made with. windows_s, strides_s: how long the segments are that videos are cut into,
-    and how far apart they begin (half of that by default); one pair or several. device, dtype: as `clipvip.load`.
+    index, otherwise the one it was made with. device, dtype: as `clipvip.load`.
+    windows_s, strides_s: how long the segments are that videos are cut into, and how far apart they begin (half of that
+    by default); one pair or several. By default windows are as long as the clips that the model was trained on.
+    shots: cut videos where their pictures do; only a shot that is longer than a window is cut into windows.
     """
 
     def __init__(
@@ -57,6 +47,7 @@ class Library:
         *,
         windows_s: float | Sequence[float] | None = None,
         strides_s: float | Sequence[float] | None = None,
+        shots: bool | None = None,
         device: str = "auto",
         dtype: str = "auto",
     ):
@@ -68,7 +59,9 @@ class Library:
             self._model = os.path.expanduser(model)
         else:
             self._encoder = model
-        self._scales = _scales(windows_s, strides_s)
+        if windows_s is not None:
+            Scales.of(windows_s, strides_s)  # a mistake shall not wait for the model
+        self._windows_s, self._strides_s, self._shots = windows_s, strides_s, shots
         self._device, self._dtype = device, dtype
         self._store = Store.open(self.uri) if Store.exists(self.uri) else None
         self._searcher: Searcher | None = None
@@ -101,6 +94,13 @@ class Library:
 
         Raises: SearchIndexError if it is not the one that the index was made with; UsageError if none is named.
         """
+        encoder = self._load()
+        if self._store is not None:
+            self.check_encoder(encoder)
+        return encoder
+
+    def _load(self) -> Encoder:
+        """Whatever model it is."""
         if self._encoder is None:
             from clipvip.encode import load
 
@@ -110,8 +110,6 @@ class Library:
                     f"{self.uri}: which model? A new index needs one, and so does one whose model has none"
                 )
             self._encoder = load(model, device=self._device, dtype=self._dtype)
-        if self._store is not None:
-            self.check_encoder(self._encoder)
         return self._encoder
 
     def refresh(self) -> None:
@@ -123,30 +121,67 @@ class Library:
         if encoder.fingerprint != self.settings.fingerprint:
             raise SearchIndexError(
                 f"{self.uri}: made with {self.settings.model} (fingerprint {self.settings.fingerprint}), not with this "
-                f"model ({encoder.fingerprint}): use that one or another --index"
+                f"model ({encoder.fingerprint}): use that one, make the index anew (--rebuild), or use another --index"
             )
 
     def add(
-        self, dirs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, on_progress: Progress | None = None
+        self,
+        dirs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        *,
+        on_progress: Progress | None = None,
+        on_hours: Callable[[float], None] | None = None,
     ) -> IndexSummary:
-        """Index the video files below some folders, or single files; those that are indexed and unchanged cost nothing.
+        """Index the video files below some folders, or single files; by default, of all folders that were ever added.
 
-        A file counts as unchanged if its path, size and modification time are. A changed one replaces its segments.
-        Files that cannot be read are skipped. Work is committed every now and then: after an interruption the same call
-        goes on. on_progress: called with the number of files done and the number of all.
+        A file counts as unchanged if its path, size and modification time are, or else its content; one that was moved
+        or copied keeps its vectors. A changed one replaces its segments. Files that cannot be read are skipped. Work is
+        committed every now and then, files as a whole: after an interruption the same call goes on.
+        on_progress: called with the number of files done and the number of all. on_hours: with the hours of video that
+        were encoded since the last call.
         Raises: SearchIndexError for another model; UsageError if a folder does not exist; ClipVipError for no files.
         """
+        from clipvip.search.ingest import encode_files
+
+        absent: list[str] = []
+        if dirs is None:
+            dirs, absent = self._added()
         dirs = [dirs] if isinstance(dirs, str | os.PathLike) else list(dirs)
         found = find_videos(dirs, self.roots if self.exists else ())
+        found.skipped += [Skipped(Path(root), "the folder is missing or empty; its videos stay") for root in absent]
         encoder = self.encoder
-        settings = self._made(encoder, encoder.source).settings
+        store = self._made(encoder, encoder.source)
+        settings = store.settings
 
-        def encode(new: list[VideoFile]) -> Iterator[EncodedVideo | Skipped]:
-            from clipvip.search.ingest import encode_files
+        def encode(files: list[VideoFile], known: Collection[str] | None) -> Iterator[Outcome]:
+            return encode_files(
+                files, encoder, settings.scales, shots=settings.shots, known=known,
+                on_hours=on_hours or (lambda hours: None),
+            )  # fmt: skip
 
-            return encode_files(new, encoder, settings.windows_s[0], settings.strides_s[0])
+        return add_files(store, found, encode, on_progress)
 
-        return self._add(found, encode, on_progress)
+    def rebuild(
+        self, *, on_progress: Progress | None = None, on_hours: Callable[[float], None] | None = None
+    ) -> IndexSummary:
+        """Make the index anew with the model and the windows of this object: all files are encoded again.
+
+        After an interruption `add` goes on. An index that is of this model and these windows already is brought up to
+        date. Raises: as `add`.
+        """
+        dirs, _ = self._added()
+        encoder = self._load()
+        settings = self._wanted(encoder, encoder.source)
+        if replace(settings, model=self.settings.model) != self.settings:
+            self._store, self._searcher = Store.create(self.uri, settings, anew=True), None
+            return self.add(dirs, on_progress=on_progress, on_hours=on_hours)
+        return self.add(on_progress=on_progress, on_hours=on_hours)
+
+    def _added(self) -> tuple[list[str], list[str]]:
+        """What was added and is there: folders, and files that were added alone. And the folders that are not there."""
+        roots = self.roots
+        absent = [root for root in roots if not is_there(root)]
+        single = [str(v.absolute) for v in self.store.videos().values() if v.root not in roots and v.absolute.is_file()]
+        return [*(root for root in roots if root not in absent), *single], absent
 
     def add_embeddings(self, embeddings: EmbeddingSet, *, on_progress: Progress | None = None) -> IndexSummary:
         """Index the video clips of an embedding set (see `clipvip encode`), one segment a clip, without thumbnails.
@@ -155,9 +190,25 @@ class Library:
         """
         from clipvip.search.stored import StoredVideos
 
-        self._made(embeddings, embeddings.facts[0].model)
+        store = self._made(embeddings, embeddings.facts[0].model)
         videos = StoredVideos(embeddings, self.roots)
-        return self._add(videos.found, videos.encoded, on_progress)
+        return add_files(store, videos.found, lambda files, known: videos.encoded(files), on_progress)
+
+    def prune(self) -> IndexSummary:
+        """Take out the videos that are no longer on disk; those of a folder that is itself missing stay (`skipped`)."""
+        return prune(self.store)
+
+    def forget(self, root: str | os.PathLike[str]) -> IndexSummary:
+        """Take out a folder with all its videos, wherever those are now. Raises: UsageError if it has none."""
+        return forget(self.store, Path(os.path.abspath(os.path.expanduser(root))).as_posix())
+
+    def status(self) -> Status:
+        """What the index holds, of which folders, and what could not be indexed."""
+        return status(self.store)
+
+    def verify(self, *, repair: bool = True) -> Verification:
+        """Check every row of the index, and mend what can be mended."""
+        return verify(self.store, repair=repair)
 
     def search(self, query: str | Query, k: int = 10, **fields: Any) -> Results:
         """The best answers to a text or a `Query`. With a text, `k` and `fields` are those of the query.
@@ -199,97 +250,37 @@ class Library:
 
     def _made(self, encoder: Encoder | EmbeddingSet, model: str | None) -> Store:
         """The tables, made if they are not there, and checked against what is wanted of them."""
-        windows_s, strides_s = self._scales or ((WINDOW_S,), (WINDOW_S * STRIDE_SHARE,))
         if self._store is None:
-            source = os.path.abspath(model) if model and os.path.isdir(model) else model or ""
-            settings = Settings(source, encoder.fingerprint, encoder.embedding_size, windows_s, strides_s)
-            self._store = Store.create(self.uri, settings)
+            self._store = Store.create(self.uri, self._wanted(encoder, model))
         self.check_encoder(encoder)
-        own = self.settings.windows_s, self.settings.strides_s
-        if self._scales is not None and self._scales != own:
+        own, wanted = self.settings, self._wanted(encoder, model)
+        if (own.scales, own.shots) != (wanted.scales, wanted.shots):
             raise UsageError(
-                f"--window {_listed(windows_s)} --stride {_listed(strides_s)}: {self.uri} was made with "
-                f"{_listed(own[0])} and {_listed(own[1])}; leave them out, or use another --index"
+                f"{self.uri}: cut into {_told(own)}, not into {_told(wanted)}: leave out --window, --stride and "
+                "--segment, make the index anew (--rebuild), or use another --index"
             )
         return self._store
 
-    def _add(
-        self,
-        found: Found,
-        encode: Callable[[list[VideoFile]], Iterator[EncodedVideo | Skipped]],
-        on_progress: Progress | None,
-    ) -> IndexSummary:
-        """Index those of the files that are new or changed."""
-        store = self.store
-        store.register(found.roots)
-        indexed = {video.absolute: video for video in store.videos().values()}
-        new = [
-            file
-            for file in found.files
-            if (old := indexed.get(file.absolute)) is None or (old.size_bytes, old.mtime_ns) != file.state
-        ]
-        summary = IndexSummary(unchanged=len(found.files) - len(new), skipped=list(found.skipped))
-        waiting: list[EncodedVideo] = []
-        failed: list[Skipped] = []
-        outdated: list[str] = []
-        last_commit, changed = time.monotonic(), bool(new)
-
-        def commit() -> None:
-            nonlocal last_commit
-            store.replace(waiting, outdated)
-            store.note(
-                [(skipped.file, skipped.reason) for skipped in failed if skipped.file is not None],
-                [video.file for video in waiting],
-            )
-            for done in (waiting, failed, outdated):
-                done.clear()
-            last_commit = time.monotonic()
-
-        for num_done, outcome in enumerate(encode(new), start=summary.unchanged + 1):
-            old = indexed.get(outcome.video if isinstance(outcome, Skipped) else outcome.file.absolute)
-            if old is not None:
-                outdated.append(old.video_id)
-            if isinstance(outcome, Skipped):
-                summary.skipped.append(outcome)
-                failed.append(outcome)
-            else:
-                summary.videos += 1
-                summary.segments += len(outcome.segments)
-                summary.hours += outcome.duration_s / 3600
-                waiting.append(outcome)
-            if len(waiting) == COMMIT_FILES or time.monotonic() - last_commit > COMMIT_S:
-                commit()
-            if on_progress is not None:
-                on_progress(num_done, len(found.files))
-        commit()
-        if changed:
-            store.tidy()
-        return summary
+    def _wanted(self, encoder: Encoder | EmbeddingSet, model: str | None) -> Settings:
+        """The settings that were asked for; of what was not, those of the index, or else the model's."""
+        own = self._store.settings if self._store is not None else None
+        if self._windows_s is None and self._strides_s is None and own is not None:
+            scales = own.scales
+        else:
+            scales = Scales.of(_window_s(encoder) if self._windows_s is None else self._windows_s, self._strides_s)
+        shots = (own is not None and own.shots) if self._shots is None else self._shots
+        source = os.path.abspath(model) if model and os.path.isdir(model) else model or ""
+        return Settings(source, encoder.fingerprint, encoder.embedding_size, scales.windows_s, scales.strides_s, shots)
 
 
-def _scales(
-    windows_s: float | Sequence[float] | None, strides_s: float | Sequence[float] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Windows, longest first, with their strides; None if nothing is asked for. Raises: UsageError."""
-    if windows_s is None and strides_s is None:
-        return None
-    windows = (windows_s,) if isinstance(windows_s, int | float) else tuple(windows_s or (WINDOW_S,))
-    strides = (strides_s,) if isinstance(strides_s, int | float) else tuple(strides_s or ())
-    if not strides:
-        strides = tuple(window_s * STRIDE_SHARE for window_s in windows)
-    if len(strides) != len(windows) or len(set(windows)) < len(windows):
-        raise UsageError(
-            f"windows of {_listed(windows)} s, strides of {_listed(strides)} s: give each window once, and a stride "
-            "for each or none at all"
-        )
-    pairs = sorted(((float(window_s), float(stride_s)) for window_s, stride_s in zip(windows, strides, strict=True)))
-    for window_s, stride_s in pairs:
-        check_windows(window_s, stride_s)
-    return tuple(pair[0] for pair in reversed(pairs)), tuple(pair[1] for pair in reversed(pairs))
+def _window_s(encoder: Encoder | EmbeddingSet) -> float:
+    """How long the clips were that a model was trained on."""
+    model = getattr(encoder, "model", None)
+    return (model is not None and model.config.clip_duration_s) or WINDOW_S
 
 
-def _listed(numbers: Iterable[float]) -> str:
-    return ", ".join(f"{number:g}" for number in numbers)
+def _told(settings: Settings) -> str:
+    return f"shots, and {settings.scales}" if settings.shots else str(settings.scales)
 
 
 def _word(video_id: str) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,23 @@ class VideoFile:
         """Size and time: if they are as they were, so is the content."""
         return self.size_bytes, self.mtime_ns
 
+    def again(self) -> VideoFile:
+        """The same file as it is now. Raises: OSError if it is not there."""
+        status = self.absolute.stat()
+        return replace(self, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownContent:
+    """A file whose content is in the index already, or will be with another file of the same run."""
+
+    file: VideoFile
+    content_hash: str
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file or folder that could not be read, and why. file: None if not even its size is known."""
+    """A file or folder that could not be read, and why. file: None for what an index cannot name."""
 
     video: Path
     reason: str
@@ -67,7 +81,7 @@ class EncodedVideo:
 
 @dataclass(slots=True)
 class Found:
-    """What a look at some folders gave. roots: the folders themselves (of single files, those they are in)."""
+    """What a look at some folders gave. roots: these folders, as far as they are not within others."""
 
     files: list[VideoFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -81,7 +95,7 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
     brings none twice. Links to folders are not followed.
     Raises: UsageError if one of `dirs` does not exist; ClipVipError if there is no video file at all.
     """
-    tops = [os.path.abspath(os.path.expanduser(top)) for top in dirs]
+    tops = sorted({os.path.abspath(os.path.expanduser(top)) for top in dirs})  # outer folders first
     found, paths = Found(), dict[Path, None]()
     for top in tops:
         if os.path.isfile(top):
@@ -90,11 +104,9 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
             below = _below(top, found.skipped)
         else:
             raise UsageError(f"{top}: no such file or folder")
-        folder = top if os.path.isdir(top) else os.path.dirname(top)
-        root = _root_of(folder, {*roots, *found.roots}) or Path(folder).as_posix()
-        found.roots.append(root)
+        if os.path.isdir(top) and _root_of(top, {*roots, *found.roots}) is None:
+            found.roots.append(Path(top).as_posix())
         paths |= dict.fromkeys(below)
-    found.roots = sorted(set(found.roots))
     known, root_of = {*roots, *found.roots}, dict[Path, str]()
     for path in paths:
         if path.parent not in root_of:
@@ -106,10 +118,14 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
         except UnicodeEncodeError:
             found.skipped.append(Skipped(path, "its name is not valid UTF-8; rename it"))
         except OSError as error:
-            found.skipped.append(Skipped(path, error.strerror or "unreadable"))
+            nothing = VideoFile(root, path.relative_to(root).as_posix(), 0, 0)
+            found.skipped.append(Skipped(path, (error.strerror or "unreadable").lower(), nothing))
         else:
-            relative = path.relative_to(root).as_posix()
-            found.files.append(VideoFile(root, relative, status.st_size, status.st_mtime_ns))
+            file = VideoFile(root, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+            if stat.S_ISREG(status.st_mode):
+                found.files.append(file)
+            else:
+                found.skipped.append(Skipped(path, "not a regular file", file))
     if not paths and not found.skipped:
         raise ClipVipError(f"{', '.join(tops)}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
     return found
@@ -119,7 +135,7 @@ def _below(top: str, skipped: list[Skipped]) -> list[Path]:
     """Video files below a folder; what cannot be listed is noted."""
 
     def cannot_list(error: OSError) -> None:
-        skipped.append(Skipped(Path(error.filename), error.strerror or "unreadable"))
+        skipped.append(Skipped(Path(error.filename), (error.strerror or "unreadable").lower()))
 
     paths: list[Path] = []
     for folder, folders, names in os.walk(top, onerror=cannot_list):

@@ -22,11 +22,13 @@ import numpy as np
 
 from clipvip.errors import ClipVipError, SearchIndexError
 from clipvip.files import locked
-from clipvip.search.scan import EncodedVideo, VideoFile
+from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
+from clipvip.video import Scales
 
 try:
     import lancedb
     import pyarrow as pa
+    import pyarrow.compute as pc
 except ImportError as error:
     raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`') from error
 
@@ -77,6 +79,11 @@ class Settings:
     shots: bool = False
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def scales(self) -> Scales:
+        """Windows and strides."""
+        return Scales(self.windows_s, self.strides_s)
+
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
@@ -123,13 +130,24 @@ class Store:
             self.roots = database.open_table("roots")
 
     @classmethod
-    def create(cls, uri: str, settings: Settings) -> Store:
-        """A new, empty index; or the one that another process has made meanwhile."""
+    def create(cls, uri: str, settings: Settings, *, anew: bool = False) -> Store:
+        """A new, empty index; or the one that another process has made meanwhile.
+
+        anew: in place of the one that is there, of which only the folders that were added stay.
+        """
         with _told(uri, "cannot be written"):
             database = lancedb.connect(uri)
             with _locked(uri):
-                names = database.list_tables().tables
-                if "segments" not in names:
+                names = set(database.list_tables().tables)
+                if anew and "segments" in names:
+                    for name in names - {"segments", "roots"}:
+                        schema = {"thumbnails": THUMBNAILS, "failures": FAILURES}.get(name)
+                        if schema is None:  # made of the vectors of the other model
+                            database.drop_table(name)
+                        else:
+                            database.create_table(name, schema=schema, mode="overwrite")
+                    database.create_table("segments", schema=_segments_schema(settings), mode="overwrite")
+                elif "segments" not in names:
                     for name, schema in (("thumbnails", THUMBNAILS), ("failures", FAILURES), ("roots", ROOTS)):
                         database.drop_table(name, ignore_missing=True)  # left by a run that was killed right here
                         database.create_table(name, schema=schema)
@@ -163,7 +181,7 @@ class Store:
 
     def refresh(self) -> None:
         """See what other processes have committed."""
-        for table in (self.segments, self.thumbnails, self.failures, self.roots):
+        for table in self._tables:
             table.checkout_latest()
 
     def videos(self, where: str | None = None) -> dict[str, VideoRecord]:
@@ -205,23 +223,57 @@ class Store:
             )
         return np.array(found["vector"][0].as_py(), np.float32)
 
-    def replace(self, videos: Sequence[EncodedVideo], outdated: Sequence[str]) -> None:
-        """Write these videos, and delete those of the video_ids `outdated`, at once."""
-        rows, thumbnails = self._rows_of(videos)
-        ids = sorted({*outdated, *(video.file.video_id for video in videos)})
-        if not ids:
-            return
+    def replace(
+        self, videos: Sequence[EncodedVideo], copies: Sequence[KnownContent] = (), outdated: Sequence[str] = ()
+    ) -> list[KnownContent]:
+        """Write these videos, and delete those of the video_ids `outdated`, at once.
 
-        def write() -> None:
+        copies: get the segments of a video with the same content, of these or in the index.
+        Returns: copies of which there is none.
+        """
+        if not (videos or copies or outdated):
+            return []
+        ids = sorted({*outdated, *(video.file.video_id for video in videos), *(c.file.video_id for c in copies)})
+        new_rows, new_thumbnails = self._rows_of(videos)
+
+        def write() -> list[KnownContent]:
+            rows, thumbnails = [new_rows], [new_thumbnails]
+            lost = []
+            sources = self._sources(sorted({copy.content_hash for copy in copies}), new_rows, new_thumbnails)
+            for copy in copies:
+                if copy.content_hash in sources:
+                    for tables, table in zip((rows, thumbnails), sources[copy.content_hash], strict=True):
+                        tables.append(_moved(table, copy.file))
+                else:
+                    lost.append(copy)
+            told, shown = pa.concat_tables(rows), pa.concat_tables(thumbnails)
             # A kill between the two leaves thumbnails without a segment, which nobody sees, never the reverse.
-            _upsert(self.thumbnails, "segment_id", thumbnails)
+            _upsert(self.thumbnails, "segment_id", shown)
             old = self.segments.search().where(among("video_id", ids)).select(["segment_id"]).to_arrow()
-            _upsert(self.segments, "segment_id", rows, delete=among("video_id", ids))
-            left = set(old["segment_id"].to_pylist()) - set(rows["segment_id"].to_pylist())
+            _upsert(self.segments, "segment_id", told, delete=among("video_id", ids))
+            left = set(old["segment_id"].to_pylist()) - set(told["segment_id"].to_pylist())
             if left:
                 self.thumbnails.delete(among("segment_id", sorted(left)))
+            return lost
 
-        self.write(write)
+        return self.write(write)
+
+    def _sources(self, hashes: Sequence[str], rows: Any, thumbnails: Any) -> dict[str, tuple[Any, Any]]:
+        """By content hash the segments of one video that has it, stored or among these `rows`, and their thumbnails."""
+        if not hashes:
+            return {}
+        stored = self.segments.search().where(among("content_hash", hashes)).to_arrow()
+        known = pa.concat_tables([rows, stored.select(rows.column_names).cast(rows.schema)])
+        sources: dict[str, tuple[Any, Any]] = {}
+        for content_hash in hashes:
+            same = known.filter(pc.equal(known["content_hash"], content_hash))
+            if len(same):
+                same = same.filter(pc.equal(same["video_id"], same["video_id"][0]))
+                ids = same["segment_id"].to_pylist()
+                kept = self.thumbnails.search().where(among("segment_id", ids)).to_arrow().cast(THUMBNAILS)
+                new = thumbnails.filter(pc.is_in(thumbnails["segment_id"], pa.array(ids, pa.string())))
+                sources[content_hash] = same, (new if len(new) else kept)
+        return sources
 
     def note(self, failures: Sequence[tuple[VideoFile, str]], solved: Sequence[VideoFile]) -> None:
         """Keep the reasons of files that could not be indexed, and forget those of files that could."""
@@ -245,6 +297,32 @@ class Store:
             rows = pa.table({"root": sorted(set(roots))}, schema=ROOTS)
             self.write(lambda: _upsert(self.roots, "root", rows))
 
+    def unregister(self, roots: Sequence[str]) -> None:
+        """Forget that these folders were added."""
+        if roots:
+            self.write(lambda: self.roots.delete(among("root", roots)))
+
+    def replace_thumbnails(self, segment_ids: Sequence[str], thumbnails: Sequence[tuple[str, bytes]]) -> None:
+        """Delete those of some segments, and add others."""
+        rows = [{"segment_id": segment_id, "jpeg": jpeg} for segment_id, jpeg in thumbnails]
+
+        def write() -> None:
+            self.thumbnails.delete(among("segment_id", segment_ids))
+            if rows:
+                self.thumbnails.add(pa.Table.from_pylist(rows, schema=THUMBNAILS))
+
+        self.write(write)
+
+    def num_bytes(self) -> int:
+        """Of the whole index: of a folder on disk, or of the newest version of its tables."""
+        if not _remote(self.uri):
+            return sum(path.stat().st_size for path in Path(self.uri).rglob("*") if path.is_file())
+        return sum(table.stats()["total_bytes"] for table in self._tables)
+
+    @property
+    def _tables(self) -> tuple[Any, ...]:
+        return self.segments, self.thumbnails, self.failures, self.roots
+
     def root_names(self) -> list[str]:
         """The folders that were added, sorted."""
         return sorted(set(self.roots.to_arrow()["root"].to_pylist()))
@@ -253,7 +331,7 @@ class Store:
         """Gather small fragments, and drop versions of the tables that nobody reads any more."""
 
         def write() -> None:
-            for table in (self.segments, self.thumbnails, self.failures, self.roots):
+            for table in self._tables:
                 table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
         self.write(write)
@@ -293,6 +371,21 @@ class Store:
         table = pa.Table.from_pylist(rows, schema=pa.schema(SEGMENT_COLUMNS))
         table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
         return table, pa.Table.from_pylist(thumbnails, schema=THUMBNAILS)
+
+
+def _moved(table: Any, file: VideoFile) -> Any:
+    """Rows of segments or thumbnails as those of another file with the same content."""
+    ids = [f"{file.video_id}-{segment_id.split('-', 1)[1]}" for segment_id in table["segment_id"].to_pylist()]
+    values: dict[str, Any] = {
+        "segment_id": ids, "video_id": file.video_id, "root": file.root, "path": file.path,
+        "size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns,
+    }  # fmt: skip
+    for name, value in values.items():
+        if name in table.column_names:
+            place, kind = table.schema.get_field_index(name), table.schema.field(name).type
+            cells = pa.array(value if isinstance(value, list) else [value] * len(table), kind)
+            table = table.set_column(place, table.schema.field(name), cells)
+    return table
 
 
 def segment_id_of(video_id: str, start_s: float, end_s: float) -> str:

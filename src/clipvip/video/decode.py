@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 
 from clipvip.errors import InputError
-from clipvip.video.container import OpenVideo, Source, decode_error, open_video
+from clipvip.video.container import OpenVideo, Source, open_video
 from clipvip.video.frames import (
     EPSILON_S,
     DecodedFrame,
     Size,
     TimeRange,
-    check_shown,
     frames_within,
+    places_within,
+    stacked,
     timed_frames,
-    to_rgb,
 )
-from clipvip.video.index import PacketIndex, packet_index
+from clipvip.video.index import packet_index
 from clipvip.video.plan import decode_planned
 from clipvip.video.sampling import uniform_indices
 
@@ -72,11 +72,11 @@ def read_frames(
     with open_video(source, threads) as video:
         index = packet_index(video, max_bytes=math.inf if time_range is None else SCAN_BYTES)
         if index is not None:
-            pts = _pts_within(video, index, time_range)
+            pts = index.pts[places_within(video, index.times_s, index.until_s, time_range)]
             chosen = _checked_indices(video.name, choose(len(pts)), len(pts))
             planned = decode_planned(video, index, pts[chosen])
             if planned is not None:
-                return _stacked(video.name, [planned[t] for t in pts[chosen].tolist()], size)
+                return stacked(video.name, [planned[t] for t in pts[chosen].tolist()], size)
             video.reopen()
 
         header_total = video.stream.frames if time_range is None else 0
@@ -89,7 +89,7 @@ def read_frames(
         if not kept.keys() >= set(chosen):
             video.reopen()
             _, kept = _collect(video, set(chosen), time_range, 0, stop_early=True)
-        return _stacked(video.name, [kept[i] for i in chosen], size)
+        return stacked(video.name, [kept[i] for i in chosen], size)
 
 
 def stream_frames(source: Source, *, size: Size = None, threads: int = 1) -> Iterator[tuple[float, DecodedFrame]]:
@@ -104,30 +104,10 @@ def stream_frames(source: Source, *, size: Size = None, threads: int = 1) -> Ite
             yield time_s, DecodedFrame(frame, size)
 
 
-def _pts_within(video: OpenVideo, index: PacketIndex, time_range: TimeRange | None) -> np.ndarray:
-    """Timestamps of the frames with start_s <= t < end_s, or else of the one shown at start_s."""
-    if time_range is None:
-        return index.pts
-    start_s, end_s = time_range
-    first, last = np.searchsorted(index.times_s, (start_s - EPSILON_S, end_s - EPSILON_S))
-    if first == last == len(index.pts):
-        check_shown(video, time_range, index.times_s[-1] + index.last_s)
-    return index.pts[first:last] if first < last else index.pts[first - 1 : first]
-
-
 def _checked_indices(name: str, chosen: list[int], total: int) -> list[int]:
     if not chosen or not 0 <= min(chosen) <= max(chosen) < total:
         raise InputError(f"{name}: frame indices {chosen} must be a few of 0 to {total - 1}")
     return chosen
-
-
-def _stacked(name: str, frames: list[Any], size: Size) -> np.ndarray:
-    """Frames to uint8 [T, H, W, 3]; one that stands there twice is converted once."""
-    pictures = {id(frame): frame for frame in frames}
-    pictures = {key: to_rgb(frame, size) for key, frame in pictures.items()}
-    if len({picture.shape for picture in pictures.values()}) > 1:
-        raise decode_error(name, "the frame size changes on the way", "ask for a fixed size=(H, W)")
-    return np.stack([pictures[id(frame)] for frame in frames])
 
 
 def _collect(

@@ -6,7 +6,7 @@ H x W pixels (after rotation).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -52,6 +52,16 @@ def frames_within(video: OpenVideo, time_range: TimeRange | None) -> Iterator[An
             check_shown(video, (start_s, end_s), shown_until_s)
     if empty and shown is not None:
         yield shown
+
+
+def places_within(video: OpenVideo, times_s: np.ndarray, until_s: float, time_range: TimeRange | None) -> slice:
+    """`frames_within` by the times of all frames: which places of them. until_s: the last one is shown so long."""
+    if time_range is None:
+        return slice(0, len(times_s))
+    first, last = np.searchsorted(times_s, (time_range[0] - EPSILON_S, time_range[1] - EPSILON_S)).tolist()
+    if first == last == len(times_s):
+        check_shown(video, time_range, until_s)
+    return slice(first, last) if first < last else slice(first - 1, first)
 
 
 def timed_frames(video: OpenVideo, start_s: float = 0.0) -> Iterator[tuple[float, Any]]:
@@ -104,6 +114,20 @@ def _decoding_from(video: OpenVideo, start_s: float) -> tuple[int | None, Iterat
         if landed is not None and landed.key_frame and landed.pts is not None and landed.pts <= wanted:
             break  # Else there are frames between `wanted` and here, or they lack their references: start over.
     return first.pts, itertools.chain([] if landed is None else [landed], frames)
+
+
+def stacked(name: str, frames: Sequence[Any], size: Size) -> np.ndarray:
+    """Frames to uint8 [T, H, W, 3]; one that stands there twice is converted once."""
+    pictures = {id(frame): frame for frame in frames}
+    pictures = {key: to_rgb(frame, size) for key, frame in pictures.items()}
+    return stack_pictures(name, [pictures[id(frame)] for frame in frames])
+
+
+def stack_pictures(name: str, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """uint8 [T, H, W, 3]. Raises: VideoDecodeError if they differ in size."""
+    if len({picture.shape for picture in pictures}) > 1:
+        raise decode_error(name, "the frame size changes on the way", "ask for a fixed size=(H, W)")
+    return np.stack(pictures)
 
 
 def to_rgb(frame: Any, size: Size) -> np.ndarray:

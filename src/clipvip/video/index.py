@@ -43,6 +43,11 @@ class PacketIndex:
         """Seconds after the first frame, float64 [frames]."""
         return (self.pts - self.pts[0]) * self.time_base_s
 
+    @property
+    def until_s(self) -> float:
+        """When the last frame ceases to be shown."""
+        return float(self.times_s[-1]) + self.last_s
+
 
 def packet_index(video: OpenVideo, *, max_bytes: float = math.inf) -> PacketIndex | None:
     """The index of an open file, which is left at its start; None if it cannot be trusted: then all is as just opened.

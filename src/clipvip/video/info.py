@@ -78,7 +78,7 @@ def probe(source: Source, *, scan: bool = False) -> VideoInfo:
 def _told_by_index(index: PacketIndex) -> Length:
     """Of what is shown: hidden frames, keyframes too, do not count."""
     keys_s = index.times_s[np.isin(index.pts, index.keys)]
-    return len(index.pts), round(float(index.times_s[-1]) + index.last_s, 6), tuple(keys_s.tolist())
+    return len(index.pts), round(index.until_s, 6), tuple(keys_s.tolist())
 
 
 def _told_by_decoding(video: OpenVideo) -> Length:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import pytest
 import helpers_jobs as jobs
 from clipvip.errors import VideoDecodeError
 from clipvip.jobs import DecodePool
-from clipvip.jobs.decoding import BYTES_PER_S, PATIENCE_S, measured, time_limit_s
-from clipvip.video import probe, read_frames
+from clipvip.jobs.decoding import BYTES_PER_S, PATIENCE_S, time_limit_s
+from clipvip.video import Scales, read_frames, stream_segments
 from helpers_video import write_video
 
 
@@ -27,17 +26,13 @@ def test_a_crash_costs_one_file(tmp_path: Path) -> None:
         assert np.array_equal(pool.call(read_frames, path, [3, 7]), read_frames(path, [3, 7]))
         with pytest.raises(VideoDecodeError, match=r"none\.mp4: no such file"):
             pool.call(read_frames, tmp_path / "none.mp4")
-        info, seconds = pool.call(measured, path, 1.0, on_beat=lambda count=1: None)
-        assert (info.num_frames, seconds) == (20, pytest.approx(2.0))
-
-
-def test_sound_that_outlasts_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches windows beyond the last frame, for which a good file would be skipped, and a decode without beats."""
-    path = write_video(tmp_path / "a.mp4", 35)
-    monkeypatch.setattr("clipvip.jobs.decoding.probe", lambda path: replace(probe(path), duration_s=30.0, exact=False))
-    beats: list[int] = []
-    assert measured(path, 2.0, beats.append)[1] == pytest.approx(3.5)
-    assert beats == [0] * 35
+        with pytest.raises(VideoDecodeError, match=r"a\.mp4: the process that decoded it crashed"):
+            list(pool.stream(jobs.count_and_crash, path))
+        info, *parts = pool.stream(stream_segments, path, Scales.of(1.0), num_frames=3)
+        assert info.num_frames == 20
+        for part in parts:
+            span = part.start_s, part.end_s
+            assert np.array_equal(part.frames, read_frames(path, num_frames=3, time_range=span))
 
 
 def test_large_files_get_more_time(tmp_path: Path) -> None:

@@ -48,6 +48,21 @@ def test_signs_of_life_hold_off_the_timeout() -> None:
     assert set(beats) == {1}
 
 
+def test_results_come_one_by_one() -> None:
+    """Catches results that are held back until the last one is there, lost, or mixed up with those of the next call."""
+    with Worker() as worker:
+        pid = worker.call(jobs.process_id, timeout_s=60)
+        numbers = worker.stream(jobs.count_to, 5, timeout_s=60)
+        assert [next(numbers) for _ in range(5)] == [1, 2, 3, 4, 5]
+        with pytest.raises(VideoDecodeError, match="5 is as far"):
+            next(numbers)
+        assert worker.call(jobs.process_id, timeout_s=60) == pid
+        forgotten = worker.stream(jobs.count_to, 10**9, timeout_s=60)
+        assert next(forgotten) == 1
+        forgotten.close()
+        assert worker.call(jobs.do, "after", timeout_s=60) == "AFTER"
+
+
 def test_a_closed_worker_starts_no_process() -> None:
     """Catches processes that outlive the job, because a thread retries on a worker that was closed under it."""
     with Worker() as worker:

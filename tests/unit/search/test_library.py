@@ -123,7 +123,7 @@ def test_unchanged_files_cost_nothing_and_changed_ones_are_replaced(videos, tmp_
 def test_an_interrupted_run_goes_on(videos, tmp_path, encoder, monkeypatch):
     """Catches a run that commits only at its end, and files that are half in the index."""
     library = new_library(tmp_path, encoder)
-    monkeypatch.setattr("clipvip.search.library.COMMIT_FILES", 1)
+    monkeypatch.setattr("clipvip.search.adding.COMMIT_FILES", 1)
     monkeypatch.setattr("clipvip.search.ingest.BATCH_SIZE", 1)
 
     def interrupt(done, total):
@@ -173,7 +173,7 @@ def test_other_windows_are_refused(videos, tmp_path, encoder):
     """Catches an index in which half of the videos are cut otherwise than their owner believes."""
     library = new_library(tmp_path, encoder)
     library.add(videos / "b")
-    with pytest.raises(UsageError, match="made with 3 and 2"):
+    with pytest.raises(UsageError, match="cut into windows of 3 s every 2 s, not into windows of 3 s every 1 s"):
         new_library(tmp_path, encoder, strides_s=1.0).add(videos)
     for mistake in ({"windows_s": (3.0, 3.0)}, {"windows_s": (6.0, 3.0), "strides_s": 2.0}, {"strides_s": 5.0}):
         with pytest.raises(UsageError, match="stride"):

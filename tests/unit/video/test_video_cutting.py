@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipvip.errors import InputError, UsageError
-from clipvip.search.segments import cut_segments
+from clipvip.video.cutting import Scales, cut_segments
 
 windows = st.floats(0.5, 60)
 overlaps = st.floats(0.05, 1)
@@ -18,10 +18,10 @@ lengths = st.floats(0.01, 200)  # in windows
 
 def test_known_cuts():
     """Catches a sliver at the end, a doubled last window, and a cut of a video that just fits."""
-    assert cut_segments(12.0) == [(0.0, 12.0)]
-    assert cut_segments(5.5) == [(0.0, 5.5)]
-    assert cut_segments(24.0) == [(0.0, 12.0), (6.0, 18.0), (12.0, 24.0)]
-    assert cut_segments(20.0) == [(0.0, 12.0), (6.0, 18.0), (8.0, 20.0)]
+    assert cut_segments(12.0, 12, 6) == [(0.0, 12.0)]
+    assert cut_segments(5.5, 12, 6) == [(0.0, 5.5)]
+    assert cut_segments(24.0, 12, 6) == [(0.0, 12.0), (6.0, 18.0), (12.0, 24.0)]
+    assert cut_segments(20.0, 12, 6) == [(0.0, 12.0), (6.0, 18.0), (8.0, 20.0)]
     assert cut_segments(12.5, 12, 12) == [(0.0, 12.0), (0.5, 12.5)]
 
 
@@ -52,4 +52,21 @@ def test_impossible_windows_are_refused(window_s, stride_s):
 def test_impossible_durations_are_refused(duration_s):
     """Catches an endless cut and an empty segment for a damaged header."""
     with pytest.raises(InputError, match="duration_s"):
-        cut_segments(duration_s)
+        cut_segments(duration_s, 12, 6)
+
+
+def test_several_scales_share_what_they_have_in_common():
+    """Catches a short video that is indexed once for each scale, and strides that end up with another window."""
+    scales = Scales.of([3.0, 12.0, 6.0])
+    assert scales == Scales((12.0, 6.0, 3.0), (6.0, 3.0, 1.5))
+    assert scales.cut(2.0) == [(0.0, 2.0)]
+    assert scales.cut(6.0) == [(0.0, 6.0), (0.0, 3.0), (1.5, 4.5), (3.0, 6.0)]
+    assert Scales.of([3, 12], [1, 5]) == Scales((12.0, 3.0), (5.0, 1.0))
+    assert Scales.of(4.0) == Scales((4.0,), (2.0,))
+
+
+@pytest.mark.parametrize(("windows_s", "strides_s"), [([3, 3], None), ([6, 3], [2]), (6, 7), ([], None), (6, [1, 2])])
+def test_impossible_scales_are_refused(windows_s, strides_s):
+    """Catches vectors that are there twice, and a stride that no window has."""
+    with pytest.raises(UsageError, match="window"):
+        Scales.of(windows_s, strides_s)

@@ -1,0 +1,137 @@
+"""One run of adding files to an index: what is new, what has changed or moved, and when it is written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from clipvip.search.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile
+from clipvip.search.store import Store, VideoRecord
+
+COMMIT_FILES, COMMIT_S = 64, 30.0
+"""An interrupted run loses at most this much; more commits would make more versions to clean up."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+Encode: TypeAlias = Callable[[list[VideoFile], Collection[str] | None], Iterator[EncodedVideo | KnownContent | Skipped]]
+"""What to do with files; and content hashes that need no encoding (see `ingest.encode_files`)."""
+
+
+@dataclass(slots=True)
+class IndexSummary:
+    """What one run did. videos: encoded anew, with their segments and hours. unchanged: also those of which only the
+    time was. moved: renamed, so that their vectors were kept. copied: others with the content of an indexed file.
+    removed: videos that are in the index no more.
+    """
+
+    videos: int = 0
+    segments: int = 0
+    hours: float = 0.0
+    unchanged: int = 0
+    moved: int = 0
+    copied: int = 0
+    removed: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def add_files(store: Store, found: Found, encode: Encode, on_progress: Progress | None = None) -> IndexSummary:
+    """Index those of the files that are new or changed.
+
+    on_progress: called with the number of files done and the number of all.
+    """
+    store.register(found.roots)
+    return _Run(store, found).work(encode, on_progress or (lambda done, total: None))
+
+
+class _Run:
+    def __init__(self, store: Store, found: Found):
+        self.store, self.found = store, found
+        self.summary = IndexSummary(skipped=list(found.skipped))
+        self.indexed = {video.absolute: video for video in store.videos().values()}
+        self.by_hash: dict[str, list[VideoRecord]] = {}
+        for video in self.indexed.values():
+            self.by_hash.setdefault(video.content_hash, []).append(video)
+        self.videos: list[EncodedVideo] = []
+        self.copies: list[KnownContent] = []
+        self.failed: list[Skipped] = list(found.skipped)
+        self.outdated: list[str] = []
+        self.written: set[str] = set()  # content hashes, in this run
+        self.last_commit = time.monotonic()
+
+    def work(self, encode: Encode, on_progress: Progress) -> IndexSummary:
+        """All of it."""
+        new = [file for file in self.found.files if not self._is_unchanged(file)]
+        self.summary.unchanged = len(self.found.files) - len(new)
+        version, done = self.store.segments.version, self.summary.unchanged
+        for outcome in encode(new, self.by_hash.keys()):
+            self._take(outcome)
+            if len(self.videos) == COMMIT_FILES or time.monotonic() - self.last_commit > COMMIT_S:
+                self._commit()
+            done += 1
+            on_progress(done, len(self.found.files))
+        self._commit()
+        # Copies of a file that could not be read, or of one that another process has just replaced
+        for outcome in encode([copy.file for copy in self.copies], None) if self.copies else ():
+            self._take(outcome)
+        self.copies.clear()
+        self._commit()
+        if self.store.segments.version != version:
+            self.store.tidy()
+        return self.summary
+
+    def _is_unchanged(self, file: VideoFile) -> bool:
+        old = self.indexed.get(file.absolute)
+        return old is not None and (old.size_bytes, old.mtime_ns) == file.state
+
+    def _take(self, outcome: EncodedVideo | KnownContent | Skipped) -> None:
+        """Have it written with the next commit."""
+        path = outcome.video if isinstance(outcome, Skipped) else outcome.file.absolute
+        if path in self.indexed:
+            self.outdated.append(self.indexed[path].video_id)
+        if isinstance(outcome, KnownContent):
+            self.copies.append(outcome)
+        elif isinstance(outcome, Skipped):
+            self.summary.skipped.append(outcome)
+            self.failed.append(outcome)
+        else:
+            self.summary.videos += 1
+            self.summary.segments += len(outcome.segments)
+            self.summary.hours += outcome.duration_s / 3600
+            self.videos.append(outcome)
+
+    def _commit(self) -> None:
+        self.written |= {video.content_hash for video in self.videos}
+        known = self.written | self.by_hash.keys()
+        ready = [copy for copy in self.copies if copy.content_hash in known]
+        self.copies = [copy for copy in self.copies if copy.content_hash not in known]
+        self.store.note(
+            [(skipped.file, skipped.reason) for skipped in self.failed if skipped.file is not None],
+            [*(video.file for video in self.videos), *(copy.file for copy in ready)],
+        )
+        for start in range(0, len(ready) or 1, COMMIT_FILES):
+            part = ready[start : start + COMMIT_FILES]
+            kinds = [self._kind(copy) for copy in part]
+            lost = self.store.replace(self.videos, part, self.outdated)
+            for copy, kind in zip(part, kinds, strict=True):
+                if copy in lost:
+                    self.copies.append(copy)
+                else:
+                    setattr(self.summary, kind, getattr(self.summary, kind) + 1)
+            self.videos.clear()
+            self.outdated.clear()
+        self.failed.clear()
+        self.last_commit = time.monotonic()
+
+    def _kind(self, copy: KnownContent) -> str:
+        """What has happened to the file: the name of the summary's count."""
+        same = self.by_hash.get(copy.content_hash, [])
+        if any(video.absolute == copy.file.absolute for video in same):
+            return "unchanged"
+        for video in same:
+            if os.path.isdir(video.root) and not os.path.lexists(video.absolute):
+                same.remove(video)
+                self.outdated.append(video.video_id)
+                return "moved"
+        return "copied"

@@ -1,0 +1,247 @@
+"""What an index holds, whether it is sound, and what in it is gone from disk."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from clipvip.errors import UsageError, VideoDecodeError
+from clipvip.jobs.decoding import DecodePool
+from clipvip.search.adding import IndexSummary
+from clipvip.search.scan import Skipped, VideoFile
+from clipvip.search.store import Settings, Store, VideoRecord, segment_id_of
+from clipvip.search.thumbnails import make_thumbnail
+from clipvip.video import read_frames
+
+UNIT_WITHIN = 1e-3
+"""Vectors are of unit norm, up to rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootStatus:
+    """What is indexed of a folder. there: whether the folder is (a drive may not be mounted)."""
+
+    root: str
+    videos: int
+    segments: int
+    hours: float
+    there: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that could not be indexed, and why."""
+
+    root: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What an index holds. num_bytes: on disk, with the versions that readers may still be at."""
+
+    uri: str
+    videos: int
+    segments: int
+    hours: float
+    num_bytes: int
+    settings: Settings
+    roots: tuple[RootStatus, ...]
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be. repaired: what was done about it; "" if that is left to the user."""
+
+    what: str
+    repaired: str = ""
+
+
+@dataclass(slots=True)
+class Verification:
+    """What a check of an index found; `sound` if nothing is left to do."""
+
+    videos: int = 0
+    segments: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether all problems are repaired."""
+        return all(problem.repaired for problem in self.problems)
+
+
+def status(store: Store) -> Status:
+    """What the index holds."""
+    videos = store.videos().values()
+    by_root: dict[str, list[VideoRecord]] = {root: [] for root in store.root_names()}
+    for video in videos:
+        by_root.setdefault(video.root, []).append(video)
+    roots = tuple(
+        RootStatus(root, len(within), _segments(within), _hours(within), is_there(root))
+        for root, within in sorted(by_root.items())
+    )
+    failures = (Failure(row["root"], row["path"], row["reason"]) for row in store.failures.to_arrow().to_pylist())
+    return Status(
+        store.uri, len(videos), _segments(videos), _hours(videos), store.num_bytes(), store.settings, roots,
+        tuple(sorted(failures, key=lambda failure: (failure.root, failure.path))),
+    )  # fmt: skip
+
+
+def prune(store: Store) -> IndexSummary:
+    """Take out what is no longer on disk.
+
+    Videos of a folder that is itself missing or empty stay (its drive may not be mounted): `skipped` names the folder.
+    """
+    summary = IndexSummary()
+    videos = list(store.videos().values())
+    failures = [VideoFile(row["root"], row["path"], 0, 0) for row in store.failures.to_arrow().to_pylist()]
+    roots = {video.root for video in videos} | {file.root for file in failures}
+    absent = sorted(root for root in roots if not is_there(root))
+    for root in absent:
+        num = sum(video.root == root for video in videos)
+        reason = f"the folder is missing or empty, maybe a drive that is not mounted; its {num} videos stay (--forget)"
+        summary.skipped.append(Skipped(Path(root), reason))
+    gone = [video for video in videos if video.root not in absent and not os.path.lexists(video.absolute)]
+    store.replace([], outdated=[video.video_id for video in gone])
+    store.note([], [file for file in failures if file.root not in absent and not os.path.lexists(file.absolute)])
+    summary.removed = len(gone)
+    if gone:
+        store.tidy()
+    return summary
+
+
+def forget(store: Store, root: str) -> IndexSummary:
+    """Take out a folder with all its videos, wherever those are now. Raises: UsageError if it has none."""
+    within = [video for video in store.videos().values() if _below(video.root, root)]
+    if not within and root not in store.root_names():
+        raise UsageError(f"{root}: not a folder of {store.uri}; it has {', '.join(store.root_names()) or 'none'}")
+    failures = [VideoFile(row["root"], row["path"], 0, 0) for row in store.failures.to_arrow().to_pylist()]
+    store.replace([], outdated=[video.video_id for video in within])
+    store.note([], [file for file in failures if _below(file.root, root)])
+    store.unregister([name for name in store.root_names() if _below(name, root)])
+    store.tidy()
+    return IndexSummary(removed=len(within))
+
+
+def verify(store: Store, *, repair: bool = True) -> Verification:
+    """Check every row, and mend what can be: a video that is not sound is taken out, and the next run brings it anew.
+
+    Raises: SearchIndexError if a table cannot be read at all.
+    """
+    store.refresh()
+    found = Verification()
+    broken: dict[str, str] = {}  # by video_id: what is wrong
+    table = store.segments.to_arrow()
+    videos = store.videos()
+    found.videos, found.segments = len(videos), len(table)
+    ids = table["segment_id"].to_pylist()
+    of_video: dict[str, list[str]] = defaultdict(list)
+    for segment_id, video_id in zip(ids, table["video_id"].to_pylist(), strict=True):
+        of_video[video_id].append(segment_id)
+
+    vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+    norms = np.linalg.norm(vectors, axis=1)
+    for row in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_WITHIN)).tolist():  # also where it is not a number
+        broken[table["video_id"][row].as_py()] = "a vector that is not of unit norm"
+    paths: dict[Path, str] = {}
+    for video_id, video in sorted(videos.items()):
+        segments = of_video[video_id]
+        if len(set(segments)) < len(segments):
+            broken[video_id] = "segments that are there twice"
+        elif VideoFile(video.root, video.path, 0, 0).video_id != video_id:
+            broken[video_id] = "an id that is not its own"
+        elif paths.setdefault(video.absolute, video_id) != video_id:
+            broken[video_id] = "the same file under another folder"
+        elif not store.settings.shots:
+            expected = {segment_id_of(video_id, *span) for span in store.settings.scales.cut(video.duration_s)}
+            if set(segments) < expected:
+                broken[video_id] = f"{len(segments)} of {len(expected)} segments"
+    for video_id, what in sorted(broken.items()):
+        done = "taken out; index again" if repair else ""
+        found.problems.append(Problem(f"{videos[video_id].absolute}: {what}", done))
+    if broken and repair:
+        store.replace([], outdated=sorted(broken))
+
+    for video_id, video in sorted(videos.items()):
+        if video_id not in broken and is_there(video.root):
+            state = _state(video.absolute)
+            if state is None:
+                found.problems.append(Problem(f"{video.absolute}: no such file any more (--prune takes it out)"))
+            elif state != (video.size_bytes, video.mtime_ns):
+                found.problems.append(Problem(f"{video.absolute}: has changed since; index again"))
+    left = [video for video_id, video in sorted(videos.items()) if video_id not in broken]
+    found.problems += _check_thumbnails(store, left, of_video, repair)
+    if repair and any(problem.repaired for problem in found.problems):
+        store.tidy()
+    return found
+
+
+def _check_thumbnails(
+    store: Store, videos: Sequence[VideoRecord], of_video: dict[str, list[str]], repair: bool
+) -> Iterator[Problem]:
+    """Those without a segment, those that are there twice, and segments without one."""
+    ids = {segment_id for video in videos for segment_id in of_video[video.video_id]}
+    counts = Counter(store.thumbnails.search().select(["segment_id"]).to_arrow()["segment_id"].to_pylist())
+    orphans = sorted(counts.keys() - ids)
+    if orphans:
+        if repair:
+            store.replace_thumbnails(orphans, [])
+        yield Problem(f"{len(orphans)} thumbnails without a segment", "deleted" if repair else "")
+    wrong = {segment_id for segment_id in ids if counts[segment_id] != 1}
+    with DecodePool(1) as pool:
+        for video in videos:
+            if not wrong.intersection(of_video[video.video_id]):
+                continue
+            segments = [segment for segment in store.segments_of(video.video_id) if segment.segment_id in wrong]
+            what, done = f"{video.absolute}: {len(segments)} segments without a thumbnail, or with several", ""
+            if repair and _state(video.absolute) == (video.size_bytes, video.mtime_ns):
+                made = []
+                try:
+                    for segment in segments:
+                        span = segment.start_s, segment.end_s
+                        frames = pool.call(partial(read_frames, num_frames=3, time_range=span), video.absolute)
+                        jpeg = make_thumbnail(frames[len(frames) // 2], video.width, video.height)
+                        made.append((segment.segment_id, jpeg))
+                    store.replace_thumbnails([segment.segment_id for segment in segments], made)
+                    done = "made anew"
+                except VideoDecodeError as error:
+                    what = f"{what} ({error})"
+            yield Problem(what, done)
+
+
+def is_there(root: str) -> bool:
+    """Whether a folder is, with something in it: an empty one may be a drive that is not mounted."""
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _below(folder: str, root: str) -> bool:
+    return Path(folder).is_relative_to(root)
+
+
+def _segments(videos: Iterable[VideoRecord]) -> int:
+    return sum(video.num_segments for video in videos)
+
+
+def _hours(videos: Iterable[VideoRecord]) -> float:
+    return sum(video.duration_s for video in videos) / 3600
