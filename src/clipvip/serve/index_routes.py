@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
@@ -80,7 +79,7 @@ def index_routes(services: Services) -> APIRouter:
         return _told(jobs.find(job_id))
 
     @routes.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=errors(404))
-    async def events(job: Annotated[Job, Depends(known)]) -> AsyncIterator[ServerSentEvent]:
+    async def events(job: Job = Depends(known)) -> AsyncIterator[ServerSentEvent]:
         """The progress of a job as server-sent events, each the job as it is then; they end with it."""
         last: Job | None = None
         while not services.closing.is_set():
