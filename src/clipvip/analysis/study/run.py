@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from clipvip.analysis.study import plan
 from clipvip.analysis.study.cells import read_record, read_records, write_record
+from clipvip.analysis.study.families import FAMILIES
 from clipvip.analysis.study.gap_cells import gap_cells
 from clipvip.analysis.study.make import View, World
 from clipvip.analysis.study.stages import Stage, Workplace
@@ -69,8 +70,8 @@ def run_tables(
     say: Callable[[str], None],
     search_only: bool = False,
 ) -> None:
-    """Make what is missing of some tables: the searches' cells, then those of the test splits with what the searches
-    chose, the bases of all tables first, as they are what is claimed. (The factors are varied in family A alone.)
+    """Make what is missing of some tables, one after the other: the search's cells, then those of the test splits with
+    what the search chose at the base level, which is what the paper claims. The factors, of all tables, come last.
 
     search_only: stop before any test split is read. An interrupted call is taken up by the next. say: is told why a
     finished cell is made again.
@@ -79,12 +80,13 @@ def run_tables(
     for table in tables:
         run(plan.search_cells(table))
         run(plan.spread_cells(table, plan.choose(table, read_records(results, table))))
-    if search_only:
-        return
-    for in_base, family in ((True, "A"), (True, "B"), (False, "A")):
-        for table in tables:
+        for family in FAMILIES if not search_only else ():
             of_family = [cell for cell in test_cells(table, num_model_seeds, results) if cell.world.family == family]
-            run([cell for cell in of_family if (cell.level in plan.BASES) is in_base])
+            run([cell for cell in of_family if cell.level in plan.BASES])
+    for table in tables if not search_only else ():
+        cells = test_cells(table, num_model_seeds, results)
+        for level in dict.fromkeys(cell.level for cell in cells):
+            run([cell for cell in cells if cell.level == level])
 
 
 def test_cells(table: str, num_model_seeds: int, results: Path) -> Sequence[Runnable]:
