@@ -70,6 +70,15 @@ def querybank_norm(similarity: ArrayLike, bank_similarity: ArrayLike, beta: floa
     return normalized
 
 
+def inverted_softmax(scores: np.ndarray, bank_similarity: np.ndarray, beta: float = 20.0) -> np.ndarray:
+    """What `querybank_norm` makes of a row that it changes: exp(beta * s_qj) / sum over the bank of exp(beta * s_bj).
+
+    scores: [n], of some of the videos; bank_similarity: [K, n], the same videos. Returns: float32 [n].
+    """
+    _, log_normalizer = _read_bank(bank_similarity, beta, 1)
+    return np.exp(beta * scores - log_normalizer).astype(np.float32)
+
+
 def _read_bank(bank: np.ndarray, beta: float, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Active videos, bool [V], and log of the sum over the bank of exp(beta * s_bj), float64 [V]."""
     num_videos = bank.shape[1]

@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from clipvip.errors import SearchIndexError, UsageError
 from clipvip.search.adding import IndexSummary, Progress, add_files
+from clipvip.search.background import chosen_texts
+from clipvip.search.bank import write_bank
 from clipvip.search.query import Query, Term
 from clipvip.search.results import Results
 from clipvip.search.scan import Skipped, VideoFile, find_videos
 from clipvip.search.searching import Searcher, query_vector
-from clipvip.search.snapshot import cache_folder, open_snapshot
 from clipvip.search.store import Segment, Settings, Store, VideoRecord
 from clipvip.search.upkeep import Status, Verification, forget, is_there, prune, status, verify
 from clipvip.video import Scales
@@ -219,8 +218,18 @@ class Library:
         if isinstance(query, str):
             query = Query(terms=(Term(text=query),), k=k, **fields)
         if self._searcher is None:
-            self._searcher = Searcher(self.uri, self.store.segments, self.settings.embedding_size)
-        return self._searcher.answer(query, lambda: self.encoder, self.store.vector)
+            self._searcher = Searcher(self.store, lambda: self.encoder)
+        return self._searcher.answer(query)
+
+    def set_background(self, texts: Sequence[str]) -> None:
+        """Replace the background queries, by which `false_alarm` and `rescore="qbnorm"` go.
+
+        Short texts of the kind that people ask for, or that the model was trained on, and not about this library.
+
+        Raises: UsageError for fewer than 20 different ones; SearchIndexError if the index cannot be written.
+        """
+        write_bank(self.store, chosen_texts(texts, "background"), self.encoder)
+        self._searcher = None
 
     def timeline(self, video_id: str, query: str | Query) -> list[tuple[Segment, float]]:
         """How well each segment of a file answers (cosine), in the order of time. Of a query only the terms count.
@@ -243,10 +252,6 @@ class Library:
     def thumbnail(self, segment_id: str) -> bytes | None:
         """The JPEG of a segment's middle frame, or None if there is no such segment."""
         return self.store.thumbnail(segment_id)
-
-    @property
-    def _contents(self) -> tuple[Any, np.ndarray]:
-        return open_snapshot(self.store.segments, self.settings.embedding_size, cache_folder(self.uri))
 
     def _made(self, encoder: Encoder | EmbeddingSet, model: str | None) -> Store:
         """The tables, made if they are not there, and checked against what is wanted of them."""

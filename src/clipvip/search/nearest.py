@@ -1,4 +1,4 @@
-"""Scores of a library's segments against a query vector: one product with all of them, or LanceDB's index.
+"""Scores of a library's segments against a query vector: what searches share, and the exact one, a product with all.
 
 Shapes: N segments, n of them, E embedding size.
 """
@@ -14,19 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipvip.search.filters import Condition, mask, sql
-from clipvip.search.snapshot import COLUMNS
-from clipvip.search.store import among
+from clipvip.search.filters import Condition, mask
 
-EXACT_ROWS = 250_000
-"""A library with more segments is searched with the approximate index: here a product takes about as long."""
 SAMPLE_ROWS = 10_000
 """Enough for the mean and spread of a query's scores."""
-
-
-NPROBES = 40
-REFINE = 10
-"""Of LanceDB's index: partitions looked into, and candidates for each answer whose true distance is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,75 +120,12 @@ class ExactScan:
 
     def _scored(self, numbers: np.ndarray, m: int | None) -> Scored:
         rows = self._segments.rows.take(pa.array(numbers))
-        return _sorted(rows, self._segments.vectors[numbers], self._scores[numbers], m)
+        return best_first(rows, self._segments.vectors[numbers], self._scores[numbers], m)
 
 
-class IndexedSegments:
-    """Leaves the search to LanceDB: approximate if the table has an index and `exact` is not asked for.
-
-    Rows that came after the index was built are searched as well, one by one.
-    """
-
-    def __init__(self, table: Any, *, exact: bool = False):
-        self.table = table
-        self.exact = exact
-
-    @cached_property
-    def sample(self) -> np.ndarray:
-        """As `Segments.sample`."""
-        total = self.table.count_rows()
-        step = -(-total // SAMPLE_ROWS) or 1
-        return _vectors(self.table.take_offsets(list(range(0, total, step))).select(["vector"]).to_arrow())
-
-    def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
-        """As `Segments.blocks`."""
-        query = self.table.search().select(["vector"])
-        condition = sql(wanted)
-        for batch in (query.where(condition) if condition else query).to_batches():
-            yield _vectors(batch)
-
-    def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
-        """As `Segments.scan`."""
-        return IndexedScan(self.table, vector, sql(wanted), exact=self.exact)
-
-
-class IndexedScan:
-    """As `Scan`. condition: SQL."""
-
-    def __init__(self, table: Any, vector: np.ndarray, condition: str | None, *, exact: bool):
-        self._table = table
-        self._vector = vector
-        self._condition = condition
-        self._exact = exact
-
-    def top(self, m: int) -> Scored:
-        """As `Scan.top`."""
-        query = self._table.search(self._vector).distance_type("l2").limit(m)
-        query = query.bypass_vector_index() if self._exact else query.nprobes(NPROBES).refine_factor(REFINE)
-        if self._condition:
-            query = query.where(self._condition, prefilter=True)
-        return self._scored(query.select([*COLUMNS, "vector", "_distance"]).to_arrow())
-
-    def of_videos(self, video_ids: Sequence[str]) -> Scored:
-        """As `Scan.of_videos`."""
-        condition = among("video_id", video_ids) + (f" AND ({self._condition})" if self._condition else "")
-        return self._scored(self._table.search().where(condition).select([*COLUMNS, "vector"]).to_arrow())
-
-    def _scored(self, rows: Any) -> Scored:
-        vectors = _vectors(rows)
-        return _sorted(rows.select(COLUMNS), vectors, vectors @ self._vector, None)
-
-
-def _sorted(rows: Any, vectors: np.ndarray, scores: np.ndarray, m: int | None) -> Scored:
+def best_first(rows: Any, vectors: np.ndarray, scores: np.ndarray, m: int | None) -> Scored:
     """The best `m` of these segments."""
     keys = pa.table({"score": scores, "segment_id": rows["segment_id"]})
     order = pc.sort_indices(keys, [("score", "descending"), ("segment_id", "ascending")])[:m]
     numbers = order.to_numpy()
     return Scored(rows.take(order), vectors[numbers], scores[numbers])
-
-
-def _vectors(rows: Any) -> np.ndarray:
-    """The column `vector` of a pyarrow table or batch: float32 [n, E]."""
-    column = rows["vector"]
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)

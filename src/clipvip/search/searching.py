@@ -5,60 +5,133 @@ Shapes: E embedding size.
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from clipvip.encode import Encoder
 from clipvip.errors import InputError, UsageError
-from clipvip.search.filters import conditions
+from clipvip.search.approximate import EXACT_ROWS, IndexedSegments
+from clipvip.search.background import best_scores, p_value
+from clipvip.search.bank import Bank, RescoredScan, open_bank
+from clipvip.search.filters import Condition, conditions
 from clipvip.search.merging import Answer, merge_windows
-from clipvip.search.nearest import EXACT_ROWS, ExactSegments, IndexedSegments, Scan, Scored, Segments
+from clipvip.search.nearest import ExactSegments, Scan, Scored, Segments
 from clipvip.search.query import Query, Term
 from clipvip.search.results import Hit, Results
-from clipvip.search.snapshot import cache_folder, open_snapshot
+from clipvip.search.snapshot import cache_folder, kept, open_snapshot, version_key
+from clipvip.search.store import Store
+
+if TYPE_CHECKING:
+    from clipvip.encode import Encoder
 
 CANDIDATES = 8
 """Segments looked at for each answer, at first: windows of one video are usually near to each other."""
+REMEMBERED = 16
+"""Filters whose background scores are remembered."""
 ROUNDING = 1e-6
 """A product with fewer vectors may differ in its last bits."""
 
 
 class Searcher:
-    """Answers queries from one table of segments. uri, table: of the index; size: E."""
+    """Answers queries from the tables of one index. encoder: is called when a term, or the bank, needs it."""
 
-    def __init__(self, uri: str, table: Any, size: int):
-        self._table = table
-        self._size = size
-        self._folder = cache_folder(uri)
+    def __init__(self, store: Store, encoder: Callable[[], Encoder]):
+        self._store = store
+        self._encoder = encoder
         self._lock = threading.Lock()
         self._read: tuple[int, Segments] | None = None
+        self._bank: Bank | None = None
+        self._tops: OrderedDict[str, np.ndarray] = OrderedDict()
 
-    def answer(self, query: Query, encoder: Callable[[], Encoder], vector_of: Callable[[str], Any]) -> Results:
-        """The answers to `query`. encoder: is called if a term needs it; vector_of: of a segment, by its id."""
-        vector = query_vector(query.terms, self._size, encoder, vector_of)
+    def answer(self, query: Query) -> Results:
+        """The answers to `query`. Raises: as `Library.search`."""
+        vector = query_vector(query.terms, self._store.settings.embedding_size, self._encoder, self._store.vector)
+        wanted = conditions(query.filters)
         segments = self.segments(exact=query.exact)
-        scan = segments.scan(vector, conditions(query.filters))
-        ground = float((segments.sample @ vector).mean()) if query.merge and len(segments.sample) else 0.0
-        return Results(tuple(_page(query, scan, ground)))
+        scan = segments.scan(vector, wanted)
+        p = None
+        if query.false_alarm is not None:
+            nulls = self._null_vectors(query.terms, query.false_alarm)
+            best = scan.top(1).scores
+            p = p_value(best[0], self._best_scores(nulls, segments, wanted)) if len(best) else 1.0
+        ground = segments.sample @ vector if query.merge else np.zeros(1, np.float32)
+        if query.rescore == "qbnorm":
+            scan = RescoredScan(scan, self.bank, self._best_scores(self.bank.vectors, segments, ()))
+            ground = scan.scores(ground, segments.sample) if query.merge else ground
+        hits = _page(query, scan, float(ground.mean()) if len(ground) else 0.0)
+        return Results(tuple(hits), p is None or p <= (query.false_alarm or 0.0), p)
 
     def segments(self, *, exact: bool = False) -> Segments:
         """The segments of the table's version. exact: search no approximate index."""
+        table = self._store.segments
         with self._lock:
-            version = self._table.version
+            version = table.version
             if self._read is None or self._read[0] != version:
                 self._read = version, self._open()
+                self._tops.clear()
         segments = self._read[1]
-        return IndexedSegments(self._table, exact=True) if exact and isinstance(segments, IndexedSegments) else segments
+        return IndexedSegments(table, exact=True) if exact and isinstance(segments, IndexedSegments) else segments
+
+    @property
+    def bank(self) -> Bank:
+        """The background queries of the index."""
+        if self._bank is None:
+            self._bank = open_bank(self._store, self._encoder)
+        return self._bank
 
     def _open(self) -> Segments:
-        if self._table.count_rows() > EXACT_ROWS:
-            return IndexedSegments(self._table)
-        return ExactSegments(*open_snapshot(self._table, self._size, self._folder))
+        table = self._store.segments
+        if table.count_rows() > EXACT_ROWS:
+            return IndexedSegments(table)
+        folder = cache_folder(self._store.uri)
+        return ExactSegments(*open_snapshot(table, self._store.settings.embedding_size, folder))
+
+    def _null_vectors(self, terms: tuple[Term, ...], rate: float) -> np.ndarray:
+        """Queries of the form of this one, float32 [B, E]: background texts to be found, and what is not wanted.
+
+        Raises: UsageError if something other than a text is to be found, or for a rate that the bank is too small for.
+        """
+        vectors = self.bank.vectors
+        if any(term.text is None for term in terms if term.weight > 0):
+            raise UsageError(
+                "a rate of false alarms is for texts: images, clips and segments have no background queries; leave "
+                "false_alarm out"
+            )
+        least = 1 / (1 + len(vectors))
+        if rate < least:
+            raise UsageError(
+                f"false_alarm={rate:g}: {len(vectors)} background queries tell no rate below {least:.4f}; "
+                "choose a higher one, or give the index more (clipvip index --background FILE)"
+            )
+        total = np.zeros_like(vectors)
+        for number, term in enumerate(terms):
+            if term.weight > 0:
+                total += term.weight * np.roll(vectors, number, axis=0)
+            else:
+                size = self._store.settings.embedding_size
+                total += term.weight * _term_vector(term, size, self._encoder, self._store.vector)
+        return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+    def _best_scores(self, queries: np.ndarray, segments: Segments, wanted: Sequence[Condition]) -> np.ndarray:
+        """The best score of each of these vectors [B, E] among the segments that meet the conditions, float32 [B].
+
+        Remembered; for a whole library, in a file.
+        """
+        digest = hashlib.sha256(repr(wanted).encode() + np.ascontiguousarray(queries).tobytes()).hexdigest()[:16]
+        key = f"{version_key(self._store.segments)}-{digest}"
+        if key not in self._tops:
+            name = None if wanted else f"tops-{key}.npy"
+            folder = cache_folder(self._store.uri)
+            self._tops[key] = kept(folder, name, lambda: best_scores(queries, segments.blocks(wanted)))
+            while len(self._tops) > REMEMBERED:
+                self._tops.popitem(last=False)
+        return self._tops[key]
 
 
 def query_vector(

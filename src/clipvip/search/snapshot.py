@@ -7,6 +7,7 @@ the vectors and `NAME.arrow` with the other columns. Shapes: N segments, E embed
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,26 @@ def open_snapshot(table: Any, size: int, folder: Path) -> Snapshot:
         vectors = rows["vector"].combine_chunks().flatten().to_numpy()
         snapshot = Snapshot(rows.drop_columns("vector").combine_chunks(), vectors.reshape(len(rows), size))
     return snapshot
+
+
+def kept(folder: Path, name: str | None, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """`make()`, or what it gave before, in a file of that name beside the snapshot. name: None for no file."""
+    if name is None:
+        return make()
+    try:
+        return np.load(folder / name)
+    except (OSError, ValueError):
+        array = make()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, wait=True), replacing(folder / name) as temporary, temporary.open("wb") as file:
+            np.save(file, array)
+        for path in folder.glob("tops-*"):
+            if not path.name.startswith(name.rsplit("-", 1)[0]):  # of another version of the table
+                path.unlink(missing_ok=True)
+    except OSError:
+        pass  # it can be made again
+    return array
 
 
 def _write(table: Any, size: int, folder: Path, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import lancedb
 import numpy as np
@@ -10,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from clipvip.search import Filters, Query, Term
+from clipvip.search.approximate import IndexedSegments
 from clipvip.search.filters import conditions
-from clipvip.search.nearest import ExactSegments, IndexedSegments
+from clipvip.search.nearest import ExactSegments
 from clipvip.search.searching import Searcher
 from clipvip.search.snapshot import COLUMNS, cache_folder, open_snapshot
 
@@ -143,7 +145,7 @@ def pages(searcher, query, sizes):
     found = []
     for k in sizes:
         vector = np.linspace(-1, 1, SIZE, dtype=np.float32)
-        results = searcher.answer(Query(terms=(Term(vector=vector),), k=k, offset=len(found), **query), None, None)
+        results = searcher.answer(Query(terms=(Term(vector=vector),), k=k, offset=len(found), **query))
         found += results
     return found
 
@@ -151,7 +153,9 @@ def pages(searcher, query, sizes):
 @pytest.mark.parametrize("query", [{}, {"merge": False}, {"per_video": True}, {"filters": Filters(path="2/**")}])
 def test_pages_are_the_parts_of_one_list(table, tmp_path, query):
     """Catches an answer that is on two pages or on none, other spans on another page, and ranks that begin anew."""
-    searcher = Searcher(str(tmp_path / "index"), table, SIZE)
+    settings = SimpleNamespace(embedding_size=SIZE)
+    store = SimpleNamespace(uri=str(tmp_path / "index"), segments=table, settings=settings, vector=None)
+    searcher = Searcher(store, None)
     whole = pages(searcher, query, [1000])
     assert pages(searcher, query, [1, 2, 5, 1, 1000]) == whole
     assert [hit.rank for hit in whole] == list(range(1, len(whole) + 1))

@@ -1,0 +1,114 @@
+"""Search of large libraries by LanceDB: its approximate index, or its own exact scan.
+
+Shapes: n segments, E embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clipvip.search.filters import Condition, sql
+from clipvip.search.nearest import SAMPLE_ROWS, Scan, Scored, best_first
+from clipvip.search.snapshot import COLUMNS
+from clipvip.search.store import among
+
+EXACT_ROWS = 250_000
+"""A library with more segments is searched with the approximate index: here a product takes about as long."""
+FILTER_COLUMNS = ("video_id", "path", "mtime_ns", "duration_s")
+NPROBES = 20
+CANDIDATES = 400
+REFINE = 5
+"""Of the index: partitions looked into; candidates whose true distance is computed, in all and for each answer."""
+SCANNED_ROWS = 20_000
+"""Where filters leave no more, these are scanned: the index would have to look into most partitions to find them."""
+
+
+def build_ann(table: Any) -> bool:
+    """Give a table of segments that is large enough its approximate index, if it has none; whether it has one now.
+
+    Rows that come later are found without it, and taken up by the table's `optimize`. At a million rows of 512 it takes
+    minutes of all cores.
+    """
+    num_rows, size = table.count_rows(), table.schema.field("vector").type.list_size
+    if num_rows <= EXACT_ROWS:
+        return False
+    from lancedb.index import BTree, IvfPq
+
+    indexed = {column for index in table.list_indices() for column in index.columns}
+    for column in FILTER_COLUMNS:
+        if column not in indexed:
+            table.create_index(column, config=BTree())
+    if "vector" not in indexed:
+        num_sub_vectors = next(parts for parts in range(max(size // 8, 1), 0, -1) if size % parts == 0)
+        num_partitions = round(num_rows**0.5)
+        config = IvfPq(distance_type="l2", num_partitions=num_partitions, num_sub_vectors=num_sub_vectors)
+        table.create_index("vector", config=config)
+    return True
+
+
+class IndexedSegments:
+    """Leaves the search to LanceDB: approximate if the table has an index and `exact` is not asked for.
+
+    Rows that came after the index was built are searched as well, one by one.
+    """
+
+    def __init__(self, table: Any, *, exact: bool = False):
+        self.table = table
+        self.exact = exact
+
+    @cached_property
+    def sample(self) -> np.ndarray:
+        """As `Segments.sample`."""
+        total = self.table.count_rows()
+        step = -(-total // SAMPLE_ROWS) or 1
+        return vectors_of(self.table.take_offsets(list(range(0, total, step))).select(["vector"]).to_arrow())
+
+    def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
+        """As `Segments.blocks`."""
+        query = self.table.search().select(["vector"])
+        condition = sql(wanted)
+        for batch in (query.where(condition) if condition else query).to_batches():
+            yield vectors_of(batch)
+
+    def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
+        """As `Segments.scan`."""
+        return IndexedScan(self.table, vector, sql(wanted), exact=self.exact)
+
+
+class IndexedScan:
+    """As `Scan`. condition: SQL."""
+
+    def __init__(self, table: Any, vector: np.ndarray, condition: str | None, *, exact: bool):
+        self._table = table
+        self._vector = vector
+        self._condition = condition
+        self._exact = exact
+
+    def top(self, m: int) -> Scored:
+        """As `Scan.top`."""
+        query = self._table.search(self._vector).distance_type("l2").limit(m)
+        query = query.bypass_vector_index() if self._exact else query.nprobes(NPROBES).refine_factor(REFINE)
+        if self._condition:
+            query = query.where(self._condition, prefilter=True)
+        return self._scored(query.select([*COLUMNS, "vector", "_distance"]).to_arrow())
+
+    def of_videos(self, video_ids: Sequence[str]) -> Scored:
+        """As `Scan.of_videos`."""
+        condition = among("video_id", video_ids) + (f" AND ({self._condition})" if self._condition else "")
+        return self._scored(self._table.search().where(condition).select([*COLUMNS, "vector"]).to_arrow())
+
+    def _scored(self, rows: Any) -> Scored:
+        vectors = vectors_of(rows)
+        return best_first(rows.select(COLUMNS), vectors, vectors @ self._vector, None)
+
+
+def vectors_of(rows: Any) -> np.ndarray:
+    """The column `vector` of a pyarrow table or batch: float32 [n, E]."""
+    column = rows["vector"]
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)

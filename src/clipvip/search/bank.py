@@ -1,0 +1,90 @@
+"""The background queries of an index (table `background`: text, vector), and what they get in its library.
+
+Shapes: B background queries, n segments, E embedding size.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from clipvip.errors import ClipVipWarning, SearchIndexError
+from clipvip.evaluation.rescoring import inverted_softmax
+from clipvip.search.approximate import vectors_of
+from clipvip.search.background import chosen_texts, default_texts
+from clipvip.search.nearest import Scan, Scored, best_first
+
+if TYPE_CHECKING:
+    from clipvip.encode import Encoder
+    from clipvip.search.store import Store
+
+RESCORED = 1000
+"""The segments with the best plain scores: these are re-scored."""
+
+
+class Bank:
+    """vectors: of the background queries, float32 [B, E], unit norm."""
+
+    def __init__(self, vectors: np.ndarray):
+        self.vectors = vectors
+
+
+def open_bank(store: Store, encoder: Callable[[], Encoder]) -> Bank:
+    """The stored bank; where there is none, the texts that come with clipvip, which are stored if that is possible."""
+    if "background" in store.database.list_tables().tables:
+        rows = store.database.open_table("background").to_arrow()
+        if rows.schema.field("vector").type.list_size == store.settings.embedding_size:
+            return Bank(vectors_of(rows))
+    try:
+        return write_bank(store, chosen_texts(default_texts(), "background.txt"), encoder())
+    except SearchIndexError as error:
+        warnings.warn(f"{error}; the background queries are encoded each time", ClipVipWarning, stacklevel=2)
+        return Bank(_encoded(chosen_texts(default_texts(), "background.txt"), encoder()))
+
+
+def write_bank(store: Store, texts: Sequence[str], encoder: Encoder) -> Bank:
+    """Store these background texts in place of others. Raises: SearchIndexError if the index cannot be written."""
+    vectors = _encoded(texts, encoder)
+    column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), store.settings.embedding_size)
+    rows = pa.table({"text": list(texts), "vector": column})
+    store.write(lambda: store.database.create_table("background", rows, mode="overwrite"))
+    return Bank(vectors)
+
+
+def _encoded(texts: Sequence[str], encoder: Encoder) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClipVipWarning)  # that a text is cut is no news here
+        return encoder.encode_texts(texts)
+
+
+class RescoredScan:
+    """QB-Norm in a search (see `evaluation.querybank_norm`): the best `RESCORED` segments in an order of their own.
+
+    If the best of them is also the best of the library for a background query, each counts as much as it prefers this
+    query to the background ones. tops: the best score of each background query in the whole library, [B].
+    """
+
+    def __init__(self, scan: Scan, bank: Bank, tops: np.ndarray):
+        self._scan = scan
+        self._bank = bank
+        likenesses = bank.vectors @ scan.top(1).vectors.T  # [B, 1]
+        self._active = bool((likenesses >= tops[:, None] - 1e-6).any())
+
+    def top(self, m: int) -> Scored:
+        """As `Scan.top`."""
+        return self._rescored(self._scan.top(max(m, RESCORED)), m)
+
+    def of_videos(self, video_ids: Sequence[str]) -> Scored:
+        """As `Scan.of_videos`."""
+        return self._rescored(self._scan.of_videos(video_ids), None)
+
+    def scores(self, scores: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """What becomes of plain scores [n] of the segments `vectors` [n, E]."""
+        return inverted_softmax(scores, self._bank.vectors @ vectors.T) if self._active else scores
+
+    def _rescored(self, scored: Scored, m: int | None) -> Scored:
+        return best_first(scored.rows, scored.vectors, self.scores(scored.scores, scored.vectors), m)
