@@ -155,7 +155,7 @@ def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]
 
 def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bool) -> None:
     for skipped in summary.skipped:
-        typer.echo(f"skipped {skipped.video}: {skipped.reason}", err=True)
+        typer.echo(_line(f"skipped {skipped.video}: {skipped.reason}"), err=True)
     speed = 3600 * summary.hours / seconds
     if as_json:
         names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed")
@@ -198,7 +198,7 @@ def _tell_status(status: Status, as_json: bool) -> None:
             f"folder {root.root}: {root.videos} videos, {root.segments} segments, {root.hours:.2f} hours{missing}"
         )
     for failure in status.failures:
-        typer.echo(f"failed {Path(failure.root, failure.path)}: {failure.reason}")
+        typer.echo(_line(f"failed {Path(failure.root, failure.path)}: {failure.reason}"))
 
 
 def _tell_verification(found: Verification, index: str, as_json: bool) -> None:
@@ -208,10 +208,15 @@ def _tell_verification(found: Verification, index: str, as_json: bool) -> None:
         typer.echo(json.dumps(told))
         return
     for problem in found.problems:
-        typer.echo(f"{problem.what}{f': {problem.repaired}' if problem.repaired else ''}")
+        typer.echo(_line(f"{problem.what}{f': {problem.repaired}' if problem.repaired else ''}"))
     mended = sum(bool(problem.repaired) for problem in found.problems)
     verdict = f"{len(found.problems)} problems, {mended} mended" if found.problems else "sound"
     typer.echo(f"{index}: {found.videos} videos, {found.segments} segments checked: {verdict}")
+
+
+def _line(text: str) -> str:
+    """One line, whatever files are called."""
+    return text.replace("\n", "\\n")
 
 
 def _numbers(option: str, given: list[str] | None) -> list[float] | None:

@@ -194,8 +194,8 @@ def _serve(pipe: Connection, memory_bytes: int | None) -> None:
                 result = None
             answer = ("result", result)
             beat.flush()
-        except EOFError:
-            return
+        except (EOFError, BrokenPipeError):
+            return  # the parent is gone, or has had enough
         except MemoryError:
             answer = ("memory", None)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's

@@ -116,7 +116,8 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
             str(path).encode()
             status = path.stat()
         except UnicodeEncodeError:
-            found.skipped.append(Skipped(path, "its name is not valid UTF-8; rename it"))
+            name = Path(os.fsencode(path).decode(errors="replace"))  # as far as it can be printed
+            found.skipped.append(Skipped(name, "its name is not valid UTF-8; rename it"))
         except OSError as error:
             nothing = VideoFile(root, path.relative_to(root).as_posix(), 0, 0)
             found.skipped.append(Skipped(path, (error.strerror or "unreadable").lower(), nothing))

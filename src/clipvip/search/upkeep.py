@@ -178,7 +178,7 @@ def verify(store: Store, *, repair: bool = True) -> Verification:
                 found.problems.append(Problem(f"{video.absolute}: no such file any more (--prune takes it out)"))
             elif state != (video.size_bytes, video.mtime_ns):
                 found.problems.append(Problem(f"{video.absolute}: has changed since; index again"))
-    left = [video for video_id, video in sorted(videos.items()) if video_id not in broken]
+    left = [video for video_id, video in sorted(videos.items()) if not (repair and video_id in broken)]
     found.problems += _check_thumbnails(store, left, of_video, repair)
     if repair and any(problem.repaired for problem in found.problems):
         store.tidy()

@@ -1,0 +1,113 @@
+"""Status and check of an index."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import clipvip
+from clipvip.search import Library
+from clipvip.search.store import THUMBNAILS
+from helpers_index import assert_same
+from helpers_model import write_model
+from helpers_video import write_video
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return clipvip.load(write_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+@pytest.fixture
+def library(model, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for number in range(4):
+        write_video(tmp_path / "videos" / f"{number}.mp4", 40, first_pts=number)
+    (tmp_path / "videos" / "bad.mp4").write_text("no video")
+    library = Library(tmp_path / "index", model, windows_s=2.0)
+    library.add(tmp_path / "videos")
+    return library
+
+
+def test_status(library, tmp_path):
+    """Catches failures that nobody can find again, and folders of which nobody sees that they are gone."""
+    status = library.status()
+    assert (status.videos, status.segments) == (4, 12)
+    assert status.hours == pytest.approx(16 / 3600)
+    [root] = status.roots
+    assert (root.root, root.videos, root.segments, root.there) == (str(tmp_path / "videos"), 4, 12, True)
+    [failure] = status.failures
+    assert (failure.path, "not a media file" in failure.reason) == ("bad.mp4", True)
+    assert status.num_bytes == sum(path.stat().st_size for path in (tmp_path / "index").rglob("*") if path.is_file())
+    assert (status.settings.fingerprint, status.settings.model) == (library.encoder.fingerprint, library.encoder.source)
+
+
+def rows_of(library, name):
+    return library.store.segments.search().where(f"path = '{name}'").to_arrow()
+
+
+def test_a_check_finds_and_mends(library, model, tmp_path):
+    """Catches damage that stays unseen, repairs that lose more than the damage, and checks that come to no rest."""
+    assert library.verify().problems == []
+    segments, thumbnails = library.store.segments, library.store.thumbnails
+    segments.add(rows_of(library, "0.mp4").slice(0, 1))
+    damaged = rows_of(library, "1.mp4")
+    segments.delete("path = '1.mp4'")
+    vectors = damaged["vector"].combine_chunks().flatten().to_numpy() * 2
+    column = pa.FixedSizeListArray.from_arrays(vectors.astype(np.float32), 16)
+    segments.add(damaged.set_column(damaged.schema.get_field_index("vector"), "vector", column))
+    lost = rows_of(library, "2.mp4")["segment_id"][1].as_py()
+    segments.delete(f"segment_id = '{lost}'")
+    bare = rows_of(library, "3.mp4")["segment_id"].to_pylist()
+    thumbnails.delete(f"segment_id IN ('{bare[0]}', '{bare[1]}')")
+    thumbnails.add(pa.Table.from_pylist([{"segment_id": "of nothing", "jpeg": b"x"}], schema=THUMBNAILS))
+
+    unmended = library.verify(repair=False)
+    assert not unmended.sound
+    found = library.verify()
+    assert [problem.what for problem in found.problems] == [problem.what for problem in unmended.problems]
+    told = "\n".join(f"{problem.what}: {problem.repaired}" for problem in found.problems)
+    for name, what in (
+        ("0.mp4", "segments that are there twice: taken out"),
+        ("1.mp4", "a vector that is not of unit norm: taken out"),
+        ("2.mp4", "2 of 3 segments: taken out"),
+        ("3.mp4", "2 segments without a thumbnail, or with several: made anew"),
+    ):
+        assert f"{name}: {what}" in told
+    assert "thumbnails without a segment: deleted" in told
+    assert found.sound
+    assert library.verify().problems == []
+    assert library.add().videos == 3
+    fresh = Library(tmp_path / "fresh", model, windows_s=2.0)
+    fresh.add(tmp_path / "videos")
+    assert_same(library, fresh)
+
+
+def test_a_check_tells_what_is_left_to_the_user(library, tmp_path):
+    """Catches a check that passes over files that are gone or others now, or takes them out unasked."""
+    (tmp_path / "videos" / "0.mp4").unlink()
+    os.utime(tmp_path / "videos" / "1.mp4", (1, 1))
+    found = library.verify()
+    assert not found.sound
+    assert {Path(problem.what.split(": ")[0]).name for problem in found.problems} == {"0.mp4", "1.mp4"}
+    assert library.status().videos == 4
+    library.add()
+    library.prune()
+    assert library.verify().problems == []
+
+
+def test_an_index_of_an_older_clipvip_is_told(library, tmp_path):
+    """Catches a traceback for an index that this version cannot read."""
+    from clipvip.errors import SearchIndexError
+
+    table = library.store.segments
+    metadata = json.dumps({"schema_version": 1}).encode()
+    rows = table.to_arrow().replace_schema_metadata({b"clipvip": metadata})
+    library.store.database.create_table("segments", rows, mode="overwrite")
+    with pytest.raises(SearchIndexError, match=r"an index of schema 1, this clipvip reads 2"):
+        Library(tmp_path / "index").status()
