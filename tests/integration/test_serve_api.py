@@ -231,6 +231,13 @@ def test_index_jobs(tmp_path, place):
         assert (folder["videos"], folder["segments"]) == (2, 5)
         assert client.get("/api/jobs").json()["jobs"] == [last]
 
+        (mine / "videos" / "holiday" / "new.mkv").unlink()
+        for body in ({}, {"dir": str(mine), "prune": True}, {"prune": False}):
+            assert client.post("/api/jobs", json=body).status_code == 422
+        last = events(client, client.post("/api/jobs", json={"prune": True}).json()["job_id"])[-1]
+        assert (last["kind"], last["state"], last["summary"]["removed"]) == ("prune", "done", 1)
+        assert client.get("/api/status").json()["videos"] == 1
+
 
 def test_other_writers_are_seen(tmp_path, place):
     """Catches a server that must be started again after every `clipvip index`."""

@@ -15,7 +15,18 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from clipvip import __version__
 from clipvip.serve.indexing import Job
 from clipvip.serve.problems import Problem
-from clipvip.serve.schemas import Health, JobBody, JobOut, JobsOut, LibrariesOut, StatusOut, errors
+from clipvip.serve.schemas import (
+    FailureOut,
+    Health,
+    JobBody,
+    JobOut,
+    JobsOut,
+    LibrariesOut,
+    RootOut,
+    StatusOut,
+    errors,
+    errors_beside,
+)
 from clipvip.serve.services import Services
 
 LOOK_S = 0.2
@@ -35,17 +46,17 @@ def index_routes(services: Services) -> APIRouter:
     @routes.get("/status", responses=errors())
     async def status() -> StatusOut:
         """What is in the index, which files could not be indexed, and what is going on."""
-        now = services.live.current
-        settings = now.library.settings
+        now = services.live.current.status
+        settings = now.settings
         return StatusOut(
-            videos=len(now.videos),
-            segments=now.num_segments,
-            hours=sum(video.duration_s for video in now.videos.values()) / 3600,
-            bytes=now.bytes,
+            videos=now.videos,
+            segments=now.segments,
+            hours=now.hours,
+            bytes=now.num_bytes,
             model=Path(settings.model).name if os.path.isabs(settings.model) else settings.model,
             fingerprint=settings.fingerprint,
-            roots=list(now.roots),
-            failures=list(now.failures),
+            roots=[root.root for root in now.roots],
+            failures=[FailureOut(**asdict(failure)) for failure in now.failures],
             jobs=[_told(job) for job in jobs.all()[:1]],
             allow_new_roots=services.config.allow_new_roots,
             examples=list(services.config.examples) or None,
@@ -54,20 +65,20 @@ def index_routes(services: Services) -> APIRouter:
     @routes.get("/libraries", responses=errors())
     async def libraries() -> LibrariesOut:
         """The folders of the index, each with what is in it."""
-        return LibrariesOut(libraries=services.live.current.folders())
+        return LibrariesOut(libraries=[RootOut(**asdict(root)) for root in services.live.current.status.roots])
 
     @routes.get("/jobs", responses=errors())
     async def all_jobs() -> JobsOut:
         """Index jobs, the latest first."""
         return JobsOut(jobs=[_told(job) for job in jobs.all()])
 
-    @routes.post("/jobs", status_code=201, responses=errors(404, 409, 413))
+    @routes.post("/jobs", status_code=201, responses=errors(400, 404, 409, 413))
     async def start(body: JobBody) -> JobOut:
-        """Index a folder (one that was indexed before, or one below it).
+        """Index a folder (one that was indexed before, or one below it), or take files that are gone out of the index.
 
         Only what is new or changed is encoded; a job that was interrupted goes on.
         """
-        folder = await run_sync(_allowed, services, body.dir)
+        folder = None if body.dir is None else await run_sync(_allowed, services, body.dir)
         return _told(await run_sync(jobs.start, replace(services.task, dir=folder)))
 
     async def known(job_id: str) -> Job:  # before the stream begins: then it is too late for a status
@@ -78,7 +89,7 @@ def index_routes(services: Services) -> APIRouter:
         """How far a job is."""
         return _told(jobs.find(job_id))
 
-    @routes.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=errors(404))
+    @routes.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=errors_beside(404))
     async def events(job: Job = Depends(known)) -> AsyncIterator[ServerSentEvent]:
         """The progress of a job as server-sent events, each the job as it is then; they end with it."""
         last: Job | None = None
@@ -107,8 +118,8 @@ def _allowed(services: Services, folder: str) -> str:
             raise Problem(404, "not_found", "dir: no folder of that name; give its absolute path")
         return str(path)
     real = os.path.realpath(folder)
-    for root in services.live.current.roots:
-        top = os.path.realpath(root)
+    for root in services.live.current.status.roots:
+        top = os.path.realpath(root.root)
         if os.path.isabs(folder) and (real == top or real.startswith(top.rstrip(os.sep) + os.sep)):
             if not os.path.isdir(real):
                 raise Problem(404, "not_found", "dir: no folder of that name")

@@ -20,12 +20,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipvip.errors import ClipVipError, Interrupted
 from clipvip.files import replace_text
 from clipvip.jobs.worker import end_with_parent
 from clipvip.serve.problems import Problem
+
+if TYPE_CHECKING:
+    from clipvip.search import IndexSummary
 
 logger = logging.getLogger(__name__)
 KEPT = 50
@@ -203,7 +206,8 @@ def _do(pipe: Connection, task: Task) -> dict[str, Any]:
     from clipvip.search import Library
 
     library = Library(task.uri, task.model, device=task.device, dtype=task.dtype)
-    assert task.dir is not None
+    if task.dir is None:
+        return _summary(library.prune())
     last = 0.0
 
     def told(done: int, total: int) -> None:
@@ -212,7 +216,11 @@ def _do(pipe: Connection, task: Task) -> dict[str, Any]:
             last = time.monotonic()
             pipe.send({"done": done, "total": total})
 
-    summary = library.add(task.dir, on_progress=told)
+    return _summary(library.add(task.dir, on_progress=told))
+
+
+def _summary(summary: IndexSummary) -> dict[str, Any]:
+    """As `Job` has it."""
     rows = [{"path": str(skipped.video), "reason": skipped.reason} for skipped in summary.skipped]
     counts = {field.name: getattr(summary, field.name) for field in fields(summary)}
     return {"summary": counts | {"skipped": len(rows)}, "skipped": rows[:SKIPPED]}

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +18,8 @@ from anyio.to_thread import run_sync
 from clipvip.errors import ClipVipError, SearchIndexError
 from clipvip.search import Library, Query, Term
 from clipvip.search.store import VideoRecord
+from clipvip.search.upkeep import Status
 from clipvip.serve.problems import not_found
-from clipvip.serve.schemas import FailureOut, RootOut
 
 logger = logging.getLogger(__name__)
 REFRESH_S = 2.0
@@ -34,9 +32,7 @@ class Snapshot:
     library: Library
     version: Any
     videos: dict[str, VideoRecord]
-    bytes: int
-    roots: tuple[str, ...]
-    failures: tuple[FailureOut, ...]
+    status: Status
 
     def video(self, video_id: str) -> VideoRecord:
         """Raises: Problem if there is none."""
@@ -59,21 +55,6 @@ class Snapshot:
             return self.library.store.vector(segment_id)
         except SearchIndexError:
             raise not_found("segment", segment_id) from None
-
-    @property
-    def num_segments(self) -> int:
-        """Of all videos."""
-        return sum(record.num_segments for record in self.videos.values())
-
-    def folders(self) -> list[RootOut]:
-        """Each root with what is in it."""
-        folders = {root: RootOut(root=root, videos=0, segments=0, hours=0.0) for root in self.roots}
-        for record in self.videos.values():
-            folder = folders.setdefault(record.root, RootOut(root=record.root, videos=0, segments=0, hours=0.0))
-            folder.videos += 1
-            folder.segments += record.num_segments
-            folder.hours += record.duration_s / 3600
-        return list(folders.values())
 
 
 class Live:
@@ -107,19 +88,7 @@ class Live:
         size = library.settings.embedding_size
         axis = np.eye(1, size, dtype=np.float32)[0]
         library.search(Query(terms=(Term(vector=axis),), k=1))  # reads the vectors, so that no user waits for it
-        rows = library.store.failures.to_arrow().select(["root", "path", "reason"]).to_pylist()
-        failures = tuple(FailureOut(**row) for row in rows)
-        return Snapshot(library, version, library.store.videos(), _size(library.uri), tuple(library.roots), failures)
-
-
-def _size(uri: str) -> int:
-    """Bytes on this machine; 0 for an index that is elsewhere."""
-    total = 0
-    for folder, _, names in os.walk(uri):
-        for name in names:
-            with suppress(OSError):  # cleaned up meanwhile
-                total += os.path.getsize(os.path.join(folder, name))
-    return total
+        return Snapshot(library, version, library.store.videos(), library.status())
 
 
 def _version(library: Library) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +12,7 @@ MAX_TEXT = 2000
 MAX_TERMS = 16
 MAX_K, MAX_OFFSET = 200, 10_000
 EARLIEST, LATEST = 1970, 2200
+EVERYWHERE = (401, 403, 421, 422, 429)
 
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Id = Annotated[str, Field(min_length=1, max_length=200)]
@@ -123,9 +125,16 @@ class TermsBody(Strict):
 
 
 class JobBody(Strict):
-    """What to do: index a folder."""
+    """What to do: index a folder, or take files out of the index that are gone."""
 
-    dir: Folder
+    dir: Folder | None = None
+    prune: bool = False
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.dir is not None) == self.prune:
+            raise ValueError('give either "dir" or "prune": true')
+        return self
 
 
 class ErrorDetail(BaseModel):
@@ -157,12 +166,13 @@ class FailureOut(BaseModel):
 
 
 class RootOut(BaseModel):
-    """A folder that was indexed, and what is in it."""
+    """A folder that was indexed, and what is in it. there: whether the folder is (a drive may not be mounted)."""
 
     root: str
     videos: int
     segments: int
     hours: float
+    there: bool
 
 
 class JobOut(BaseModel):
@@ -284,4 +294,12 @@ class JobsOut(BaseModel):
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For FastAPI's `responses`: these, and those of every route."""
-    return {status: {"model": ErrorBody} for status in (*statuses, 401, 403, 421, 422, 429)}
+    return {status: {"model": ErrorBody} for status in (*statuses, *EVERYWHERE)}
+
+
+def errors_beside(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same for a route whose good answers are no JSON: FastAPI would give its errors their media type."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content} for status in (*statuses, *EVERYWHERE)
+    }

@@ -61,7 +61,7 @@ def search_routes(services: Services, upload_bytes: int) -> APIRouter:
             query=str(query),
             found=bool(hits),
             p_value=results.p_value,
-            total=snapshot.num_segments,
+            total=snapshot.status.segments,
             took_ms=round((time.perf_counter() - started) * 1000, 2),
             results=hits,
             next_offset=end if len(hits) == options.k and end <= MAX_OFFSET else None,
@@ -72,7 +72,7 @@ def search_routes(services: Services, upload_bytes: int) -> APIRouter:
         """Search by a text, by what is like a segment (`similar_to`), or by both."""
         return await searched(params.terms(), params.filters(), params.options())
 
-    @routes.post("/search", responses=errors(404, 413, 503))
+    @routes.post("/search", responses=errors(400, 404, 413, 503))
     async def search_by_terms(body: SearchBody) -> SearchOut:
         """Search by any number of texts, segments and uploads; those of negative weight are what answers should not
         look like.
@@ -95,7 +95,7 @@ def search_routes(services: Services, upload_bytes: int) -> APIRouter:
         """How well each segment of one video answers, in the order of time."""
         return await timeline(video_id, params.terms())
 
-    @routes.post("/videos/{video_id}/hits", responses=errors(404, 413, 503))
+    @routes.post("/videos/{video_id}/hits", responses=errors(400, 404, 413, 503))
     async def hits_within_by_terms(video_id: str, body: TermsBody) -> TimelineOut:
         """The same for any number of terms."""
         return await timeline(video_id, body.terms)

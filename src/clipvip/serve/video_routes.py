@@ -13,15 +13,16 @@ from fastapi.responses import FileResponse
 from clipvip.search.store import Segment, VideoRecord
 from clipvip.serve.media import ServedFile, served_file
 from clipvip.serve.problems import Problem, not_found
-from clipvip.serve.schemas import SegmentOut, VideoOut, errors
+from clipvip.serve.schemas import SegmentOut, VideoOut, errors, errors_beside
 from clipvip.serve.services import Services
 
 CACHED = {"Cache-Control": "private, max-age=3600"}
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 FILM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"video/*": {}}},
-    206: {"content": {"video/*": {}}},
-    416: {"description": "No such range"},
+    200: {"content": {"video/*": {}, "application/octet-stream": {}}},
+    206: {"description": "The range asked for", "content": {"video/*": {}, "multipart/byteranges": {}}},
+    400: {"description": "A range that makes no sense", "content": {"text/plain": {}}},
+    416: {"description": "A range beyond the end", "content": {"text/plain": {}}},
 }
 
 
@@ -66,7 +67,7 @@ def video_routes(services: Services) -> APIRouter:
         )
 
     @routes.head("/videos/{video_id}/stream", include_in_schema=False)
-    @routes.get("/videos/{video_id}/stream", response_class=FileResponse, responses={**errors(400, 404, 503), **FILM})
+    @routes.get("/videos/{video_id}/stream", response_class=FileResponse, responses={**errors_beside(404, 503), **FILM})
     async def stream(video_id: str, transcode: Literal["auto", "never"] = "auto") -> Response:
         """The film, in ranges if asked for. What browsers cannot play comes as a copy that they can, made at the first
         request and kept; with `transcode=never` the file comes as it is.
@@ -78,7 +79,9 @@ def video_routes(services: Services) -> APIRouter:
             return FileResponse(file.path, media_type=media_type, stat_result=file.status, headers=headers)
         return FileResponse(await services.media.copy_of(file), media_type="video/mp4", headers=headers)
 
-    @routes.get("/segments/{segment_id}/thumbnail", response_class=Response, responses={**errors(404, 503), **JPEG})
+    @routes.get(
+        "/segments/{segment_id}/thumbnail", response_class=Response, responses={**errors_beside(404, 503), **JPEG}
+    )
     async def thumbnail(segment_id: str) -> Response:
         """The segment's middle frame."""
         snapshot = services.live.current
@@ -89,7 +92,7 @@ def video_routes(services: Services) -> APIRouter:
             jpeg = await services.media.still(await file_of(video), (segment.start_s, segment.end_s))
         return Response(jpeg, media_type="image/jpeg", headers=CACHED)
 
-    @routes.get("/segments/{segment_id}/strip", response_class=Response, responses={**errors(404, 503), **JPEG})
+    @routes.get("/segments/{segment_id}/strip", response_class=Response, responses={**errors_beside(404, 503), **JPEG})
     async def strip(segment_id: str) -> Response:
         """A film strip: six evenly spaced frames of the segment, side by side without gaps."""
         segment, video = await segment_of(segment_id)
