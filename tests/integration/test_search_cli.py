@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 
 import clipvip
 from clipvip.cli import main
+from clipvip.search import Filters, Library, Query, Term
+from clipvip.video import probe
 from helpers_model import write_model
 from helpers_video import write_audio, write_video
 
@@ -53,7 +56,7 @@ def test_index_and_search(place, monkeypatch, capsys):
     first = run(*index, cwd=place)
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("2 videos, 3 segments, 0.00 hours (")
-    lines = first.stderr.splitlines()
+    lines = sorted(first.stderr.splitlines())
     assert len(lines) == 4
     for line, name in zip(lines, ["ab.mp4", "leer.mp4", "text.mp4", "ton.mp4"], strict=True):
         assert line.startswith(f"skipped {place / 'Meine Vidéos 日本' / name}: ")
@@ -67,7 +70,8 @@ def test_index_and_search(place, monkeypatch, capsys):
     found = run("search", "the blue square jumps", "--index", "mein index", "-k", 2, "--no-merge", "--json", cwd=place)
     assert found.returncode == 0, found.stderr
     answer = json.loads(found.stdout)
-    assert answer.keys() == {"query", "model", "results"}
+    assert answer.keys() == {"query", "model", "found", "results"}
+    assert answer["found"] is True
     assert (answer["query"], answer["model"]) == ("the blue square jumps", str(place / "ein modell"))
     encoder = clipvip.load(place / "ein modell", device="cpu")
     short, long = place / "Meine Vidéos 日本" / "kurz.mp4", place / "Meine Vidéos 日本" / "Urlaub [2024]" / "größer.mkv"
@@ -97,10 +101,89 @@ def test_index_and_search(place, monkeypatch, capsys):
     assert "cut into windows of 12 s every 6 s, not" in capsys.readouterr().err
 
 
+def asked(monkeypatch, capsys, *arguments):
+    """What `clipvip search ... --json` answers."""
+    assert run_here(monkeypatch, "search", *map(str, arguments), "--index", "mein index", "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_kind_of_query(place, monkeypatch, capsys):
+    """Catches an option that is accepted and ignored: each is compared with the same query in Python."""
+    monkeypatch.chdir(place)
+    folder = "Meine Vidéos 日本"
+    assert run_here(monkeypatch, "index", folder, "--model", "ein modell", "--index", "mein index") == 0
+    capsys.readouterr()
+    library = Library("mein index")
+    first = library.search("a dog", k=1).hits[0]
+    part = (Path(folder, "Urlaub [2024]", "größer.mkv"), 1.0, 3.5)
+    whole = Path(folder, "kurz.mp4")
+    noon = datetime(2024, 5, 1, 12, 30)
+    cases = [
+        (["a dog", "--and", "a cat", "--not", "night"], {}, ["a dog", "a cat", ("night", -0.5)]),
+        (["a dog", "--not", "night", "--weight", "text=2", "--weight", "not=1"], {}, [("a dog", 2.0), ("night", -1.0)]),
+        (["--clip", f"{part[0]}:1-0:03.5"], {}, [Term(video=part)]),
+        (["--clip", whole, "--weight", "clip=0.3", "a dog"], {}, ["a dog", Term(video=whole, weight=0.3)]),
+        (["--like", first.segment_id], {}, [Term(segment=first.segment_id)]),
+        (["a dog", "-k", 1, "--offset", 1, "--no-merge"], {"k": 1, "offset": 1, "merge": False}, ["a dog"]),
+        (["a dog", "--per-video", "--exact"], {"per_video": True, "exact": True}, ["a dog"]),
+        (["a dog", "--path", "Urlaub*/**"], {"filters": Filters(path="Urlaub*/**")}, ["a dog"]),
+        (["a dog", "--root", folder], {"filters": Filters(root=folder)}, ["a dog"]),
+        (["a dog", "--root", "."], {"filters": Filters(root=".")}, ["a dog"]),
+        (["a dog", "--after", "2024-05-01"], {"filters": Filters(after=date(2024, 5, 1))}, ["a dog"]),
+        (["a dog", "--before", "2024-05-01T12:30"], {"filters": Filters(before=noon)}, ["a dog"]),
+        (["a dog", "--min-duration", 5], {"filters": Filters(min_duration_s=5)}, ["a dog"]),
+        (["a dog", "--max-duration", 5], {"filters": Filters(max_duration_s=5)}, ["a dog"]),
+        (["a dog", "--false-alarm", 0.9], {"false_alarm": 0.9}, ["a dog"]),
+        (["a dog", "--rescore", "qbnorm"], {"rescore": "qbnorm"}, ["a dog"]),
+    ]  # fmt: skip
+    answers = []
+    for arguments, fields, terms in cases:
+        named = [Term(text=term) if isinstance(term, str) else term for term in terms]
+        named = [Term(text=term[0], weight=term[1]) if isinstance(term, tuple) else term for term in named]
+        results = library.search(Query(terms=tuple(named), **fields))
+        told = asked(monkeypatch, capsys, *arguments)
+        answers.append([row["score"] for row in told["results"]])
+        assert [(row["rank"], row["segment_id"], row["start_s"], row["end_s"]) for row in told["results"]] == [
+            (hit.rank, hit.segment_id, hit.start_s, hit.end_s) for hit in (results if results.found else ())
+        ], arguments
+        assert answers[-1] == pytest.approx([hit.score for hit in results] if results.found else [], abs=1e-5)
+        assert told.get("p_value") == results.p_value
+        assert told["found"] == (results.found and len(results) > 0)
+    assert answers[9] == answers[11] == []  # the files are of today, and below their own root
+
+
+def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
+    """Catches answers in another order, clips and pictures of another moment, and `found` that is always true."""
+    monkeypatch.chdir(place)
+    assert run_here(monkeypatch, "index", "Meine Vidéos 日本", "--model", "ein modell", "--index", "mein index") == 0
+    capsys.readouterr()
+    Path("fragen.txt").write_text("a red circle\n\nthe night\n", encoding="utf-8")
+    assert run_here(monkeypatch, "search", "--queries", "fragen.txt", "--index", "mein index", "-k", "1") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["query"] for line in lines] == ["a red circle", "the night"]
+    for line in lines:
+        [alone] = asked(monkeypatch, capsys, line["query"], "-k", 1)["results"]
+        assert line["results"] == [alone | {"score": pytest.approx(alone["score"], abs=1e-6)}]
+
+    told = asked(monkeypatch, capsys, "a red circle", "--export", "cuts", "--thumbnails", "pictures")
+    assert [Path(row["clip"]).parent.name for row in told["results"]] == ["cuts"] * 2
+    for row in told["results"]:
+        assert probe(row["clip"]).duration_s == pytest.approx(row["end_s"] - row["start_s"], abs=0.3)
+        assert Path(row["thumbnail"]).read_bytes() == Library("mein index").thumbnail(row["segment_id"])
+
+    assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--false-alarm", "0.004") == 0
+    assert capsys.readouterr().out.startswith("nothing found (p = ")
+    assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--path", "none") == 0
+    assert "passes the filters" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
         (["search", " ", "--index", "nowhere"], 2, "empty"),
+        (["search", "--not", "a dog", "--index", "nowhere"], 1, "no search index"),
+        (["search", "a dog", "--weight", "dog=3", "--index", "nowhere"], 2, "KIND=NUMBER"),
+        (["search", "a dog", "--path", "[", "--index", "nowhere"], 1, "no search index"),
         (["search", "a dog", "--index", "nowhere"], 1, "no search index"),
         (["index", "nowhere", "--model", "ein modell", "--index", "new"], 2, "no such file or folder"),
         (["index", "ein modell", "--model", "ein modell", "--index", "new"], 1, "no video files"),

@@ -1,56 +1,134 @@
-"""`clipvip search`: find the moments of an index that a text describes."""
+"""`clipvip search`: find the moments of an index that look like texts, images, clips or each other."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipvip.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
-    from clipvip.search import Results
+    from clipvip.search import Filters, Library, Query, Results, Term
+    from clipvip.search.query import VideoPart
 
 NAME = "search"
+KINDS = {"text": 1.0, "not": -0.5, "image": 1.0, "clip": 1.0, "like": 1.0}
+"""Kinds of terms and how much each counts by default."""
+DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
 
 def command(
-    query: Annotated[str, typer.Argument(help="What to look for, in words.")],
     index: Annotated[str, typer.Option(metavar="URI", help="An index made by `clipvip index`.")],
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What to look for, in words.")] = None,
+    more: Annotated[list[str] | None, typer.Option("--and", metavar="TEXT", help="And this; repeatable.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--not", metavar="TEXT", help="But not like this; repeatable.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Like this picture; repeatable.")] = None,
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:START-END]", help="Like this video, or its part from START to END (s, or m:s)."),
+    ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(metavar="SEGMENT_ID", help="More like this segment; --json tells the ids.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=NUMBER", help="How much text, image, clip, like (1 each) and not (0.5) count."),
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A text a line instead (-: standard input); prints JSON Lines.")
+    ] = None,
     top: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of answers.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="Pass over that many better ones (paging).")] = 0,
+    per_video: Annotated[bool, typer.Option("--per-video", help="The best moment of each video only.")] = False,
     merge: Annotated[
         bool, typer.Option("--merge/--no-merge", help="Near-by windows that answer equally well are one answer.")
     ] = True,
+    path: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only files like this below their root: 'holiday/**', '*.mp4'.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Only files of this indexed folder.")] = None,
+    after: Annotated[
+        datetime | None, typer.Option(formats=DATES, metavar="DATE", help="Only files changed since, 2024-05-31.")
+    ] = None,
+    before: Annotated[
+        datetime | None, typer.Option(formats=DATES, metavar="DATE", help="Only files changed before.")
+    ] = None,
+    min_duration: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Only videos at least this long.")
+    ] = None,
+    max_duration: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Only videos at most this long.")
+    ] = None,
+    false_alarm: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="Say that nothing was found, unless such an answer is rarer than this."),
+    ] = None,
+    rescore: Annotated[
+        str | None, typer.Option(metavar="qbnorm", help="Hold back videos that are near to every query.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Use no approximate index, however large.")] = False,
+    export: Annotated[Path | None, typer.Option(metavar="DIR", help="Cut the answers to MP4 files there.")] = None,
+    thumbnails: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the answers' middle frames there, as JPEG.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     model: Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Find the moments that a text describes, best first.
+    """Find moments, best first: by texts, images, clips, or what is like a known one; several add up.
 
-    Example: clipvip search "a dog catches a frisbee" --index my-index -k 5
+    Example: clipvip search "a dog catches a frisbee" --not night --path 'holiday/**' --index my-index -k 5
     """
     from clipvip.errors import UsageError
 
-    if not query.strip():
+    if text is not None and not text.strip():
         raise UsageError("the query is empty: say what to look for")
 
     import json
-    from dataclasses import asdict
 
     from rich.console import Console
 
-    from clipvip.search import Library
+    from clipvip.search import Filters, Library
 
-    library = Library(index, model, device=device, dtype=dtype)
-    results = library.search(query, top, merge=merge)
+    filters = Filters(
+        path=path, root=root, after=after, before=before, min_duration_s=min_duration, max_duration_s=max_duration
+    )
+    options = {
+        "filters": filters, "k": top, "offset": offset, "per_video": per_video, "merge": merge,
+        "false_alarm": false_alarm, "rescore": rescore, "exact": exact,
+    }  # fmt: skip
+    given = {"text": [*([text] if text else []), *(more or [])], "not": without, "image": image, "clip": clip}
+    terms = _terms({**given, "like": like}, weight or [])
+    library = Library(index, model=model, device=device, dtype=dtype)
+    source = model or library.settings.model
+    if queries is not None:
+        if terms or export or thumbnails:
+            raise UsageError("--queries goes without other terms, --export and --thumbnails")
+        for asked, results in _answers(library, _lines(queries), options):
+            typer.echo(json.dumps(_told(asked, source, results)))
+        return
+    query = _query(terms, options)
+    results = library.search(query)
+    written = _write(library, results, export, thumbnails) if results.found else []
     if as_json:
-        rows = [asdict(hit) | {"video": str(hit.video)} for hit in results]
-        typer.echo(json.dumps({"query": query, "model": model or library.settings.model, "results": rows}))
+        told = _told(str(query), source, results)
+        for row, files in zip(told["results"], written, strict=False):
+            row |= files
+        typer.echo(json.dumps(told))
+    elif results.found and len(results):
+        Console().print(hits_table(str(query), results))
     else:
-        Console().print(hits_table(query, results))
+        typer.echo(_nothing(results, filters))
 
 
 def hits_table(query: str, hits: Results) -> Table:
@@ -73,3 +151,116 @@ def clock(seconds: float) -> str:
     """Minutes and seconds, as players show them: 75 -> "1:15"."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+def clip_part(given: str) -> VideoPart:
+    """FILE, or FILE:START-END with times in seconds or m:s. A file that is called so is meant as a whole."""
+    import re
+
+    time = r"(?:\d+:)*\d+(?:\.\d+)?"
+    found = re.fullmatch(rf"(.+?):({time})-({time})", given, re.DOTALL)
+    if found is None or Path(given).exists():
+        return Path(given)
+    start_s, end_s = (
+        sum(60**place * float(part) for place, part in enumerate(reversed(found[i].split(":")))) for i in (2, 3)
+    )
+    return found[1], start_s, end_s
+
+
+def _terms(given: dict[str, Sequence[Any] | None], weights: Sequence[str]) -> list[Term]:
+    """The terms of the options, with the weights of their kinds. Raises: UsageError for a weight of nothing."""
+    from clipvip.errors import UsageError
+    from clipvip.search import Term
+
+    amounts = dict(KINDS)
+    for entry in weights:
+        kind, _, number = entry.partition("=")
+        try:
+            amounts[kind] = abs(float(number)) * (-1 if kind == "not" else 1)
+        except ValueError:
+            kind = ""
+        if kind not in KINDS:
+            raise UsageError(f"--weight {entry}: write KIND=NUMBER; the kinds are {', '.join(KINDS)}")
+    terms = []
+    for kind, values in given.items():
+        for value in values or ():
+            field = {"not": "text", "clip": "video", "like": "segment"}.get(kind, kind)
+            source: dict[str, Any] = {field: clip_part(value) if kind == "clip" else value}
+            terms.append(Term(**source, weight=amounts[kind]))
+    return terms
+
+
+def _query(terms: Sequence[Term], options: dict[str, Any]) -> Query:
+    from clipvip.errors import UsageError
+    from clipvip.search import Query
+
+    if not any(term.weight > 0 for term in terms):
+        raise UsageError("say what to look for: a TEXT, --image, --clip, --like or --queries")
+    return Query(terms=tuple(terms), **options)
+
+
+def _lines(path: Path) -> list[str]:
+    """The queries of a file, one a line; empty lines are none."""
+    import sys
+
+    from clipvip.errors import UsageError
+
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a text file in UTF-8; write one query a line") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UsageError(f"{path}: no query in it; write one a line")
+    return lines
+
+
+def _answers(library: Library, lines: Sequence[str], options: dict[str, Any]) -> Any:
+    """Each line with its answers. The texts are encoded together."""
+    from clipvip.search import Term
+
+    for line, vector in zip(lines, library.encoder.encode_texts(lines), strict=True):
+        yield line, library.search(_query([Term(text=line, vector=vector)], options))
+
+
+def _told(asked: str, model: str, results: Results) -> dict[str, Any]:
+    """As JSON tells it; no results where nothing was found."""
+    from dataclasses import asdict
+
+    rows = [asdict(hit) | {"video": str(hit.video)} for hit in results] if results.found else []
+    told = {"query": asked, "model": model, "found": results.found and bool(rows), "results": rows}
+    return told if results.p_value is None else told | {"p_value": results.p_value}
+
+
+def _nothing(results: Results, filters: Filters) -> str:
+    from clipvip.search import Filters
+
+    if not results.found and len(results):
+        return (
+            f"nothing found (p = {results.p_value:.3f}: that often, something that is not there has an answer this "
+            "good); without --false-alarm the nearest are shown"
+        )
+    return "nothing found: no segment " + ("passes the filters" if filters != Filters() else "left in the index")
+
+
+def _write(library: Library, results: Results, export: Path | None, thumbnails: Path | None) -> list[dict[str, str]]:
+    """Cut the hits, write their pictures; the files of each. What cannot be read is told and passed over."""
+    from clipvip.errors import VideoDecodeError
+    from clipvip.search.export import export_hit, file_name
+
+    written: list[dict[str, str]] = []
+    for hit in results:
+        files: dict[str, str] = {}
+        if export is not None:
+            try:
+                files["clip"] = str(export_hit(hit, export).absolute())
+            except VideoDecodeError as error:
+                typer.echo(f"not cut: {error}", err=True)
+        jpeg = library.thumbnail(hit.segment_id) if thumbnails is not None else None
+        if thumbnails is not None and jpeg is not None:
+            thumbnails.mkdir(parents=True, exist_ok=True)
+            picture = thumbnails / f"{file_name(hit)}.jpg"
+            picture.write_bytes(jpeg)
+            files["thumbnail"] = str(picture.absolute())
+        written.append(files)
+    return written

@@ -20,9 +20,8 @@ from clipvip.search.store import among
 EXACT_ROWS = 250_000
 """A library with more segments is searched with the approximate index: here a product takes about as long."""
 FILTER_COLUMNS = ("video_id", "path", "mtime_ns", "duration_s")
-NPROBES = 20
-CANDIDATES = 400
-REFINE = 5
+NPROBES, NPROBES_FILTERED = 20, 60
+CANDIDATES, REFINE = 400, 3
 """Of the index: partitions looked into; candidates whose true distance is computed, in all and for each answer."""
 SCANNED_ROWS = 20_000
 """Where filters leave no more, these are scanned: the index would have to look into most partitions to find them."""
@@ -87,12 +86,16 @@ class IndexedScan:
         self._table = table
         self._vector = vector
         self._condition = condition
-        self._exact = exact
+        self._exact = exact or (condition is not None and table.count_rows(condition) <= SCANNED_ROWS)
 
     def top(self, m: int) -> Scored:
         """As `Scan.top`."""
         query = self._table.search(self._vector).distance_type("l2").limit(m)
-        query = query.bypass_vector_index() if self._exact else query.nprobes(NPROBES).refine_factor(REFINE)
+        if self._exact:
+            query = query.bypass_vector_index()
+        else:
+            nprobes = NPROBES_FILTERED if self._condition else NPROBES
+            query = query.nprobes(nprobes).refine_factor(max(REFINE, -(-CANDIDATES // m)))
         if self._condition:
             query = query.where(self._condition, prefilter=True)
         return self._scored(query.select([*COLUMNS, "vector", "_distance"]).to_arrow())

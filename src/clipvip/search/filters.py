@@ -15,7 +15,7 @@ from clipvip.search.query import Filters
 
 
 class Condition(NamedTuple):
-    """A column and what it must be: operator "=", ">=", "<", "<=", or "matches" (a regular expression, as a whole)."""
+    """A column and what it must be: "=", ">=", "<" or "<=" a value, "starts with" it, or "matches" it (a regex)."""
 
     column: str
     operator: str
@@ -26,7 +26,7 @@ def conditions(filters: Filters) -> list[Condition]:
     """All of these must hold. Raises: UsageError for a pattern that cannot be read or an empty range."""
     found: list[Condition] = []
     if filters.path is not None:
-        found.append(Condition("path", "matches", glob_regex(filters.path)))
+        found += _path_conditions(filters.path)
     if filters.root is not None:
         found.append(Condition("root", "=", os.path.abspath(filters.root).replace(os.sep, "/")))
     ranges: list[tuple[str, str, int | float | None]] = [
@@ -52,11 +52,24 @@ def mask(wanted: Sequence[Condition], rows: Any) -> np.ndarray | None:
     for column, operator, value in wanted:
         if operator == "matches":
             holds = pc.match_substring_regex(rows[column], value)
+        elif operator == "starts with":
+            holds = pc.starts_with(rows[column], value)
         else:
             holds = operators[operator](rows[column], value)
         holds = holds.to_numpy()
         allowed = holds if allowed is None else allowed & holds
     return allowed
+
+
+def _path_conditions(pattern: str) -> list[Condition]:
+    """What a pattern begins with is a condition of its own: an index of paths knows it at once."""
+    matches = Condition("path", "matches", glob_regex(pattern))
+    literal = re.split(r"[*?\[]", pattern.removeprefix("./"), maxsplit=1)[0]
+    folder = literal[: literal.rfind("/") + 1]
+    if not folder:
+        return [matches]
+    starts = Condition("path", "starts with", folder)
+    return [starts] if pattern.removeprefix("./") in (folder, folder + "**") else [starts, matches]
 
 
 def glob_regex(pattern: str) -> str:
@@ -126,5 +139,6 @@ def _sql(condition: Condition) -> str:
     column, operator, value = condition
     if isinstance(value, str):
         quoted = "'" + value.replace("'", "''") + "'"
-        return f"regexp_match({column}, {quoted})" if operator == "matches" else f"{column} {operator} {quoted}"
+        functions = {"matches": "regexp_like", "starts with": "starts_with"}
+        return f"{functions[operator]}({column}, {quoted})" if operator in functions else f"{column} = {quoted}"
     return f"{column} {operator} {value!r}"

@@ -167,7 +167,7 @@ def _term_vector(term: Term, size: int, encoder: Callable[[], Encoder], vector_o
 def _page(query: Query, scan: Scan, ground: float) -> list[Hit]:
     """The hits from number `offset` on. ground: the mean score."""
     wanted = query.offset + query.k
-    m = CANDIDATES * wanted
+    m = CANDIDATES * wanted if query.merge or query.per_video else wanted
     while True:
         top = scan.top(m)
         scored, answers = _answers(query, scan, top, ground, wanted)

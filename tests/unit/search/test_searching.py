@@ -48,7 +48,7 @@ def scores_of(library, *terms, **fields):
 
 
 def test_terms_add_up(library, films, encoder, tmp_path):
-    """Catches a weight or a minus that is ignored, an image or clip taken for another, and a sum that is not unit norm."""
+    """Catches a weight or a minus ignored, an image or clip taken for another, and a sum that is no unit vector."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "x.png")
     vectors = encoder.encode_videos(sorted(films.iterdir()))
     hit = library.search("a red square", k=1).hits[0]
