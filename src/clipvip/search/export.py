@@ -1,7 +1,7 @@
 """Parts of videos as files of their own, MP4 with sound.
 
-The first frame is the one asked for. Where it is a keyframe, and MP4 can hold the file's codecs, packets are copied as
-they are; otherwise picture and sound are encoded anew.
+The first frame is the one asked for. Where it is a keyframe of an MP4 file with usual codecs, packets are copied
+as they are; otherwise picture and sound are encoded anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from clipvip.errors import InputError
 from clipvip.files import replacing
 from clipvip.search.results import Hit
-from clipvip.video.container import OpenVideo, decode_error, open_video
+from clipvip.video.container import MP4, OpenVideo, decode_error, open_video
 from clipvip.video.frames import frames_within, to_rgb
 from clipvip.video.index import PacketIndex, packet_index
 
@@ -72,8 +72,10 @@ def cut(source: str | os.PathLike[str], start_s: float, end_s: float, target: st
 
 
 def _copied_from(video: OpenVideo, index: PacketIndex, start_s: float) -> int | None:
-    """The first frame at or after `start_s`, if it is a keyframe and MP4 can hold the codecs."""
+    """The first frame at or after `start_s`, if it is a keyframe and can be copied."""
     audio = _audio(video)
+    if video.container.format.name != MP4:  # others leave out the times of decoding, which MP4 cannot do without
+        return None
     if video.stream.codec_context.codec.canonical_name not in COPIED_VIDEO:
         return None
     if audio is not None and audio.codec_context.codec.canonical_name not in COPIED_AUDIO:

@@ -75,6 +75,7 @@ def test_a_part_with_sound_begins_at_its_first_frame(tmp_path):
     [
         ("turned.mp4", {"rotation": 90, "grain": 8}),
         ("odd.mkv", {"width": 65, "height": 47, "codec": "ffv1", "grain": 8}),
+        ("plain.mkv", {"grain": 8}),
         ("vp9.webm", {"codec": "libvpx-vp9", "grain": 8}),
         ("old.avi", {"codec": "mpeg4", "grain": 8}),
         ("late.mp4", {"times_ms": [0, 100, 700, 800, 900, 1500, 1600], "grain": 8}),
