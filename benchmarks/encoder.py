@@ -4,7 +4,7 @@ Paired and interleaved in one process. Ratios are medians over rounds of peer / 
 than the peer, the row whose ratio is 1.00. Every form that computes the same embedding is checked to do so first.
 
     python benchmarks/encoder.py [--model b32|b16|small] [--batch 2] [--frames N] [--repeats 7] [--threads 1]
-        [--device cpu|cuda] [--compile] [--flex] [--only ceiling inference training memory text]
+        [--device cpu|cuda] [--compile] [--flex] [--only ceiling inference training memory text] [--forms NAME ...]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 from unittest import mock
 
 import torch
@@ -52,6 +53,7 @@ FEWEST_REPEATS = 7
 TEXTS, REAL_TOKENS, PADDED_TO = 64, 12, 70
 SHORT = {"fp32": "float32", "bf16": "bfloat16"}
 TIMES = ["form", "ms", "ratio", "range"]
+T = TypeVar("T")
 DIFFERENCE = "Difference: of unit-norm embeddings, to clipvip, fp32."
 
 CLIP = "transformers CLIPVisionModel, fp32"
@@ -93,6 +95,13 @@ class Bench:
         """The videos, [B, T, 3, H, W]."""
         return random_pixels(self.config, self.options.batch, self.device)
 
+    def chosen(self, rows: dict[str, T], peer: str) -> dict[str, T]:
+        """The rows that --forms names, and the peer's. Raises: SystemExit if it names none of them."""
+        wanted = self.options.forms or list(rows)
+        if not set(wanted) & set(rows):
+            raise SystemExit(f"--forms: none of them is a row of this table; its rows: {'; '.join(rows)}")
+        return {name: row for name, row in rows.items() if name == peer or name in wanted}
+
     def time(self, cases: dict[str, Case]) -> dict[str, list[float]]:
         """Milliseconds of each case in each round."""
         return interleaved(cases, self.options.repeats, self.device)
@@ -128,6 +137,7 @@ def inference_table(bench: Bench) -> None:
         if options.flex:
             flex = FlexTower(bench.tuned_to_compile(dtype))
             cases[f"{name}, flex_attention, compiled"] = Case(partial(flex, pixels), dtype, compiled=True)
+    cases = bench.chosen(cases, CLIP)
     with torch.inference_mode():
         differences = _differences(cases, model.encode_video(pixels))
         spent = bench.time(cases)
@@ -147,6 +157,7 @@ def training_table(bench: Bench) -> None:
         forms |= TRAINING_CUDA
     if bench.options.compile:
         forms |= TRAINING_COMPILED
+    forms = bench.chosen(forms, DENSE)
     pixels, model = bench.pixels(), bench.build()
     with torch.no_grad():
         _differences({DENSE: Case(partial(DenseMask(model), pixels))}, model.encode_video(pixels))
@@ -266,6 +277,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
     parser.add_argument("--flex", action="store_true", help="also with flex_attention")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="these tables")
+    parser.add_argument("--forms", nargs="+", metavar="NAME", help="these rows of inference and training, and the peer")
     options = parser.parse_args()
     if options.model != "small" and options.repeats < FEWEST_REPEATS:
         parser.error(f"--repeats {options.repeats}: figures need at least {FEWEST_REPEATS} (--model small takes fewer)")

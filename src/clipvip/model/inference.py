@@ -10,7 +10,6 @@ Shapes: B batch, N tokens, Q queries, D width, H heads, d = D / H, K inputs, O o
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipvip.model.layers import QUICK_GELU, Attend, Block
+from clipvip.model.products import SLICE, shares_badly
 from clipvip.model.text import TextTransformer
 from clipvip.model.vision import PatchEmbedding, VisionTransformer, cut_patches
 
@@ -28,8 +28,6 @@ WORTHWHILE = 1.3
 """A kernel must be this many times faster than the default: below, the noise of a timing could decide for either."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-6}
 """Largest difference between two kernels of one dtype, relative to the largest output: rounding, and no more."""
-SLICE = 256
-"""Outputs a slice of a layer with many more inputs than outputs."""
 
 Kernel = Callable[[Tensor], Tensor]
 
@@ -133,10 +131,12 @@ def prefers_onednn(dtype: torch.dtype) -> bool:
 
 
 @cache
-def matmul_speed(num_threads: int, rows: int = 384, width: int = 768, repeats: int = 5) -> dict[str, float]:
-    """Rates of this CPU's matrix products in GFLOP/s: medians of interleaved runs; 0 where a kernel does not exist.
+def matmul_speed(num_threads: int, rows: int = 384, width: int = 768, repeats: int = 6) -> dict[str, float]:
+    """Rates of this CPU's matrix products in GFLOP/s; 0 where a kernel does not exist.
 
-    Keys: dtype, with " onednn" for packed weights. `num_threads` is part of the key of the cache, not a setting.
+    Each is that of the fastest of interleaved runs: what slows the others down, such as a busy machine, is not the
+    kernel's doing. Keys: dtype, with " onednn" for packed weights. `num_threads` is part of the key of the cache, not a
+    setting.
     """
     kernels: dict[str, Callable[[], Tensor]] = {}
     with torch.inference_mode():
@@ -147,24 +147,24 @@ def matmul_speed(num_threads: int, rows: int = 384, width: int = 768, repeats: i
             if (packed := _packed(weight, None)) is not None:
                 kernels[f"{name} onednn"] = partial(packed, x)
         seconds: dict[str, list[float]] = {name: [] for name in kernels}
-        for _ in range(repeats + 1):
+        for _ in range(repeats):
             for name, kernel in kernels.items():
                 start = time.perf_counter()
                 kernel()
                 seconds[name].append(time.perf_counter() - start)
     rates = dict.fromkeys(("float32", "float32 onednn", "bfloat16", "bfloat16 onednn"), 0.0)
     flops = 2.0 * rows * width * width
-    return rates | {name: flops / statistics.median(spent[1:]) / 1e9 for name, spent in seconds.items()}
+    return rates | {name: flops / min(spent) / 1e9 for name, spent in seconds.items()}
 
 
 def _packed(weight: Tensor, bias: Tensor | None) -> Kernel | None:
     """A linear layer whose weights lie in oneDNN's own layout; None if this build of torch has no such operator.
 
-    The operator is the one that torch.compile's freezing calls. It shares the product of many inputs and few outputs
-    badly among threads: such a layer is cut into slices of outputs.
+    The operator is the one that torch.compile's freezing calls. Where threads would share it badly, a layer with many
+    more inputs than outputs is cut into slices of outputs.
     """
     outputs, inputs = weight.shape
-    size = SLICE if inputs >= 2 * outputs and torch.get_num_threads() > 1 else outputs
+    size = SLICE if inputs >= 2 * outputs and shares_badly() else outputs
     slices = [None] * -(-outputs // size) if bias is None else bias.split(size)
     try:
         parts = [

@@ -1,8 +1,8 @@
-"""Linear layers and attention where torch's own are slow: bfloat16 training on CPUs. Elsewhere they are torch's own.
+"""Linear layers and attention where torch's own are slow: in bfloat16 on CPUs. Elsewhere they are torch's own.
 
-Seen with torch 2.13 on a CPU with AMX: oneDNN takes twice as long for a weight gradient whose
-transposed factor is the wider one, shares a product with few outputs badly among threads, and SDPA's bfloat16 backward
-pass is several times slower than the same thing written as matrix products.
+Seen with torch 2.13: SDPA takes twice as long for a few queries as the same thing written as matrix products, and its
+backward pass several times as long. With AMX, oneDNN takes twice as long for a weight gradient whose transposed factor
+is the wider one, and shares a product with few outputs badly among threads.
 
 Shapes: R rows, K inputs, O outputs, B batch, N tokens, Q queries, H heads, d head width.
 """
@@ -18,6 +18,10 @@ from torch.autograd.function import once_differentiable
 
 SLICE = 256
 """Outputs a slice of a product that threads should share."""
+FEW_QUERIES = 256
+"""Up to here bfloat16 attention is faster with all scores written down; for more they would take too much memory."""
+CACHEFUL = 2**19
+"""Scores that a core's cache holds in float32."""
 
 
 def in_autocast_dtype(x: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, 
     then copies whole rows. attn_mask: bool, broadcastable to [B, H, Q, N], true where a query sees a key.
     Returns: [B, Q, H, d].
     """
-    if _trains_in_bfloat16_on_a_cpu(q):
+    if _trains_in_bfloat16_on_a_cpu(q) or (_is_bfloat16_on_a_cpu(q) and q.shape[1] <= FEW_QUERIES):
         return _attention_by_products(q, k, v, attn_mask, is_causal)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal).transpose(1, 2)
@@ -91,7 +95,7 @@ class _Linear(torch.autograd.Function):
 def _product(x: Tensor, factor: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """scale * x factor + bias, [R, K] x [K, O] -> [R, O]."""
     inputs, outputs = factor.shape
-    if _num_threads() == 1 or outputs > min(inputs - 1, 4 * SLICE):
+    if outputs > min(inputs - 1, 4 * SLICE) or not shares_badly():
         return _scaled(x, factor, scale, bias)
     biases = [None] * -(-outputs // SLICE) if bias is None else bias.split(SLICE)
     slices = zip(factor.split(SLICE, dim=1), biases, strict=True)
@@ -99,8 +103,13 @@ def _product(x: Tensor, factor: Tensor, bias: Tensor | None, scale: float) -> Te
 
 
 @torch.compiler.assume_constant_result
-def _num_threads() -> int:
-    return torch.get_num_threads()
+def shares_badly() -> bool:
+    """Whether threads share products of few outputs badly here: where they compute with AMX; without, slices cost 2 %.
+
+    A property of the machine, not a measurement: runs of one seed stay the same.
+    """
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
+    return torch.get_num_threads() > 1 and capabilities.get("amx_bf16", False)
 
 
 def _scaled(a: Tensor, b: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
@@ -118,8 +127,40 @@ def _attention_by_products(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | 
         attn_mask = torch.ones(num_queries, k.shape[1], dtype=torch.bool).tril()
     if attn_mask is not None:
         scores = scores.unflatten(0, (batch, heads)).masked_fill(~attn_mask, -torch.inf).flatten(0, 1)
-    return torch.bmm(scores.softmax(-1), v).unflatten(0, (batch, heads)).transpose(1, 2)
+    return torch.bmm(_Softmax.apply(scores), v).unflatten(0, (batch, heads)).transpose(1, 2)
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax over the last axis, in place. It is computed in float32, which is faster, a cacheful at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        """[R, Q, N] -> the same, overwritten."""
+        for part in _cachefuls(scores):
+            part.copy_(part.softmax(-1, dtype=torch.float32))
+        ctx.mark_dirty(scores)
+        ctx.save_for_backward(scores)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """[R, Q, N] -> the gradient of the scores [R, Q, N]."""
+        (weights,), (g,) = ctx.saved_tensors, gradients
+        for_scores = torch.empty_like(weights)
+        for part, weight, gradient in zip(*map(_cachefuls, (for_scores, weights, g)), strict=True):
+            part.copy_(torch._softmax_backward_data(gradient.float(), weight.float(), -1, torch.float32))
+        return for_scores
+
+
+def _cachefuls(x: Tensor) -> tuple[Tensor, ...]:
+    """[R, Q, N] in slices of R."""
+    return x.split(max(CACHEFUL // (x.shape[1] * x.shape[2]), 1))
+
+
+def _is_bfloat16_on_a_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
 def _trains_in_bfloat16_on_a_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return _is_bfloat16_on_a_cpu(x) and torch.is_grad_enabled()

@@ -80,7 +80,7 @@ def test_both_activations(hidden_act: str) -> None:
 
 @pytest.mark.usefixtures("onednn")
 def test_bfloat16_at_clip_width() -> None:
-    """Catches a residual stream or norm that is rounded: at CLIP's width the documented 2e-3 must hold with room."""
+    """Catches a residual stream or norm that is rounded, which doubles the videos' error at CLIP's width."""
     width = {"num_hidden_layers": 6, "num_attention_heads": 12}
     config = ClipVipConfig(
         text_config={"num_hidden_layers": 6, "vocab_size": 100, "eos_token_id": 99},
@@ -94,7 +94,9 @@ def test_bfloat16_at_clip_width() -> None:
 
     expected, found = embed(build()), embed(build().optimize_for_inference("bfloat16"))
     assert found.dtype == torch.float32
-    assert (found - expected).abs().max() < 1e-3
+    difference = found - expected
+    assert difference.abs().max() < 2e-3
+    assert difference[:3].square().mean().sqrt() < 1.6e-4  # 1.1e-4, of which 0.6e-4 are the rounded weights'
     assert torch.cosine_similarity(found, expected).min() > 0.9999
 
 
@@ -142,8 +144,12 @@ def test_a_kernel_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(96, 40), (64, 320), (700, 300)])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_packed_layers_equal_linear(inputs: int, outputs: int, with_bias: bool) -> None:
-    """Catches slices of outputs glued together wrongly; 700 -> 300 is cut in two where there are threads."""
+@pytest.mark.parametrize("sliced", [False, True])
+def test_packed_layers_equal_linear(
+    inputs: int, outputs: int, with_bias: bool, sliced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches slices of outputs glued together wrongly; 700 -> 300 is cut in two where threads share badly."""
+    monkeypatch.setattr(inference, "shares_badly", lambda: sliced)
     torch.manual_seed(0)
     x, weight = torch.randn(2, 5, inputs), torch.randn(outputs, inputs)
     bias = torch.randn(outputs) if with_bias else None

@@ -36,8 +36,12 @@ def assert_close(ours: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize(("inputs", "outputs"), [(96, 96), (64, 320), (700, 300), (1024, 600)])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 1.702])
-def test_linear_layers_and_their_gradients(inputs: int, outputs: int, with_bias: bool, scale: float) -> None:
+@pytest.mark.parametrize("sliced", [False, True])
+def test_linear_layers_and_their_gradients(
+    inputs: int, outputs: int, with_bias: bool, scale: float, sliced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a gradient that is transposed, unscaled or glued together from the wrong slices, in every shape class."""
+    monkeypatch.setattr(products, "shares_badly", lambda: sliced)
     torch.manual_seed(0)
     x, weight = torch.randn(3, 5, inputs), torch.randn(outputs, inputs) / inputs**0.5
     bias = torch.randn(outputs) if with_bias else None
@@ -52,8 +56,10 @@ def test_linear_layers_and_their_gradients(inputs: int, outputs: int, with_bias:
 
 
 @pytest.mark.parametrize("kind", ["all", "causal", "mask"])
-def test_attention_and_its_gradients(kind: str) -> None:
-    """Catches a lost scale, a mask that hides the wrong side, or heads mixed up with tokens."""
+@pytest.mark.parametrize("cacheful", [products.CACHEFUL, 100])
+def test_attention_and_its_gradients(kind: str, cacheful: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a lost scale, a mask that hides the wrong side, heads mixed up with tokens, or a slice left out."""
+    monkeypatch.setattr(products, "CACHEFUL", cacheful)
     torch.manual_seed(0)
     queries = 7 if kind == "causal" else 3
     q, k, v = (torch.randn(2, n, 4, 16) for n in (queries, 7, 7))
@@ -70,6 +76,18 @@ def test_attention_and_its_gradients(kind: str) -> None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2)
 
     assert_close(gradients(run(products.attention), q, k, v), gradients(run(sdpa), q, k, v))
+
+
+@pytest.mark.parametrize("num_queries", [1, products.FEW_QUERIES, products.FEW_QUERIES + 1])
+def test_attention_for_inference(num_queries: int) -> None:
+    """Catches a softmax or product that is worse than rounding, on both sides of the change to SDPA."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, n, 4, 16).bfloat16() for n in (num_queries, 70, 70))
+    with torch.inference_mode():
+        expected = products.attention(*(x.float() for x in (q, k, v)))
+        found = products.attention(q, k, v)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).abs().max() <= 2.0**-6 * expected.abs().max()
 
 
 def test_bfloat16_training_follows_float32() -> None:
