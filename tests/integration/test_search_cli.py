@@ -173,6 +173,12 @@ def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
 
     assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--false-alarm", "0.004") == 0
     assert capsys.readouterr().out.startswith("nothing found (p = ")
+    texts = [f"a text about {i}" for i in range(25)]
+    Path("bank.txt").write_text("\n".join(texts), encoding="utf-8")
+    assert run_here(monkeypatch, "index", "--index", "mein index", "--background", "bank.txt") == 0
+    assert Library("mein index").store.database.open_table("background").to_arrow()["text"].to_pylist() == texts
+    assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--false-alarm", "0.004") == 2
+    assert "25 background queries tell no rate below 0.0385" in capsys.readouterr().err
     assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--path", "none") == 0
     assert "passes the filters" in capsys.readouterr().out
 

@@ -255,6 +255,7 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     from dataclasses import asdict
 
     from clipvip.cli.search import hits_table
+    from clipvip.data.manifest import read_manifest
     from clipvip.search import Library
 
     index = out / "index"
@@ -263,6 +264,10 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     library = Library(index, encoder)
     summary = library.add(out / "world" / "test")
     console.print(f"{summary.videos} videos indexed")
+    train = read_manifest(out / "world" / "retrieval.jsonl", split="train")
+    library.set_background(
+        [text for clip in train for text in clip.captions]
+    )  # what the model was taught, none of it here
     answers = []
     for query in EXAMPLES:
         hits = library.search(query, 3)

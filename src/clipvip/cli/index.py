@@ -55,6 +55,13 @@ def command(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Another --model, --window or --segment: encode everything again.")
     ] = False,
+    background: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Texts for `search --false-alarm` and `--rescore qbnorm`, one a line, or a manifest with captions.",
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
     device: Device = "auto",
@@ -78,6 +85,7 @@ def command(
     from clipvip.embedding_sets import open_embeddings
     from clipvip.errors import UsageError
     from clipvip.search import IndexSummary, Library
+    from clipvip.search.background import read_texts
 
     started = time.perf_counter()
     if embeddings and (dirs or model):
@@ -101,6 +109,7 @@ def command(
     if forget:
         removed = sum(library.forget(folder).removed for folder in forget)
         return typer.echo(json.dumps({"removed": removed}) if as_json else f"{removed} videos taken out of {index}")
+    texts = None if background is None else read_texts(background)  # a mistake shall not wait for the videos
     if not library.exists and not embeddings and (not dirs or model is None):
         raise UsageError("a new index needs folders and --model M, or else --embeddings SET")
     summary = IndexSummary()
@@ -111,6 +120,8 @@ def command(
             summary = library.rebuild(on_progress=on_progress, on_hours=on_hours)
         else:
             summary = library.add(dirs or None, on_progress=on_progress, on_hours=on_hours)
+    if texts is not None:
+        library.set_background(texts)
     if prune:
         pruned = library.prune()
         summary.removed += pruned.removed

@@ -328,9 +328,11 @@ class Store:
         return sorted(set(self.roots.to_arrow()["root"].to_pylist()))
 
     def tidy(self) -> None:
-        """Gather small fragments, and drop versions of the tables that nobody reads any more."""
+        """Gather small fragments, index a large library, and drop versions of the tables that nobody reads any more."""
+        from clipvip.search.approximate import build_ann
 
         def write() -> None:
+            build_ann(self.segments)
             for table in self._tables:
                 table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
