@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable
 
 from clipvip.data.clips import open_clips
@@ -9,6 +11,10 @@ from clipvip.data.dataset import ClipDataset, Sources
 from clipvip.data.loader import steps_per_pass
 from clipvip.errors import TrainingError, VideoDecodeError
 from clipvip.training.config import DataSection, MixSection, Recipe
+from clipvip.video import probe
+
+FEW_CLIPS = 32
+"""Enough to see how long clips are. The first ones: of a set of shards they are in one."""
 
 
 def make_datasets(recipe: Recipe, decoder_size: tuple[int, int] | int | None) -> list[ClipDataset]:
@@ -42,6 +48,23 @@ def number_of_steps(recipe: Recipe, num_main_clips: int) -> int:
         return train.steps
     own_share = 1 - sum(source.share for source in recipe.data.mix)
     return max(1, round(train.epochs * steps_per_pass(num_main_clips, train.batch_size) / own_share))
+
+
+def usual_duration_s(dataset: ClipDataset) -> float | None:
+    """How long its videos are: the median of the first ones. None if there are none, or none that tells."""
+    durations_s = []
+    for index in range(min(FEW_CLIPS, len(dataset))):
+        clip, media = dataset.clips.load(index)
+        if clip.video is None or isinstance(media, list):  # pictures, one by one, have no times
+            continue
+        start_s, end_s = clip.time_range or (0.0, math.inf)
+        try:
+            whole_s = probe(media).duration_s if math.isinf(end_s) else end_s
+        except VideoDecodeError:
+            continue  # what is to be done about it is the policy's business, when the clip is trained on
+        if whole_s is not None and whole_s > start_s:
+            durations_s.append(whole_s - start_s)
+    return round(statistics.median(durations_s), 3) if durations_s else None
 
 
 class Skipped:

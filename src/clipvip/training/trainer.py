@@ -36,7 +36,7 @@ from clipvip.training.memory import ran_out
 from clipvip.training.meter import Meter
 from clipvip.training.optim import lr_factor, make_optimizer, set_lr
 from clipvip.training.signals import signals_noted
-from clipvip.training.sources import Skipped, make_datasets, number_of_steps
+from clipvip.training.sources import Skipped, make_datasets, number_of_steps, usual_duration_s
 from clipvip.training.state import WorkDir
 from clipvip.training.step import OmnisourceObjective
 
@@ -103,6 +103,9 @@ class Run:
                     module.compile()
         self.optimizer = make_optimizer(self.model, recipe.optim)
         self.datasets = make_datasets(recipe, self.processor.decoder_size)
+        duration_s = distributed.on_main(lambda: usual_duration_s(self.datasets[0]))
+        if duration_s is not None:  # images say nothing about it
+            self.model.config.clip_duration_s = duration_s
         self.val = read_manifest(data.val, videos=data.videos, split=data.val_split) if data.val else None
         self.num_clips = sum(len(dataset) for dataset in self.datasets)
         self.num_steps = number_of_steps(recipe, len(self.datasets[0]))
