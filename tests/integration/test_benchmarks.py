@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers_model import write_model
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -99,3 +101,19 @@ def test_scaling_tables_are_those_of_the_docs(tmp_path: Path) -> None:
         "| shard, --short-side 224 --fps 3",
         "| shard, --short-side 224 --fps 3 --as frames",
     ]
+
+
+def test_indexing_benchmark_prints_its_table(tmp_path: Path) -> None:
+    """Catches a benchmark that no longer runs, and files that count once because their content is the same."""
+    options = ["--clip=h264-240p-10s", "--files=2", "--loops=1", "--repeats=1", f"--folder={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "indexing.py", "--model", write_model(tmp_path / "model"), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["decoder alone", "indexing"]
+    assert "(0.5 minutes)" in done.stdout
+    assert ": 4 segments" in done.stdout
