@@ -98,6 +98,23 @@ def test_little_motion(visit):
     expect(page.locator(".card .strip").first).to_have_class(re.compile(r"\bwhole\b"))
 
 
+def test_nothing_is_sure(visit):
+    """Catches the nearest of what is not there shown as a find, and no way to see it all the same."""
+    page = visit().page
+    ask(page, "something blue")
+    page.get_by_label("Only sure hits").check()
+    page.wait_for_url("**sure=1*")
+    expect(page.locator(".card .name").first).to_have_text("day.mp4")
+    page.get_by_label("What to look for").fill("something orange")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Nothing here looks like that")).to_be_visible()
+    expect(page.get_by_role("status").first).to_have_text("Nothing found")
+    page.get_by_role("button", name="Show the nearest all the same").click()
+    expect(page.locator(".card").first).to_be_visible()
+    page.get_by_label("Only sure hits").check()
+    expect(page.get_by_role("heading", name="Nothing here looks like that")).to_be_visible()
+
+
 def test_nothing_passes_the_filters(visit):
     """Catches an empty page instead of words, and no way out."""
     page = visit("?q=red&path=nowhere/**").page
@@ -193,7 +210,7 @@ def test_first_paint_is_light(visit, server):
     assert sum(sizes.values()) < 200_000
 
 
-def test_index(visit, videos):
+def test_index_and_forget(visit, videos):
     """Catches a job that starts in silence, one whose end is not told, and answers that do not know of it."""
     page = visit("?view=library").page
     expect(page.locator(".facts")).to_contain_text("Videos6")
@@ -208,6 +225,10 @@ def test_index(visit, videos):
         assert {"Käthe's red.mp4", "red.mp4"} == set(names(page)[:2])
     finally:
         shutil.rmtree(new.parent)
+        page.get_by_role("link", name="Library").click()
+        page.get_by_role("button", name="Forget missing files").click()
+        expect(page.locator(".job")).to_contain_text("Done: 1 missing file forgotten")
+    expect(page.locator(".facts")).to_contain_text("Videos6")
 
 
 def test_cancel(visit):

@@ -7,7 +7,18 @@ import * as library from "./library.js";
 import * as player from "./player.js";
 import * as query from "./query.js";
 import * as results from "./results.js";
-import { EMPTY, FALSE_ALARM, fromAddress, isAsking, numFilters, questionOf, toAddress, toQuestion } from "./state.js";
+import {
+  EMPTY,
+  FALSE_ALARM,
+  asksInWords,
+  fromAddress,
+  isAsking,
+  isSure,
+  numFilters,
+  questionOf,
+  toAddress,
+  toQuestion,
+} from "./state.js";
 
 const PAGE_SIZE = 24;
 const EXAMPLES = ["a dog catches a frisbee", "waves on a beach at sunset", "somebody cuts vegetables"];
@@ -35,6 +46,7 @@ function render(next, keepTyped = false) {
   query.show(state, keepTyped);
   byId("per-video").checked = state.perVideo;
   byId("sure").checked = state.sure;
+  byId("sure").disabled = !asksInWords(state);
   document.title = [isLibrary ? "Library" : state.text, "clipvip"].filter(Boolean).join(" · ");
   if (isLibrary) {
     player.close();
@@ -90,14 +102,14 @@ function body(offset) {
     k: PAGE_SIZE,
     offset,
     per_video: state.perVideo,
-    false_alarm: state.sure ? FALSE_ALARM : null,
+    false_alarm: isSure(state) ? FALSE_ALARM : null,
   };
 }
 
 function showAnswer(answer) {
   byId("summary").hidden = false;
+  if (!answer.found) return nothing();
   const hits = answer.results;
-  if (!hits.length) return nothing(answer);
   results.add(hits);
   byId("more").hidden = nextOffset === null;
   const thing = state.perVideo ? "video" : "moment";
@@ -175,14 +187,14 @@ function emptyLibrary() {
   results.tell("empty", "Nothing is indexed yet", text, link);
 }
 
-function nothing(answer) {
+function nothing() {
   byId("more").hidden = true;
   byId("told").textContent = "Nothing found";
   announce("Nothing found");
-  const isUnsure = state.sure && answer.p_value !== null;
+  const isUnsure = isSure(state);
   const loosen = [
     numFilters(state) > 0 && button("Clear the filters", { on: { click: () => go({ filters: EMPTY.filters }) } }),
-    isUnsure && button("Show the nearest anyway", { on: { click: () => go({ sure: false }) } }),
+    isUnsure && button("Show the nearest all the same", { on: { click: () => go({ sure: false }) } }),
   ].filter(Boolean);
   if (isUnsure) {
     const why = "What comes nearest is no closer than for questions that have no answer here.";

@@ -69,6 +69,10 @@ export function toAddress(state) {
 export const isAsking = (state) => state.text.trim() !== "" || state.terms.length > 0;
 export const numFilters = (state) => FILTERS.filter((name) => state.filters[name]).length;
 
+/** How sure an answer is can be told of words only. */
+export const asksInWords = (state) => state.terms.every(({ kind }) => kind === "text");
+export const isSure = (state) => state.sure && asksInWords(state);
+
 /** Equal for states that have the same answer. */
 export const questionOf = (state) => toAddress({ ...state, view: "search", open: "" });
 
