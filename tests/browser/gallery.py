@@ -11,9 +11,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
-from helpers_browser import PHONE, Server, Visit, ask, chromium, wait_for_media
+from helpers_browser import PHONE, Server, Visit, ask, chromium
 
-KEPT = ("start", "results", "player", "terms", "library", "phone")
+KEPT = ("results-light", "player-dark", "terms-light", "library-light", "phone")
 """The pictures that docs/search.md shows."""
 
 
@@ -30,7 +30,7 @@ def walk(browser: Browser, url: str, query: str, look: Callable[[Page, str], Non
     _see_pictures(visit.page)
     look(visit.page, "phone")
     visit.page.locator(".card .main").first.tap()
-    wait_for_media(visit.page, "playing")
+    _see_video(visit.page)
     look(visit.page, "phone-player")
     visit.page.goto(f"{url}?view=library")
     expect(visit.page.get_by_role("rowheader").first).to_be_visible()
@@ -49,7 +49,7 @@ def _walk_on_desktop(page: Page, url: str, query: str, look: Callable[[Page, str
     look(page, "results")
     page.locator(".card .main").first.click()
     expect(page.locator("#player .about")).to_contain_text("×")
-    wait_for_media(page, "playing")
+    _see_video(page)
     look(page, "player")
     page.get_by_role("dialog").get_by_role("button", name="More like this").click()
     expect(page.locator("#terms .chip")).to_have_count(1)
@@ -84,6 +84,16 @@ def _see_pictures(page: Page) -> None:
     )
 
 
+def _see_video(page: Page) -> None:
+    """Wait until it plays, from where it should."""
+    page.wait_for_function(
+        """() => {
+             const video = document.querySelector("#player video");
+             return !video.seeking && video.readyState >= 3 && video.played.length > 0;
+           }"""
+    )
+
+
 def main() -> None:
     """The pictures of the docs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,7 +105,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
 
     def keep(page: Page, name: str) -> None:
-        if given.all or name.removesuffix("-light") in KEPT or name == "player-dark":
+        if given.all or name in KEPT:
             page.screenshot(path=given.out / f"page-{name}.jpg", type="jpeg", quality=80)
 
     server = Server(given.index)

@@ -215,7 +215,7 @@ def test_index_and_forget(visit, videos):
     page = visit("?view=library").page
     expect(page.locator(".facts")).to_contain_text("Videos6")
     expect(page.get_by_role("row", name="broken <b>.mp4")).to_contain_text(re.compile("broken <b>.mp4.{10,}"))
-    new = write_color_video(videos / "new" / "Käthe's red.mp4", [("red", 3)])
+    new = write_color_video(videos / "new" / "Käthe's red.mp4", [("red", 2.5)])
     try:
         page.get_by_role("button", name="Update").click()
         expect(page.locator(".job")).to_contain_text(f"Indexing {videos}")

@@ -111,7 +111,7 @@ function failures(list) {
     "section",
     { "aria-labelledby": heading.id, class: "failures" },
     el("h2", heading, title),
-    el("p", { class: "hint" }, "They are tried again when they change."),
+    el("p", { class: "hint" }, "They are tried again with every update."),
     table("Unreadable files and why", list.slice(0, MANY_FAILURES).map(row)),
     left > 0 ? el("p", { class: "hint" }, `and ${count(left)} more`) : null,
   );
@@ -182,11 +182,12 @@ function follow(job) {
 
 function resultOf({ state, message, summary }) {
   if (state !== "done") return message;
-  const { videos = 0, unchanged = 0, moved = 0, removed = 0, skipped = 0 } = summary ?? {};
+  const { videos = 0, unchanged = 0, moved = 0, copied = 0, removed = 0, skipped = 0 } = summary ?? {};
   const parts = [
     videos && `${counted(videos, "video")} indexed`,
     unchanged && `${count(unchanged)} unchanged`,
     moved && `${count(moved)} moved`,
+    copied && counted(copied, "copy of a known file", "copies of known files"),
     removed && `${counted(removed, "missing file")} forgotten`,
     skipped && `${count(skipped)} could not be read`,
   ].filter(Boolean);

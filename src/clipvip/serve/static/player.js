@@ -108,7 +108,7 @@ function play() {
   );
   video.addEventListener("ended", () => isLooping() && restart(), { signal });
   video.addEventListener("seeking", leaveLoop, { signal });
-  video.src = streamUrl(hit.video_id);
+  video.src = `${streamUrl(hit.video_id)}#t=${hit.start_s}`; // or the first picture of the file would flash up
   const watch = () => {
     if (signal.aborted) return;
     if (isLooping() && !video.paused && !video.seeking && video.currentTime >= playing.hit.end_s - 0.02) restart();
