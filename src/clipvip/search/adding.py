@@ -64,7 +64,7 @@ class _Run:
         """All of it."""
         new = [file for file in self.found.files if not self._is_unchanged(file)]
         self.summary.unchanged = len(self.found.files) - len(new)
-        version, done = self.store.segments.version, self.summary.unchanged
+        done = self.summary.unchanged
         for outcome in encode(new, self.by_hash.keys()):
             self._take(outcome)
             if len(self.videos) == COMMIT_FILES or time.monotonic() - self.last_commit > COMMIT_S:
@@ -77,8 +77,7 @@ class _Run:
             self._take(outcome)
         self.copies.clear()
         self._commit()
-        if self.store.segments.version != version:
-            self.store.tidy()
+        self.store.tidy()
         return self.summary
 
     def _is_unchanged(self, file: VideoFile) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipvip.errors import SearchIndexError, UsageError
+from clipvip.data.media import VIDEO_EXTENSIONS
+from clipvip.errors import ClipVipError, SearchIndexError, UsageError
 from clipvip.search.adding import IndexSummary, Progress, add_files
 from clipvip.search.background import chosen_texts
 from clipvip.search.bank import write_bank
@@ -141,11 +142,12 @@ class Library:
         """
         from clipvip.search.ingest import encode_files
 
-        absent: list[str] = []
-        if dirs is None:
-            dirs, absent = self._added()
-        dirs = [dirs] if isinstance(dirs, str | os.PathLike) else list(dirs)
-        found = find_videos(dirs, self.roots if self.exists else ())
+        again, absent = self._added() if dirs is None else ([], [])
+        asked = again if dirs is None else [dirs] if isinstance(dirs, str | os.PathLike) else list(dirs)
+        found = find_videos(asked, self.roots if self.exists else ())
+        if dirs is not None and not found.files and not found.skipped:
+            names = ", ".join(os.fspath(name) for name in asked)
+            raise ClipVipError(f"{names}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
         found.skipped += [Skipped(Path(root), "the folder is missing or empty; its videos stay") for root in absent]
         encoder = self.encoder
         store = self._made(encoder, encoder.source)
@@ -172,7 +174,7 @@ class Library:
         settings = self._wanted(encoder, encoder.source)
         if replace(settings, model=self.settings.model) != self.settings:
             self._store, self._searcher = Store.create(self.uri, settings, anew=True), None
-            return self.add(dirs, on_progress=on_progress, on_hours=on_hours)
+            return self.add(dirs or None, on_progress=on_progress, on_hours=on_hours)
         return self.add(on_progress=on_progress, on_hours=on_hours)
 
     def _added(self) -> tuple[list[str], list[str]]:

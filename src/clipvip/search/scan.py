@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from clipvip.data.media import VIDEO_EXTENSIONS
-from clipvip.errors import ClipVipError, UsageError
+from clipvip.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
 
     roots: folders that are known already. A file belongs to the innermost of them, so that a folder within a folder
     brings none twice. Links to folders are not followed.
-    Raises: UsageError if one of `dirs` does not exist; ClipVipError if there is no video file at all.
+    Raises: UsageError if one of `dirs` does not exist.
     """
     tops = sorted({os.path.abspath(os.path.expanduser(top)) for top in dirs})  # outer folders first
     found, paths = Found(), dict[Path, None]()
@@ -127,8 +127,6 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
                 found.files.append(file)
             else:
                 found.skipped.append(Skipped(path, "not a regular file", file))
-    if not paths and not found.skipped:
-        raise ClipVipError(f"{', '.join(tops)}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
     return found
 
 

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,6 +38,8 @@ T = TypeVar("T")
 SCHEMA_VERSION = 2
 KEEP_VERSIONS = timedelta(hours=1)
 """For readers that are at work while a run ends."""
+SMALL_FRAGMENTS = 8
+"""So many are gathered; that writes large ones anew, too."""
 ATTEMPTS = 5
 """At a commit that another process was quicker with (object stores; a folder has a lock)."""
 FILE_COLUMNS = {
@@ -247,11 +250,16 @@ class Store:
                 else:
                     lost.append(copy)
             told, shown = pa.concat_tables(rows), pa.concat_tables(thumbnails)
+            old = self.segments.search().where(among("video_id", ids)).select(["segment_id"]).to_arrow()
+            left = set(old["segment_id"].to_pylist()) - set(told["segment_id"].to_pylist())
             # A kill between the two leaves thumbnails without a segment, which nobody sees, never the reverse.
             _upsert(self.thumbnails, "segment_id", shown)
-            old = self.segments.search().where(among("video_id", ids)).select(["segment_id"]).to_arrow()
-            _upsert(self.segments, "segment_id", told, delete=among("video_id", ids))
-            left = set(old["segment_id"].to_pylist()) - set(told["segment_id"].to_pylist())
+            if not left:
+                _upsert(self.segments, "segment_id", told)
+            elif len(told):
+                _upsert(self.segments, "segment_id", told, delete=among("video_id", ids))  # reads the whole table
+            else:
+                self.segments.delete(among("video_id", ids))
             if left:
                 self.thumbnails.delete(among("segment_id", sorted(left)))
             return lost
@@ -328,13 +336,15 @@ class Store:
         return sorted(set(self.roots.to_arrow()["root"].to_pylist()))
 
     def tidy(self) -> None:
-        """Gather small fragments, index a large library, and drop versions of the tables that nobody reads any more."""
-        from clipvip.search.approximate import build_ann
+        """Gather small fragments, and drop versions of the tables that nobody reads any more, where there are such."""
+        since = time.time() - KEEP_VERSIONS.total_seconds()
 
         def write() -> None:
-            build_ann(self.segments)
             for table in self._tables:
-                table.optimize(cleanup_older_than=KEEP_VERSIONS)
+                *old, _ = table.list_versions()
+                small = table.stats()["fragment_stats"]["num_small_fragments"]
+                if small >= SMALL_FRAGMENTS or any(version["timestamp"].timestamp() < since for version in old):
+                    table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
         self.write(write)
 

@@ -130,6 +130,11 @@ def test_what_is_gone_goes_when_asked(videos, library):
         assert pruned.removed == 0
         [skipped] = pruned.skipped
         assert (skipped.video, "not mounted" in skipped.reason) == (videos, True)
+    [skipped] = library.add().skipped
+    assert (skipped.video, library.status().videos) == (videos, 2)
+    (videos / "notes.txt").touch()  # the folder is there, and really has no videos left
+    assert counts(library.add()) == {}
+    (videos / "notes.txt").unlink()
     with pytest.raises(UsageError, match="not a folder of"):
         library.forget(videos / "inner")
     assert library.forget(videos).removed == 2
