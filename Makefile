@@ -28,7 +28,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not browser' -n auto --dist loadfile
 
 test-browser: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long

@@ -42,7 +42,7 @@ function render(next, keepTyped = false) {
   const isLibrary = state.view === "library";
   byId("search-view").hidden = isLibrary;
   byId("library-view").hidden = !isLibrary;
-  byId("library-link").toggleAttribute("aria-current", isLibrary);
+  byId("library-link").setAttribute("aria-current", isLibrary ? "page" : "false");
   query.show(state, keepTyped);
   byId("per-video").checked = state.perVideo;
   byId("sure").checked = state.sure;
@@ -60,19 +60,21 @@ function render(next, keepTyped = false) {
 }
 
 async function openMoment() {
-  if (!state.open) return;
-  const known = results.shown().find(({ segment_id }) => segment_id === state.open);
+  const wanted = state.open;
+  if (!wanted || player.shows(wanted)) return;
+  const known = results.shown().find(({ segment_id }) => segment_id === wanted);
   if (known) return player.open(known);
-  const [videoId] = state.open.split("-"); // not among the results on the page: a shared link, say
+  let why = "That moment is no longer in the index.";
   try {
-    const video = await api.video(videoId);
-    const segment = video.segments.find(({ segment_id }) => segment_id === state.open);
+    const video = await api.video(wanted.split("-")[0]); // not among the results on the page: a shared link, say
+    if (state.open !== wanted) return;
+    const segment = video.segments.find(({ segment_id }) => segment_id === wanted);
     if (segment) return player.open({ ...video, ...segment });
-    complain("That moment is no longer in the index.");
   } catch (error) {
     if (error.isGone) return tellError(error, openMoment);
-    complain(error.message);
+    why = error.message;
   }
+  complain(why);
   go({ open: "" }, { replace: true });
 }
 
@@ -142,10 +144,10 @@ const similarTo = (hit) =>
     open: "",
   });
 
-/** The result before or after the one that plays. */
-function step(by) {
+/** The result before or after this one. */
+function step(by, segmentId) {
   const ids = results.shown().map(({ segment_id }) => segment_id);
-  const to = ids[ids.indexOf(state.open) + by];
+  const to = ids[ids.indexOf(segmentId) + by];
   if (to) go({ open: to }, { replace: true });
   else announce(by > 0 ? "That was the last result" : "That was the first result");
 }
@@ -206,8 +208,9 @@ function nothing() {
   }
 }
 
+/** retry: what to do again; without it, or beside the library, the page stays as it is. */
 function tellError(error, retry) {
-  if (retry === undefined) return complain(error.message);
+  if (retry === undefined || state.view === "library") return complain(error.message);
   answered = null;
   byId("more").hidden = true;
   byId("summary").hidden = true;
@@ -275,12 +278,12 @@ function follow(event) {
 query.setUp({ go, tellError });
 results.setUp({ open: (hit) => go({ open: hit.segment_id }), similar: similarTo });
 player.setUp({
-  closed: () => {
-    const last = state.open;
-    if (!last) return;
+  closed: (segmentId) => {
+    if (!state.open) return;
     go({ open: "" });
-    results.focus(last);
+    results.focus(segmentId);
   },
+  moved: (segmentId) => go({ open: segmentId }, { replace: true }),
   similar: similarTo,
   step,
   terms: () => toQuestion(state).terms,

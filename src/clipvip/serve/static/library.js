@@ -9,7 +9,7 @@ const MANY_FAILURES = 200;
 let streams = [];
 let tellGone = () => {};
 
-/** given: {tellGone(error, retry)}. */
+/** given: tellGone(error, view, retry), words in place of the view. */
 export function setUp(given) {
   ({ tellGone } = given);
 }

@@ -8,20 +8,24 @@ import { curve, peaksOf } from "./timeline.js";
 const dialog = byId("player");
 const PATIENCE_MS = 700;
 let handlers = {};
-let playing = null; // {hit, video, loop, abort}
+let playing = null; // {hit, result: the id of the hit that was opened, video, loop, note, abort}
 
-/** handlers: {closed(), similar(hit), step(by), terms() -> of the search that led here, as the API takes them}. */
+/**
+ * handlers: closed(id) and step(by, id) of the result that was opened; moved(id) to another moment of its video;
+ * similar(hit); terms() of the search that led here, as the API takes them.
+ */
 export function setUp(given) {
   handlers = given;
   dialog.addEventListener("close", () => {
+    const result = playing?.result;
     stop();
-    handlers.closed();
+    handlers.closed(result);
   });
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
   dialog.addEventListener("keydown", keys);
 }
 
-export const isOpen = () => dialog.open;
+export const shows = (segmentId) => playing?.hit.segment_id === segmentId;
 
 export function close() {
   if (dialog.open) dialog.close();
@@ -46,7 +50,7 @@ export function open(hit) {
   const looping = { class: "quiet loop", title: "Repeat this moment (l)", "aria-pressed": "true" };
   const loop = button("Loop", { name: "loop", ...looping });
   const abort = new AbortController();
-  playing = { hit, video, loop, abort, note };
+  playing = { hit, result: hit.segment_id, video, loop, note, abort };
   loop.addEventListener("click", () => setLoop(!isLooping()));
   const timeline = el("div", { class: "timeline", hidden: true });
   dialog.replaceChildren(
@@ -62,8 +66,8 @@ export function open(hit) {
     el(
       "footer",
       {},
-      quiet("", { name: "previous", title: "Previous result (p)" }, () => handlers.step(-1)),
-      quiet("", { name: "next", title: "Next result (n)" }, () => handlers.step(1)),
+      quiet("", { name: "previous", title: "Previous result (p)" }, () => handlers.step(-1, hit.segment_id)),
+      quiet("", { name: "next", title: "Next result (n)" }, () => handlers.step(1, hit.segment_id)),
       loop,
       quiet("More like this", { name: "similar" }, () => handlers.similar(playing.hit)),
       quiet("Copy link", { name: "link" }, copyLink),
@@ -145,6 +149,7 @@ function jump(hit) {
   setLoop(true);
   restart();
   markWindow();
+  handlers.moved(hit.segment_id);
 }
 
 async function fillIn(timeline) {
@@ -156,16 +161,8 @@ async function fillIn(timeline) {
       videoOf(hit.video_id, abort.signal),
       terms.length ? hitsWithin(hit.video_id, terms, abort.signal) : null,
     ]);
-    about.append(
-      [
-        about.textContent ? "" : null,
-        facts.width ? `${facts.width}×${facts.height}` : null,
-        time(facts.duration_s),
-        facts.size_bytes ? bytes(facts.size_bytes) : null,
-      ]
-        .filter((fact) => fact !== null)
-        .join(" · "),
-    );
+    const told = [`${facts.width}×${facts.height}`, time(facts.duration_s), bytes(facts.size_bytes)];
+    about.append(about.textContent ? " · " : "", told.join(" · "));
     if (within && within.segments.length > 1) drawTimeline(timeline, within.segments, facts.duration_s, video);
   } catch (error) {
     if (error.name !== "AbortError") about.append(` ${error.message}`);
@@ -235,8 +232,8 @@ function keys(event) {
   const onButton = event.target.closest("button");
   const does = {
     l: () => setLoop(!isLooping()),
-    n: () => handlers.step(1),
-    p: () => handlers.step(-1),
+    n: () => handlers.step(1, playing.result),
+    p: () => handlers.step(-1, playing.result),
     m: () => handlers.similar(playing.hit),
   };
   if (event.key === " " && !onButton && event.target !== playing.video) {

@@ -18,7 +18,7 @@ let state = EMPTY;
 let go = () => {};
 let tellError = () => {};
 
-/** given: {go(change): ask this, tellError(error)}. */
+/** given: go(change) to another question, tellError(error, retry or nothing). */
 export function setUp(given) {
   ({ go, tellError } = given);
   byId("query").addEventListener("submit", (event) => {
@@ -189,6 +189,6 @@ async function askWith([file]) {
     ask({ terms: [...state.terms, { kind: "upload", value, weight: 1, label: file.name }] });
   } catch (error) {
     waiting.remove();
-    tellError(error, () => askWith([file]));
+    tellError(error, error.isGone ? () => askWith([file]) : undefined);
   }
 }
