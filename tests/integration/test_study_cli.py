@@ -168,6 +168,7 @@ def test_the_command_line_plans_and_reports(done: tuple[list, Workplace, Path], 
     assert "old" not in text
     assert "| asked AMO | vip4 | 4 |" in text
     assert "not yet run" in text
+    assert "**Not complete**" in text
     assert (study / "figures" / "table2-asked.png").is_file()
     assert (study / "figures" / "table2-asked.csv").is_file()
 

@@ -106,6 +106,7 @@ def test_a_claim_is_weighed_on_paired_cells_of_its_family() -> None:
     assert outcome.infonce is not None
     assert outcome.infonce.mean == pytest.approx(1)
     assert claims.weigh(claim, better + worse[1:], "A").verdict == "not yet run"
+    assert claims.weigh(claim, [r for r in better + worse if r["data_seed"] == 1], "A").verdict == "not yet run"
     assert claims.weigh(claim, better + worse, "B").verdict == "not yet run"
     assert claims.weigh(claim, [{**r, "kind": "search"} for r in better + worse], "A").verdict == "not yet run"
 

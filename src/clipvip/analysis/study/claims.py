@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipvip.analysis.study import plan
-from clipvip.analysis.study.stats import Interval, hierarchical_interval, values_of, verdict
+from clipvip.analysis.study.stats import Interval, crossed, hierarchical_interval, values_of, verdict
 
 MARGIN = {"R@1": 3.0, "MeanR@": 2.0, "M": 3.0, "O": 3.0, "NMI": 0.5}
 """Equivalence margins: points; of NMI hundredths."""
@@ -104,16 +104,16 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def weigh(claim: Claim, records: Records, family: str) -> Outcome:
-    """The paired difference of a claim in one family, over all seeds that are there for both rows."""
+    """The paired difference of a claim in one family, once both rows have the same seeds, crossed."""
     here = [record for record in records if record["family"] == family and record["kind"] == "test"]
     if claim.table == "table1":
-        if len(here) < 2:
+        if not crossed(here):
             return Outcome(claim, family, None)
         difference = values_of(here, claim.better) - values_of(here, claim.worse)
         return Outcome(claim, family, hierarchical_interval(difference))
     better = rows_at(here, claim.better, claim.level)
     worse = rows_at(here, claim.worse, claim.against or claim.level)
-    if len(better) < 2 or {_seeds(r) for r in better} != {_seeds(r) for r in worse}:
+    if not crossed(better) or {_seeds(r) for r in better} != {_seeds(r) for r in worse}:
         return Outcome(claim, family, None)
     difference = values_of(better, claim.figure) - values_of(worse, claim.figure)
     infonce = values_of(worse, "InfoNCE") - values_of(better, "InfoNCE")

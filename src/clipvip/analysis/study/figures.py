@@ -10,7 +10,7 @@ from typing import Any
 from clipvip.analysis.plots import HALF_IN, drawing, look
 from clipvip.analysis.study import plan
 from clipvip.analysis.study.claims import Records, rows_at
-from clipvip.analysis.study.stats import hierarchical_interval, values_of
+from clipvip.analysis.study.stats import crossed, hierarchical_interval, values_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def points(plot: Plot, records: Records) -> list[dict[str, Any]]:
     for row in plot.rows:
         for label, level in plot.levels.items():
             cells = rows_at(here, row, level)
-            if len(cells) > 1:
+            if crossed(cells):
                 found = hierarchical_interval(values_of(cells, plot.figure))
                 told = {"row": row, plot.across: label, plot.figure: found.mean, "low": found.low, "high": found.high}
                 rows.append({**told, "seeds": found.num_seeds})

@@ -10,8 +10,10 @@ from clipvip.analysis.study import figures, plan
 from clipvip.analysis.study.ceilings import ceilings
 from clipvip.analysis.study.cells import read_records
 from clipvip.analysis.study.claims import CLAIMS, Outcome, Records, rows_at, weigh
+from clipvip.analysis.study.estimate import all_cells
 from clipvip.analysis.study.families import FAMILIES
-from clipvip.analysis.study.stats import expected_detectable, hierarchical_interval, values_of
+from clipvip.analysis.study.run import is_done
+from clipvip.analysis.study.stats import crossed, expected_detectable, hierarchical_interval, values_of
 from clipvip.errors import UsageError
 from clipvip.files import replace_text
 
@@ -42,9 +44,9 @@ def write_report(results: Path, page: Path | None) -> dict[str, Any]:
             (results / FIGURES).mkdir(parents=True, exist_ok=True)
             figures.draw(plot, rows, results / FIGURES)
             drawn.append(plot)
-    sections = [_claims_section(outcomes), _ceilings_section()]
+    sections = [_progress(results), _claims_section(outcomes), _ceilings_section()]
     sections += [_table_section(table, records[table]) for table in plan.TABLES if records[table]]
-    markdown = "\n\n".join(sections)
+    markdown = "\n\n".join(section for section in sections if section)
     if page is not None:
         _put_between(page, markdown)
     return {
@@ -52,6 +54,18 @@ def write_report(results: Path, page: Path | None) -> dict[str, Any]:
         "figures": [p.name for p in drawn],
         "markdown": markdown,
     }
+
+
+def _progress(results: Path) -> str:
+    """What is missing of the plan, if anything."""
+    left = []
+    for table in plan.TABLES:
+        cells = all_cells(table, plan.NUM_MODEL_SEEDS, results)
+        missing = sum(not is_done(cell, results) for cell in cells)
+        if missing:
+            left.append(f"{missing} of {len(cells)} of {_NAMES[table].partition(',')[0]}")
+    told = f"**Not complete**: these cells are not yet run: {'; '.join(left)}."
+    return f"{told} `clipvip analyse study all` goes on." if left else ""
 
 
 def _claims_section(outcomes: Iterable[Outcome]) -> str:
@@ -82,7 +96,7 @@ def _ceilings_section() -> str:
 
 def _table_section(table: str, records: Records) -> str:
     tests = [record for record in records if record["kind"] == "test"]
-    heading = f"### {_NAMES[table]}\n\n{len(tests)} test cells, {len(records) - len(tests)} of the search."
+    heading = f"### {_NAMES[table]}\n\n{len(tests)} test cells, {len(records) - len(tests)} of the validation split."
     parts = [heading]
     if table == "table1":
         parts.append(_gap_table(tests))
@@ -95,7 +109,7 @@ def _table_section(table: str, records: Records) -> str:
             here = [record for record in tests if record["family"] == family]
             for row in dict.fromkeys(r["row"] for r in here if r["level"] == level):
                 cells = rows_at(here, row, level)
-                if len(cells) > 1:
+                if crossed(cells):
                     rows.append([level, row, str(len(cells)), *(_with_reach(cells, figure) for figure in _SHOWN)])
         if rows:
             parts.append(
@@ -112,7 +126,9 @@ def _table_section(table: str, records: Records) -> str:
 
 def _search_table(table: str, records: Records) -> str:
     """What the search chose, and what that reached on the validation split."""
-    shown = [figure for figure in _SHOWN if figure != "InfoNCE"]
+    if sum(record["kind"] == "search" for record in records) < len(plan.search_points(table)):
+        return "The search is not complete."
+    shown = [figure for figure in _SHOWN if figure not in ("InfoNCE", "M")]  # M is not asked for at the base
     rows = []
     for row, settings in plan.choose(table, records).items():
         level = next(level for (r, level), point in plan.search_points(table).items() if (r, point) == (row, settings))
@@ -132,10 +148,12 @@ def _gap_table(tests: Records) -> str:
     rows = []
     for family in FAMILIES:
         here = [record for record in tests if record["family"] == family]
-        if len(here) > 1:
+        if crossed(here):
             for pair in here[0]["figures"]:
                 found = hierarchical_interval(values_of(here, pair) / 100)
-                rows.append([family, pair, f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"])
+                rows.append(
+                    [family, pair.replace(" | ", ", "), f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"]
+                )
     return _table(["family", "sources", "NMI"], rows)
 
 

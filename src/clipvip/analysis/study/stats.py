@@ -122,6 +122,13 @@ def verdict(difference: Interval, margin: float) -> str:
     return "reversed" if difference.high < 0 else "unresolved"
 
 
+def crossed(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether cells are complete: several data seeds, and each with every model seed that any of them has."""
+    seeds = {(record["data_seed"], record["model_seed"]) for record in records}
+    data, models = {data_seed for data_seed, _ in seeds}, {model_seed for _, model_seed in seeds}
+    return len(data) > 1 and len(seeds) == len(data) * len(models)
+
+
 def values_of(records: Sequence[Mapping[str, Any]], figure: str) -> np.ndarray:
     """A figure, query by query, of the cells of one row and level: float64 [D, M, Q], in the order of seeds.
 
@@ -129,10 +136,10 @@ def values_of(records: Sequence[Mapping[str, Any]], figure: str) -> np.ndarray:
     Raises: ValueError if the cells are not a full cross of seeds.
     """
     by_seed = {(record["data_seed"], record["model_seed"]): record for record in records}
+    if not crossed(records):
+        raise ValueError(f"cells of the seeds {sorted(by_seed)}: some are missing")
     data = sorted({data_seed for data_seed, _ in by_seed})
     models = sorted({model_seed for _, model_seed in by_seed})
-    if len(by_seed) != len(data) * len(models):
-        raise ValueError(f"{len(by_seed)} cells of {len(data)} data and {len(models)} model seeds: some are missing")
     return np.array([[_queries(by_seed[d, m], figure) for m in models] for d in data])
 
 
