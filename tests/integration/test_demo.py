@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
@@ -91,3 +93,18 @@ def test_other_seed_or_a_foreign_folder_is_refused(demo: tuple[Path, str], tmp_p
         assert done.returncode == 2
         assert told in done.stderr
     assert (tmp_path / "model").is_dir()
+
+
+@pytest.mark.long
+def test_moments_benchmark_prints_and_draws(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """Catches a benchmark that no longer runs, a row gone, a figure without its numbers."""
+    script = [sys.executable, BENCHMARKS / "moments.py", demo[0], f"--out={tmp_path}", "--windows", "5", "16"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ")[:2] for line in done.stdout.splitlines() if line.startswith("| ")]
+    ways = [[name, way] for way in ("index", "oracle windows") for name in ("clipvip", "mean", "difference")]
+    lengths = ["0.9 s", "2 s", "3.9 s", "7.6 s", "15.1 s", "30.1 s", "with their reversal", "without"]
+    assert [rows[0], *rows[2:8]] == [["model", "windows"], *ways]
+    assert [row[0] for row in rows[8:]] == ["events", "---", *lengths]
+    assert len((tmp_path / "moments.csv").read_text().splitlines()) == 1 + 2 * 2 * 2 * 2 * 6
+    assert (tmp_path / "moments.png").exists()
