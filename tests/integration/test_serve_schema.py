@@ -41,7 +41,7 @@ def test_requests_of_all_kinds(tmp_path, num_requests):
         for operation in operations:
             cases = st.one_of(operation.as_strategy(), operation.as_strategy(GenerationMode.NEGATIVE))
 
-            @settings(max_examples=-(-num_requests // len(operations)), **QUIETLY)
+            @settings(max_examples=int(1.5 * num_requests / len(operations)), **QUIETLY)
             @given(case=cases, of_the_library=st.booleans())
             def ask(case, of_the_library):
                 if of_the_library:
@@ -54,5 +54,5 @@ def test_requests_of_all_kinds(tmp_path, num_requests):
 
             ask()
         assert client.get("/api/health").status_code == 200
-    assert len(statuses) >= 0.8 * num_requests
+    assert len(statuses) >= num_requests  # some routes have but one request to be made
     assert {200, 404, 422} <= set(statuses)

@@ -30,15 +30,20 @@ class Answer(NamedTuple):
     end_s: float
 
 
-def merge_windows(starts: np.ndarray, ends: np.ndarray, scores: np.ndarray, ground: float) -> list[Answer]:
+def merge_windows(
+    starts: np.ndarray, ends: np.ndarray, scores: np.ndarray, ground: float, least: float = -np.inf
+) -> list[Answer]:
     """The answers of one video, best first (of equal scores the earlier, then the shorter).
 
-    starts, ends (s), scores: [n], in any order. ground: the score of what has nothing to do with the query.
+    starts, ends (s), scores: [n], in any order. ground: the score of what has nothing to do with the query. least:
+    answers that score lower are left out.
     """
     lengths = ends - starts
     free = np.ones(len(scores), dtype=bool)
     answers = []
     for best in np.lexsort((ends, starts, -scores)):
+        if scores[best] < least:
+            break
         if not free[best]:
             continue
         start_s, end_s = starts[best], ends[best]

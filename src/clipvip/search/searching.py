@@ -199,23 +199,27 @@ def _answers(query: Query, scan: Scan, top: Scored, ground: float, wanted: int) 
     ids = top.rows["video_id"].to_pylist()
     scored = top
     if query.merge and len(top):
-        scored = scan.of_videos(list(dict.fromkeys(ids)))  # also the lower windows: they may belong to an answer
+        # Each video has an answer as good as its best segment, so those after the first `wanted` videos have none of
+        # the first `wanted` answers. Their lower windows are looked up: they may belong to an answer.
+        scored = scan.of_videos(list(dict.fromkeys(ids))[:wanted])
         ids = scored.rows["video_id"].to_pylist()
     rows_of: dict[str, list[int]] = {}
     for row, video_id in enumerate(ids):
         rows_of.setdefault(video_id, []).append(row)
+    # Below the last of `top`, a video that is not here may be better; below the `wanted`th video, nobody looks.
+    least = float(top.scores[-1]) - ROUNDING if len(top) else 0.0
+    if len(rows_of) >= wanted:
+        least = max(least, float(scored.scores[list(rows_of.values())[wanted - 1][0]]))
     starts, ends = scored.rows["start_s"].to_numpy(), scored.rows["end_s"].to_numpy()
     answers: list[Answer] = []
-    for numbers in rows_of.values():  # best videos first, as rows are
-        if len(answers) >= wanted and sum(part.best < numbers[0] for part in answers) >= wanted:
-            break  # no other video has a better one
+    for numbers in rows_of.values():
         if query.merge:
             own = np.array(numbers)
-            merged = merge_windows(starts[own], ends[own], scored.scores[own], ground)
+            merged = merge_windows(starts[own], ends[own], scored.scores[own], ground, least)
             parts = [part._replace(best=numbers[part.best]) for part in merged]
         else:
             parts = [Answer(row, float(starts[row]), float(ends[row])) for row in numbers]
         answers += parts[:1] if query.per_video else parts
-    # Below the last of `top`, a video that is not here may be better. Rows are best first, so are answers by row.
-    answers = [part for part in answers if scored.scores[part.best] >= top.scores[-1] - ROUNDING]
+    # rows are best first, and so are answers by row
+    answers = [part for part in answers if scored.scores[part.best] >= least]
     return scored, sorted(answers, key=lambda part: part.best)
