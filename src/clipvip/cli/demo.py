@@ -33,6 +33,9 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Of the world and of training.")] = 0,
     preset: Annotated[str, typer.Option(help="full (minutes), or smoke (proves that all parts run).")] = "full",
+    then_serve: Annotated[
+        bool, typer.Option("--serve", help="Then open the page on its index (at once if the demo is there already).")
+    ] = False,
 ) -> None:
     """Make a small world of videos, train CLIP-ViP on it, evaluate, index, search and report.
 
@@ -44,7 +47,22 @@ def command(
 
     if preset not in ("full", "smoke"):
         raise UsageError(f"--preset {preset}: choose full or smoke")
-    run_demo(out, seed, preset)
+    if not (then_serve and is_done(out, seed, preset)):
+        run_demo(out, seed, preset)
+    if then_serve:
+        from clipvip.cli.serve import serve
+        from clipvip.serve.config import ServeConfig, cache_folder
+
+        index = str(out / "index")
+        serve(index, ServeConfig(port=0, cache=cache_folder(index), examples=EXAMPLES), open_browser=True)
+
+
+def is_done(out: Path, seed: int, preset: str) -> bool:
+    """Whether `out` holds this demo, from its first stage to its last."""
+    if not (out / "metrics.json").exists():
+        return False
+    claim_folder(out, seed, preset)
+    return True
 
 
 def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
@@ -293,6 +311,7 @@ def next_commands(out: Path) -> list[str]:
     return [
         *activate,
         f'clipvip search "a green cross appears on the street" --index {index}',
+        f"clipvip serve --index {index} --open",
         f"clipvip evaluate --model {model} --data {manifest} --split test --rescore dsl",
         f"clipvip index YOUR_FOLDER --model {model} --index my-index   # or any CLIP folder as --model",
         "clipvip train --list",
