@@ -4,7 +4,7 @@ from clipvip.search.adding import IndexSummary
 from clipvip.search.library import Library
 from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
-from clipvip.search.store import Segment, Settings, VideoRecord
+from clipvip.search.tables import Segment, Settings, VideoRecord
 from clipvip.search.upkeep import Status, Verification
 
 __all__ = [

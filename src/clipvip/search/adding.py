@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from clipvip.search.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile
-from clipvip.search.store import Store, VideoRecord
+from clipvip.search.store import Store
+from clipvip.search.tables import VideoRecord
 
 COMMIT_FILES, COMMIT_S = 64, 30.0
 """An interrupted run loses at most this much; more commits would make more versions to clean up."""

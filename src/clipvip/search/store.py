@@ -1,6 +1,6 @@
 """The LanceDB tables of an index: what is in them, and how they change.
 
-`segments` has a row a segment (see SEGMENT_COLUMNS), and its schema carries the settings of the index; `thumbnails` has
+`segments` has a row a segment (see `tables`), and its schema carries the settings of the index; `thumbnails` has
 a JPEG a segment; `failures` a row a file that could not be indexed; `roots` a row a folder that was added. A file is in
 `segments` as a whole or not at all. Shapes: n segments of a video, E embedding size.
 """
@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,21 @@ import numpy as np
 from clipvip.errors import ClipVipError, SearchIndexError
 from clipvip.files import locked
 from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
-from clipvip.video import Scales
+from clipvip.search.tables import (
+    FAILURES,
+    FILE_COLUMNS,
+    ROOTS,
+    SCHEMA_VERSION,
+    SEGMENT_COLUMNS,
+    THUMBNAILS,
+    Segment,
+    Settings,
+    VideoRecord,
+    among,
+    moved,
+    segment_id_of,
+    segments_schema,
+)
 
 try:
     import lancedb
@@ -35,88 +48,12 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
 KEEP_VERSIONS = timedelta(hours=1)
 """For readers that are at work while a run ends."""
 SMALL_FRAGMENTS = 8
 """So many are gathered; that writes large ones anew, too."""
 ATTEMPTS = 5
 """At a commit that another process was quicker with (object stores; a folder has a lock)."""
-FILE_COLUMNS = {
-    "video_id": pa.string(),
-    "root": pa.string(),
-    "path": pa.string(),
-    "content_hash": pa.string(),
-    "size_bytes": pa.int64(),
-    "mtime_ns": pa.int64(),
-    "duration_s": pa.float64(),
-    "width": pa.int32(),
-    "height": pa.int32(),
-}
-SEGMENT_COLUMNS = {
-    "segment_id": pa.string(),
-    **FILE_COLUMNS,
-    "start_s": pa.float64(),
-    "end_s": pa.float64(),
-}  # and `vector`, whose type needs E
-THUMBNAILS = pa.schema({"segment_id": pa.string(), "jpeg": pa.binary()})
-FAILURES = pa.schema(
-    {"root": pa.string(), "path": pa.string(), "size_bytes": pa.int64(), "mtime_ns": pa.int64(), "reason": pa.string()}
-)
-ROOTS = pa.schema({"root": pa.string()})
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What an index was made with. model: a hub id, or the absolute path of a folder; the fingerprint decides.
-
-    windows_s, strides_s: the scales at which videos are cut. shots: at cuts instead, where a shot is no longer than the
-    longest window.
-    """
-
-    model: str
-    fingerprint: str
-    embedding_size: int
-    windows_s: tuple[float, ...]
-    strides_s: tuple[float, ...]
-    shots: bool = False
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def scales(self) -> Scales:
-        """Windows and strides."""
-        return Scales(self.windows_s, self.strides_s)
-
-
-@dataclass(frozen=True, slots=True)
-class VideoRecord:
-    """An indexed file, as it was when it was read. root is absolute, path relative to it."""
-
-    video_id: str
-    root: str
-    path: str
-    content_hash: str
-    size_bytes: int
-    mtime_ns: int
-    duration_s: float
-    width: int
-    height: int
-    num_segments: int
-
-    @property
-    def absolute(self) -> Path:
-        """Where the file is, or was."""
-        return Path(self.root, self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A part of an indexed video."""
-
-    segment_id: str
-    video_id: str
-    start_s: float
-    end_s: float
 
 
 class Store:
@@ -149,12 +86,12 @@ class Store:
                             database.drop_table(name)
                         else:
                             database.create_table(name, schema=schema, mode="overwrite")
-                    database.create_table("segments", schema=_segments_schema(settings), mode="overwrite")
+                    database.create_table("segments", schema=segments_schema(settings), mode="overwrite")
                 elif "segments" not in names:
                     for name, schema in (("thumbnails", THUMBNAILS), ("failures", FAILURES), ("roots", ROOTS)):
-                        database.drop_table(name, ignore_missing=True)  # left by a run that was killed right here
-                        database.create_table(name, schema=schema)
-                    database.create_table("segments", schema=_segments_schema(settings))  # last: it makes an index
+                        database.create_table(name, schema=schema, exist_ok=True)
+                    # last: it makes an index
+                    database.create_table("segments", schema=segments_schema(settings), exist_ok=True)
         return cls.open(uri)
 
     @classmethod
@@ -246,7 +183,7 @@ class Store:
             for copy in copies:
                 if copy.content_hash in sources:
                     for tables, table in zip((rows, thumbnails), sources[copy.content_hash], strict=True):
-                        tables.append(_moved(table, copy.file))
+                        tables.append(moved(table, copy.file))
                 else:
                     lost.append(copy)
             told, shown = pa.concat_tables(rows), pa.concat_tables(thumbnails)
@@ -385,43 +322,12 @@ class Store:
         return table, pa.Table.from_pylist(thumbnails, schema=THUMBNAILS)
 
 
-def _moved(table: Any, file: VideoFile) -> Any:
-    """Rows of segments or thumbnails as those of another file with the same content."""
-    ids = [f"{file.video_id}-{segment_id.split('-', 1)[1]}" for segment_id in table["segment_id"].to_pylist()]
-    values: dict[str, Any] = {
-        "segment_id": ids, "video_id": file.video_id, "root": file.root, "path": file.path,
-        "size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns,
-    }  # fmt: skip
-    for name, value in values.items():
-        if name in table.column_names:
-            place, kind = table.schema.get_field_index(name), table.schema.field(name).type
-            cells = pa.array(value if isinstance(value, list) else [value] * len(table), kind)
-            table = table.set_column(place, table.schema.field(name), cells)
-    return table
-
-
-def segment_id_of(video_id: str, start_s: float, end_s: float) -> str:
-    """Ids sort by video, then time."""
-    return f"{video_id}-{round(start_s * 1000):09d}-{round(end_s * 1000):09d}"
-
-
-def among(column: str, values: Sequence[str]) -> str:
-    """An SQL condition."""
-    quoted = (value.replace("'", "''") for value in values)
-    return f"{column} IN ('" + "', '".join(quoted) + "')"
-
-
 def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:
     """Insert or update `rows` by their key and delete others by a condition, in one version of the table."""
     merge = table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
     if delete:
         merge = merge.when_not_matched_by_source_delete(delete)
     merge.execute(rows)
-
-
-def _segments_schema(settings: Settings) -> Any:
-    columns = {**SEGMENT_COLUMNS, "vector": pa.list_(pa.float32(), settings.embedding_size)}
-    return pa.schema(list(columns.items()), metadata={"clipvip": json.dumps(asdict(settings))})
 
 
 def _remote(uri: str) -> bool:

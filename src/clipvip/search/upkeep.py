@@ -15,7 +15,8 @@ from clipvip.errors import UsageError, VideoDecodeError
 from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
 from clipvip.search.scan import Skipped, VideoFile
-from clipvip.search.store import Settings, Store, VideoRecord, segment_id_of
+from clipvip.search.store import Store
+from clipvip.search.tables import Settings, VideoRecord, segment_id_of
 from clipvip.search.thumbnails import make_thumbnail
 from clipvip.video import read_frames
 

@@ -12,7 +12,7 @@ import pytest
 
 import clipvip
 from clipvip.search import Library
-from clipvip.search.store import THUMBNAILS
+from clipvip.search.tables import THUMBNAILS
 from helpers_index import assert_same
 from helpers_model import write_model
 from helpers_video import write_video

@@ -1,0 +1,129 @@
+"""What the tables of an index are made of: columns, settings, ids, and rows as records.
+
+Shapes: E embedding size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clipvip.errors import SearchIndexError
+from clipvip.search.scan import VideoFile
+from clipvip.video import Scales
+
+try:
+    import pyarrow as pa
+except ImportError as error:
+    raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`') from error
+
+SCHEMA_VERSION = 2
+FILE_COLUMNS = {
+    "video_id": pa.string(),
+    "root": pa.string(),
+    "path": pa.string(),
+    "content_hash": pa.string(),
+    "size_bytes": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "duration_s": pa.float64(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+}
+SEGMENT_COLUMNS = {
+    "segment_id": pa.string(),
+    **FILE_COLUMNS,
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+}  # and `vector`, whose type needs E
+THUMBNAILS = pa.schema({"segment_id": pa.string(), "jpeg": pa.binary()})
+FAILURES = pa.schema(
+    {"root": pa.string(), "path": pa.string(), "size_bytes": pa.int64(), "mtime_ns": pa.int64(), "reason": pa.string()}
+)
+ROOTS = pa.schema({"root": pa.string()})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an index was made with. model: a hub id, or the absolute path of a folder; the fingerprint decides.
+
+    windows_s, strides_s: the scales at which videos are cut. shots: at cuts instead, where a shot is no longer than the
+    longest window.
+    """
+
+    model: str
+    fingerprint: str
+    embedding_size: int
+    windows_s: tuple[float, ...]
+    strides_s: tuple[float, ...]
+    shots: bool = False
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def scales(self) -> Scales:
+        """Windows and strides."""
+        return Scales(self.windows_s, self.strides_s)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRecord:
+    """An indexed file, as it was when it was read. root is absolute, path relative to it."""
+
+    video_id: str
+    root: str
+    path: str
+    content_hash: str
+    size_bytes: int
+    mtime_ns: int
+    duration_s: float
+    width: int
+    height: int
+    num_segments: int
+
+    @property
+    def absolute(self) -> Path:
+        """Where the file is, or was."""
+        return Path(self.root, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of an indexed video."""
+
+    segment_id: str
+    video_id: str
+    start_s: float
+    end_s: float
+
+
+def moved(table: Any, file: VideoFile) -> Any:
+    """Rows of segments or thumbnails as those of another file with the same content."""
+    ids = [f"{file.video_id}-{segment_id.split('-', 1)[1]}" for segment_id in table["segment_id"].to_pylist()]
+    values: dict[str, Any] = {
+        "segment_id": ids, "video_id": file.video_id, "root": file.root, "path": file.path,
+        "size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns,
+    }  # fmt: skip
+    for name, value in values.items():
+        if name in table.column_names:
+            place, kind = table.schema.get_field_index(name), table.schema.field(name).type
+            cells = pa.array(value if isinstance(value, list) else [value] * len(table), kind)
+            table = table.set_column(place, table.schema.field(name), cells)
+    return table
+
+
+def segment_id_of(video_id: str, start_s: float, end_s: float) -> str:
+    """Ids sort by video, then time."""
+    return f"{video_id}-{round(start_s * 1000):09d}-{round(end_s * 1000):09d}"
+
+
+def among(column: str, values: Sequence[str]) -> str:
+    """An SQL condition."""
+    quoted = (value.replace("'", "''") for value in values)
+    return f"{column} IN ('" + "', '".join(quoted) + "')"
+
+
+def segments_schema(settings: Settings) -> Any:
+    columns = {**SEGMENT_COLUMNS, "vector": pa.list_(pa.float32(), settings.embedding_size)}
+    return pa.schema(list(columns.items()), metadata={"clipvip": json.dumps(asdict(settings))})
