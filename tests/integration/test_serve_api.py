@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -237,6 +238,49 @@ def test_index_jobs(tmp_path, place):
         last = events(client, client.post("/api/jobs", json={"prune": True}).json()["job_id"])[-1]
         assert (last["kind"], last["state"], last["summary"]["removed"]) == ("prune", "done", 1)
         assert client.get("/api/status").json()["videos"] == 1
+
+
+def test_searching_while_indexing(tmp_path, place):
+    """Catches answers that mix two versions of the index, miss what is indexed, or fail while it is written to."""
+    mine = tmp_path / "mine"
+    shutil.copytree(place, mine, ignore=shutil.ignore_patterns("cache", "index"))
+    library = Library(mine / "index", clipvip.load(mine / "model", device="cpu"))
+    library.add(mine / "videos")
+    for i in range(12):
+        write_video(mine / "videos" / f"new {i}.mp4", 40 + i, grain=5 + i)
+    question = {"q": "a red circle", "k": 100, "merge": False}
+
+    def answer(client) -> list[tuple[str, float]]:
+        got = client.get("/api/search", params=question)
+        assert got.status_code == 200, got.text
+        return [(row["segment_id"], round(row["score"], 5)) for row in got.json()["results"]]
+
+    with served(mine) as client:
+        before, during, ended, failures = answer(client), [], threading.Event(), []
+
+        def keep_asking() -> None:
+            while not ended.is_set():
+                try:
+                    during.append(answer(client))
+                except AssertionError as error:
+                    failures.append(error)
+
+        askers = [threading.Thread(target=keep_asking) for _ in range(3)]
+        for asker in askers:
+            asker.start()
+        told = events(client, client.post("/api/jobs", json={"dir": str(mine / "videos")}).json()["job_id"])
+        ended.set()
+        for asker in askers:
+            asker.join()
+        after = answer(client)
+    assert told[-1]["state"] == "done", told[-1]
+    assert not failures
+    assert (len(before), len(after)) == (10, 22)
+    assert len(during) > 3
+    library.refresh()
+    same = library.search("a red circle", k=100, merge=False)
+    assert after == [(hit.segment_id, pytest.approx(hit.score, abs=2e-5)) for hit in same]
+    assert all(got in (before, after) for got in during)
 
 
 def test_other_writers_are_seen(tmp_path, place):
