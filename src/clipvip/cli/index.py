@@ -82,7 +82,6 @@ def command(
     """
     import time
 
-    from clipvip.embedding_sets import open_embeddings
     from clipvip.errors import UsageError
     from clipvip.search import IndexSummary, Library
     from clipvip.search.background import read_texts
@@ -115,6 +114,8 @@ def command(
     summary = IndexSummary()
     with _bar() as (on_progress, on_hours):
         if embeddings:
+            from clipvip.embedding_sets import open_embeddings
+
             summary = library.add_embeddings(open_embeddings(*embeddings), on_progress=on_progress)
         elif rebuild:
             summary = library.rebuild(on_progress=on_progress, on_hours=on_hours)

@@ -66,7 +66,7 @@ class _Run:
         new = [file for file in self.found.files if not self._is_unchanged(file)]
         self.summary.unchanged = len(self.found.files) - len(new)
         done = self.summary.unchanged
-        for outcome in encode(new, self.by_hash.keys()):
+        for outcome in encode(new, self.by_hash.keys()) if new else ():
             self._take(outcome)
             if len(self.videos) == COMMIT_FILES or time.monotonic() - self.last_commit > COMMIT_S:
                 self._commit()

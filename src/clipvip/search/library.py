@@ -141,8 +141,6 @@ class Library:
         were encoded since the last call.
         Raises: SearchIndexError for another model; UsageError if a folder does not exist; ClipVipError for no files.
         """
-        from clipvip.search.ingest import encode_files
-
         again, absent = self._added() if dirs is None else ([], [])
         asked = again if dirs is None else [dirs] if isinstance(dirs, str | os.PathLike) else list(dirs)
         found = find_videos(asked, self.roots if self.exists else ())
@@ -150,13 +148,18 @@ class Library:
             names = ", ".join(os.fspath(name) for name in asked)
             raise ClipVipError(f"{names}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
         found.skipped += [Skipped(Path(root), "the folder is missing or empty; its videos stay") for root in absent]
-        encoder = self.encoder
-        store = self._made(encoder, encoder.source)
+        if self._store is None or self._model is not None or self._encoder is not None:
+            store = self._made(self.encoder, self.encoder.source)
+        else:  # its own model is only loaded if there is something new
+            store = self._store
+            self._check_cut()
         settings = store.settings
 
         def encode(files: list[VideoFile], known: Collection[str] | None) -> Iterator[Outcome]:
+            from clipvip.search.ingest import encode_files
+
             return encode_files(
-                files, encoder, settings.scales, shots=settings.shots, known=known,
+                files, self.encoder, settings.scales, shots=settings.shots, known=known,
                 on_hours=on_hours or (lambda hours: None),
             )  # fmt: skip
 
@@ -261,24 +264,33 @@ class Library:
         if self._store is None:
             self._store = Store.create(self.uri, self._wanted(encoder, model))
         self.check_encoder(encoder)
-        own, wanted = self.settings, self._wanted(encoder, model)
-        if (own.scales, own.shots) != (wanted.scales, wanted.shots):
-            raise UsageError(
-                f"{self.uri}: cut into {_told(own)}, not into {_told(wanted)}: leave out --window, --stride and "
-                "--segment, make the index anew (--rebuild), or use another --index"
-            )
+        self._check_cut()
         return self._store
 
     def _wanted(self, encoder: Encoder | EmbeddingSet, model: str | None) -> Settings:
         """The settings that were asked for; of what was not, those of the index, or else the model's."""
+        scales, shots = self._cut(_window_s(encoder))
+        source = os.path.abspath(model) if model and os.path.isdir(model) else model or ""
+        return Settings(source, encoder.fingerprint, encoder.embedding_size, scales.windows_s, scales.strides_s, shots)
+
+    def _cut(self, window_s: float) -> tuple[Scales, bool]:
+        """How to cut videos, and whether into shots. window_s: if nobody says."""
         own = self._store.settings if self._store is not None else None
         if self._windows_s is None and self._strides_s is None and own is not None:
             scales = own.scales
         else:
-            scales = Scales.of(_window_s(encoder) if self._windows_s is None else self._windows_s, self._strides_s)
-        shots = (own is not None and own.shots) if self._shots is None else self._shots
-        source = os.path.abspath(model) if model and os.path.isdir(model) else model or ""
-        return Settings(source, encoder.fingerprint, encoder.embedding_size, scales.windows_s, scales.strides_s, shots)
+            scales = Scales.of(window_s if self._windows_s is None else self._windows_s, self._strides_s)
+        return scales, (own is not None and own.shots) if self._shots is None else self._shots
+
+    def _check_cut(self) -> None:
+        """Raises: UsageError if the index is cut otherwise than it was asked for."""
+        own = self.settings
+        scales, shots = self._cut(own.windows_s[0])
+        if (own.scales, own.shots) != (scales, shots):
+            raise UsageError(
+                f"{self.uri}: cut into {_told(own.scales, own.shots)}, not into {_told(scales, shots)}: leave out "
+                "--window, --stride and --segment, make the index anew (--rebuild), or use another --index"
+            )
 
 
 def _window_s(encoder: Encoder | EmbeddingSet) -> float:
@@ -287,8 +299,8 @@ def _window_s(encoder: Encoder | EmbeddingSet) -> float:
     return (model is not None and model.config.clip_duration_s) or WINDOW_S
 
 
-def _told(settings: Settings) -> str:
-    return f"shots, and {settings.scales}" if settings.shots else str(settings.scales)
+def _told(scales: Scales, shots: bool) -> str:
+    return f"shots, and {scales}" if shots else str(scales)
 
 
 def _word(video_id: str) -> str:
