@@ -117,3 +117,18 @@ def test_indexing_benchmark_prints_its_table(tmp_path: Path) -> None:
     assert rows[2:] == ["decoder alone", "indexing"]
     assert "(0.5 minutes)" in done.stdout
     assert ": 4 segments" in done.stdout
+
+
+def test_search_benchmark_prints_its_table(tmp_path: Path) -> None:
+    """Catches a benchmark that no longer runs: a function renamed, a row gone, answers that are not the nearest."""
+    script = [sys.executable, BENCHMARKS / "search.py", "--rows=2000", f"--files={tmp_path}", "--queries=5"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    filters = ["no filter", "1% by date", "10% by date", "50% by date", "10% by path"]
+    ours = [filters[0], "no filter, merged", *filters[1:]]
+    assert [row[:2] for row in rows] == [["clipvip", name] for name in ours] + [
+        ["NumPy, exact", name] for name in filters
+    ]
+    assert {row[4] for row in rows} == {"1.000", ""}
+    assert not list(tmp_path.iterdir())

@@ -20,8 +20,8 @@ from clipvip.search.store import among
 EXACT_ROWS = 250_000
 """A library with more segments is searched with the approximate index: here a product takes about as long."""
 FILTER_COLUMNS = ("video_id", "path", "mtime_ns", "duration_s")
-NPROBES, NPROBES_FILTERED = 20, 60
-CANDIDATES, REFINE = 400, 3
+NPROBES, NPROBES_FILTERED = 40, 100
+CANDIDATES, REFINE = 800, 3
 """Of the index: partitions looked into; candidates whose true distance is computed, in all and for each answer."""
 SCANNED_ROWS = 20_000
 """Where filters leave no more, these are scanned: the index would have to look into most partitions to find them."""

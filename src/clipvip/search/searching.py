@@ -53,6 +53,8 @@ class Searcher:
         """The answers to `query`. Raises: as `Library.search`."""
         vector = query_vector(query.terms, self._store.settings.embedding_size, self._encoder, self._store.vector)
         wanted = conditions(query.filters)
+        if query.false_alarm is not None or query.rescore is not None:
+            _ = self.bank  # may write it, and then see newer segments: before these are read
         segments = self.segments(exact=query.exact)
         scan = segments.scan(vector, wanted)
         p = None
@@ -125,13 +127,16 @@ class Searcher:
         """
         digest = hashlib.sha256(repr(wanted).encode() + np.ascontiguousarray(queries).tobytes()).hexdigest()[:16]
         key = f"{version_key(self._store.segments)}-{digest}"
-        if key not in self._tops:
+        tops = self._tops.get(key)
+        if tops is None:
             name = None if wanted else f"tops-{key}.npy"
             folder = cache_folder(self._store.uri)
-            self._tops[key] = kept(folder, name, lambda: best_scores(queries, segments.blocks(wanted)))
-            while len(self._tops) > REMEMBERED:
-                self._tops.popitem(last=False)
-        return self._tops[key]
+            tops = kept(folder, name, lambda: best_scores(queries, segments.blocks(wanted)))
+            with self._lock:
+                self._tops[key] = tops
+                while len(self._tops) > REMEMBERED:
+                    self._tops.popitem(last=False)
+        return tops
 
 
 def query_vector(
