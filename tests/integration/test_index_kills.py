@@ -20,7 +20,7 @@ from helpers_video import write_video
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("killed")
     write_model(place / "model")
-    write_library(place / "videos", 7)
+    write_library(place / "videos", 4)
     return place
 
 
