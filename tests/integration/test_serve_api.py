@@ -14,6 +14,7 @@ from PIL import Image
 import clipvip
 from clipvip.search import Library
 from clipvip.video import probe, read_frames
+from helpers_model import write_model
 from helpers_serve import HOSTILE, first, served, write_library
 from helpers_video import write_video
 
@@ -314,3 +315,19 @@ def test_the_page_and_its_description(client):
     assert client.get("/docs").status_code == 404
     paths = client.get("/api/openapi.json").json()["paths"]
     assert {"/api/search", "/api/uploads", "/api/videos/{video_id}/stream", "/api/jobs/{job_id}/events"} <= set(paths)
+
+
+def test_an_index_of_another_model_is_not_searched(tmp_path, place, caplog):
+    """Catches a running server that compares its model's texts with the vectors of the model the index has now."""
+    mine = tmp_path / "mine"
+    shutil.copytree(place, mine, ignore=shutil.ignore_patterns("cache"))
+    write_model(mine / "other", seed=1)
+    with served(mine) as client:
+        before = hits(client.get("/api/search", params={"q": "a red circle", "k": 50}))
+        shutil.rmtree(mine / "index")
+        Library(mine / "index", clipvip.load(mine / "other", device="cpu")).add(mine / "videos")
+        for _ in range(3):
+            client.app.state.services.live.renew()
+        assert hits(client.get("/api/search", params={"q": "a red circle", "k": 50})) == before
+        assert len([record for record in caplog.records if "cannot be read anew" in record.getMessage()]) <= 2
+        assert "made with" in caplog.text

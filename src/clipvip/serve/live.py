@@ -17,6 +17,7 @@ from anyio.to_thread import run_sync
 
 from clipvip.errors import ClipVipError, SearchIndexError
 from clipvip.search import Library, Query, Term
+from clipvip.search.snapshot import version_key
 from clipvip.search.store import VideoRecord
 from clipvip.search.upkeep import Status
 from clipvip.serve.problems import not_found
@@ -62,19 +63,22 @@ class Live:
 
     def __init__(self, open_library: Callable[[], Library]):
         self._open_library = open_library
-        self._watched = open_library()  # never searched, so that looking for news takes nothing from the others
         self._lock = threading.Lock()
-        self.current = self._read()
+        self._complaint = ""
+        self.current = _read(open_library())
 
     def renew(self) -> None:
         """Take a newer version of the index, if there is one. For any thread."""
-        try:
-            with self._lock:
-                self._watched.refresh()
-                if _version(self._watched) != self.current.version:
-                    self.current = self._read()
-        except (ClipVipError, OSError, RuntimeError, ValueError) as error:
-            logger.warning("the index cannot be read anew (%s); its last version still answers", error)
+        with self._lock:
+            try:
+                library = self._open_library()  # not the one that is searched: its tables may have been made anew
+                if _version(library) != self.current.version:
+                    self.current = _read(library)
+                self._complaint = ""
+            except (ClipVipError, OSError, RuntimeError, ValueError) as error:
+                if str(error) != self._complaint:  # once, not every two seconds
+                    self._complaint = str(error)
+                    logger.warning("the index cannot be read anew (%s); its last version still answers", error)
 
     async def watch(self) -> None:
         """Renew every now and then, until cancelled: others may write to the index, too."""
@@ -82,15 +86,15 @@ class Live:
             await asyncio.sleep(REFRESH_S)
             await run_sync(self.renew)
 
-    def _read(self) -> Snapshot:
-        library = self._open_library()
-        version = _version(library)
-        size = library.settings.embedding_size
-        axis = np.eye(1, size, dtype=np.float32)[0]
-        library.search(Query(terms=(Term(vector=axis),), k=1))  # reads the vectors, so that no user waits for it
-        return Snapshot(library, version, library.store.videos(), library.status())
+
+def _read(library: Library) -> Snapshot:
+    """Raises: SearchIndexError if the index is of another model now."""
+    _ = library.encoder
+    axis = np.eye(1, library.settings.embedding_size, dtype=np.float32)[0]
+    library.search(Query(terms=(Term(vector=axis),), k=1))  # reads the vectors, so that no user waits for it
+    return Snapshot(library, _version(library), library.store.videos(), library.status())
 
 
-def _version(library: Library) -> tuple[int, ...]:
+def _version(library: Library) -> tuple[str, ...]:
     store = library.store
-    return tuple(table.version for table in (store.segments, store.thumbnails, store.failures, store.roots))
+    return tuple(version_key(table) for table in (store.segments, store.thumbnails, store.failures, store.roots))

@@ -73,7 +73,7 @@ def video_routes(services: Services) -> APIRouter:
         request and kept; with `transcode=never` the file comes as it is.
         """
         file = await file_of(services.live.current.video(video_id))
-        media_type = await services.media.type_of(file)
+        media_type = await services.media.type_of(file) if transcode == "auto" else None
         headers = {"Cache-Control": "private, no-cache"}
         if media_type is not None or transcode == "never":
             return FileResponse(file.path, media_type=media_type, stat_result=file.status, headers=headers)
