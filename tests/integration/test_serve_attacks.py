@@ -317,3 +317,14 @@ def test_too_much_at_once_is_refused(place):
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0
     assert ServeConfig().max_waiting > 0
+
+
+def test_new_roots_only_when_allowed(tmp_path, place):
+    """Catches an option that is ignored, and folder names that fail the server."""
+    with served(place, allow_new_roots=True) as client:
+        for hostile in OUTSIDE:
+            answer = client.post("/api/jobs", json={"dir": hostile})
+            assert answer.status_code in (404, 422), (hostile, answer.text)
+        job = client.post("/api/jobs", json={"dir": str(tmp_path)})
+        assert job.status_code == 201
+        assert client.delete(f"/api/jobs/{job.json()['job_id']}").json()["state"] in ("cancelled", "failed")

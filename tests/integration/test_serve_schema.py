@@ -46,7 +46,7 @@ def test_requests_of_all_kinds(tmp_path, num_requests):
             def ask(case, of_the_library):
                 if of_the_library:
                     case.path_parameters |= {name: known[name] for name in case.path_parameters if name in known}
-                answer = case.call(session=session)
+                answer = case.call(session=session, timeout=120)  # the first upload starts a process
                 case.validate_response(answer, checks=CHECKS)
                 statuses.append(answer.status_code)
                 text = answer.content.replace(str(place / "videos").encode(), b"")

@@ -111,12 +111,11 @@ def index_routes(services: Services) -> APIRouter:
 
 
 def _allowed(services: Services, folder: str) -> str:
-    """A folder that may be indexed, links followed. Raises: Problem."""
+    """`folder`, if it may be indexed. Raises: Problem."""
     if services.config.allow_new_roots:
-        path = Path(folder).expanduser()
-        if not path.is_absolute() or not path.is_dir():
+        if not os.path.isabs(folder) or not os.path.isdir(folder):
             raise Problem(404, "not_found", "dir: no folder of that name; give its absolute path")
-        return str(path)
+        return folder
     real = os.path.realpath(folder)
     for root in services.live.current.status.roots:
         top = os.path.realpath(root.root)
