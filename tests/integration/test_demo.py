@@ -108,3 +108,13 @@ def test_moments_benchmark_prints_and_draws(demo: tuple[Path, str], tmp_path: Pa
     assert [row[0] for row in rows[8:]] == ["events", "---", *lengths]
     assert len((tmp_path / "moments.csv").read_text().splitlines()) == 1 + 2 * 2 * 2 * 2 * 6
     assert (tmp_path / "moments.png").exists()
+
+
+def test_false_alarms_benchmark_prints_its_table(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """Catches a benchmark that no longer runs, and queries of a kind that are not counted."""
+    script = [sys.executable, BENCHMARKS / "false_alarms.py", demo[0], f"--out={tmp_path}", "--share=0.9"]
+    done = subprocess.run([*script, "--libraries=1", "--queries=3"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ")[:3] for line in done.stdout.splitlines() if line.startswith("| ")]
+    kinds = ["a colour", "a scene", "a combination", "nothing"]
+    assert rows[2:] == [[bank, kind, "3"] for bank in ("clipvip's", "near misses") for kind in kinds]
