@@ -156,6 +156,7 @@ def test_a_kill_in_mid_index_loses_nothing(tmp_path, num_videos, kill_at, commit
         assert client.get("/api/status").json()["videos"] == num_videos
 
 
+@pytest.mark.long
 def test_a_cancelled_job_keeps_what_it_has(place):
     """Catches a cancel that leaves the process, and one that says it was a failure."""
     with started(place) as (_, client):
