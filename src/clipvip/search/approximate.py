@@ -20,7 +20,7 @@ from clipvip.search.store import among
 EXACT_ROWS = 250_000
 """A library with more segments is searched with the approximate index: here a product takes about as long."""
 FILTER_COLUMNS = ("video_id", "path", "mtime_ns", "duration_s")
-NPROBES, NPROBES_FILTERED = 40, 100
+NPROBES = 40
 CANDIDATES, REFINE = 800, 3
 """Of the index: partitions looked into; candidates whose true distance is computed, in all and for each answer."""
 SCANNED_ROWS = 20_000
@@ -94,8 +94,7 @@ class IndexedScan:
         if self._exact:
             query = query.bypass_vector_index()
         else:
-            nprobes = NPROBES_FILTERED if self._condition else NPROBES
-            query = query.nprobes(nprobes).refine_factor(max(REFINE, -(-CANDIDATES // m)))
+            query = query.nprobes(NPROBES).refine_factor(max(REFINE, -(-CANDIDATES // m)))
         if self._condition:
             query = query.where(self._condition, prefilter=True)
         return self._scored(query.select([*COLUMNS, "vector", "_distance"]).to_arrow())
