@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import expect
 
-from helpers_browser import HTML_NAME, PHONE, ask, first, names, wait_for_media
+from helpers_browser import HTML_NAME, PHONE, Server, Visit, ask, first, names, wait_for_media
 from helpers_colors import write_color_video
 
 pytestmark = pytest.mark.browser
@@ -144,6 +145,30 @@ def test_the_server_is_gone_and_comes_back(visit, server):
         server.start()
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".card .name").first).to_have_text(HTML_NAME)
+
+
+def test_a_server_with_a_token(browser, server, videos):
+    """Catches a page that needs the token for its own parts, or does not say that the server wants it."""
+    token = "a token that nobody guesses"
+    guarded = Server(videos.parent / "index", "--token", token, cache=videos.parent / "cache")
+    guarded.start()
+    try:
+        visit = Visit(browser, guarded.url)
+        visit.expected = ("Failed to load resource: the server responded with a status of 401",)
+        page = visit.page
+        page.goto(guarded.url)
+        expect(page.get_by_role("heading", name="This server asks for its token")).to_be_visible()
+        page.get_by_role("link", name="Library").click()
+        expect(page.get_by_role("heading", name="This server asks for its token")).to_be_visible()
+        page.goto(f"{guarded.url}?token={quote(token)}")
+        ask(page, "red")
+        assert first(page)[0] == "red.mp4"
+        page.locator(".card .main").first.click()
+        wait_for_media(page, "playing")
+        assert "token" not in page.url
+        visit.close()
+    finally:
+        guarded.stop()
 
 
 def test_html_in_a_file_name_is_text(visit):

@@ -1,6 +1,6 @@
 // Where everything meets: the address decides what is shown; every change of the question is a new address.
 
-import * as api from "./api.js";
+import * as api from "./rest.js";
 import { announce, button, byId, el } from "./dom.js";
 import { count, counted } from "./format.js";
 import * as library from "./library.js";

@@ -1,6 +1,6 @@
 // The library: what is in the index, its folders, index jobs as they run, and the files that could not be read.
 
-import * as api from "./api.js";
+import * as api from "./rest.js";
 import { announce, button, byId, el } from "./dom.js";
 import { bytes, count, counted, duration } from "./format.js";
 

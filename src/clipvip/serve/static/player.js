@@ -1,6 +1,6 @@
 // The dialog in which a hit plays: from its first second, in a loop; the whole video's answers lie below as a timeline.
 
-import { hitsWithin, streamUrl, video as videoOf, whyNoStream } from "./api.js";
+import { hitsWithin, streamUrl, video as videoOf, whyNoStream } from "./rest.js";
 import { announce, button, byId, el } from "./dom.js";
 import { bytes, range, score, splitPath, time } from "./format.js";
 import { curve, peaksOf } from "./timeline.js";

@@ -1,6 +1,6 @@
 // The box at the top: words, terms beside them (with weights), images and videos given to search by, filters.
 
-import { libraries, thumbnailUrl, upload } from "./api.js";
+import { libraries, thumbnailUrl, upload } from "./rest.js";
 import { announce, button, byId, el, icon } from "./dom.js";
 import { EMPTY, numFilters } from "./state.js";
 

@@ -1,6 +1,6 @@
 // The answers: a grid of cards, walked through with the arrow keys, and what stands there when there are none.
 
-import { stripUrl, thumbnailUrl } from "./api.js";
+import { stripUrl, thumbnailUrl } from "./rest.js";
 import { button, byId, el } from "./dom.js";
 import { range, score, spokenTime, splitPath } from "./format.js";
 import { filmStrip } from "./strip.js";
