@@ -29,9 +29,21 @@ def test_a_text_finds_the_moment_and_it_plays_in_a_loop(visit):
     page.evaluate("() => { window.media = []; }")
     video.evaluate("(video) => { video.currentTime = 7.6; }")
     assert wait_for_media(page, "seeked", 2) == pytest.approx([7.6, 4], abs=0.1)
+    assert video.evaluate("(video) => video.played.end(video.played.length - 1)") < 8.5  # not by way of the film's end
     page.get_by_role("button", name="Loop").click()
     video.evaluate("(video) => { video.currentTime = 7.6; }")
     page.wait_for_function("() => document.querySelector('#player video').currentTime > 8.2")
+
+
+def test_a_whole_video_plays_in_a_loop(visit):
+    """Catches a loop that stops where the moment ends with its video."""
+    page = visit().page
+    ask(page, "red")
+    page.get_by_role("button", name="1. red.mp4").click()
+    wait_for_media(page, "playing")
+    page.evaluate("() => { window.media = []; }")
+    page.locator("#player video").evaluate("(video) => { video.currentTime = 2.7; }")
+    assert wait_for_media(page, "seeked", 2)[:2] == pytest.approx([2.7, 0], abs=0.1)
 
 
 def test_looking_elsewhere_ends_the_loop(visit):
