@@ -135,7 +135,8 @@ def own_fields(config: type[PreTrainedConfig]) -> set[str]:
 
 def test_every_field_of_a_model_has_a_row() -> None:
     """Catches a new field that nothing shows the effect of."""
-    assert_covered({row.field for row in CONFIG_ROWS}, own_fields(ClipVipConfig))
+    told = {"clip_duration_s"}  # computes nothing: a search index takes its windows from it (test_incremental.py)
+    assert_covered({row.field for row in CONFIG_ROWS} | told, own_fields(ClipVipConfig))
 
 
 TOWER_ROWS = [
