@@ -286,13 +286,14 @@ def _share(items: Sequence[Item], size: int, number: int) -> list[Item]:
     return [item for start in starts for item in items[start : start + size]]
 
 
-def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> Encoder:
+def load(source: str | Path, *, device: str = "auto", dtype: str = "auto", optimize: bool = True) -> Encoder:
     """An `Encoder` from a clipvip model folder, a CLIP folder, or a hub id of either, optimised for inference.
 
     device: "auto" (CUDA, then MPS, then CPU) or a torch device name.
     dtype: "auto" (bfloat16 on CUDA, else float32: embeddings of different CPUs agree to 1e-5), "float32", or "bfloat16"
     (on a CPU that computes in it several times faster). Plain CLIP weights load with aggregator="mean": search works
     with any CLIP.
+    optimize: False starts sooner, for a handful of inputs, and encodes slower; bfloat16 is optimised all the same.
     Raises: CheckpointError if the folder is missing, incomplete or not such a model.
     """
     kind = pick_device(device)
@@ -310,7 +311,10 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto") -> En
         processor.check_fits(source, model.config)
     encoder = Encoder(model.to(kind), processor, str(source))
     _ = encoder.fingerprint  # of the weights as stored: fusing and rounding must not make it another model
-    model.optimize_for_inference(dtype)
+    if optimize or dtype != "float32":
+        model.optimize_for_inference(dtype)
+    else:
+        model.eval().requires_grad_(False)
     return encoder
 
 

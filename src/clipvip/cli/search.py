@@ -94,6 +94,11 @@ def command(
     if text is not None and not text.strip():
         raise UsageError("the query is empty: say what to look for")
 
+    import gc
+
+    if queries is None:  # what is imported stays: looking through it again and again takes a quarter of the time
+        gc.disable()
+
     import json
 
     from rich.console import Console
@@ -109,7 +114,7 @@ def command(
     }  # fmt: skip
     given = {"text": [*([text] if text else []), *(more or [])], "not": without, "image": image, "clip": clip}
     terms = _terms({**given, "like": like}, weight or [])
-    library = Library(index, model=model, device=device, dtype=dtype)
+    library = Library(index, model=model, device=device, dtype=dtype, optimize=queries is not None)
     source = model or library.settings.model
     if queries is not None:
         if terms or export or thumbnails:

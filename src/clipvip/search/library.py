@@ -35,7 +35,7 @@ class Library:
     """A search index, which the first `add` makes.
 
     uri: a folder, or whatever LanceDB takes (s3://...). model: a model folder, hub id or `Encoder`; needed to make an
-    index, otherwise the one it was made with. device, dtype: as `clipvip.load`.
+    index, otherwise the one it was made with. device, dtype, optimize: as `clipvip.load`.
     windows_s, strides_s: how long the segments are that videos are cut into, and how far apart they begin (half of that
     by default); one pair or several. By default windows are as long as the clips that the model was trained on.
     shots: cut videos where their pictures do; only a shot that is longer than a window is cut into windows.
@@ -51,6 +51,7 @@ class Library:
         shots: bool | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        optimize: bool = True,
     ):
         uri = os.fspath(uri)
         self.uri = uri if "://" in uri else os.path.expanduser(uri)
@@ -63,7 +64,7 @@ class Library:
         if windows_s is not None:
             Scales.of(windows_s, strides_s)  # a mistake shall not wait for the model
         self._windows_s, self._strides_s, self._shots = windows_s, strides_s, shots
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._optimize = device, dtype, optimize
         self._store = Store.open(self.uri) if Store.exists(self.uri) else None
         self._searcher: Searcher | None = None
 
@@ -110,7 +111,7 @@ class Library:
                 raise UsageError(
                     f"{self.uri}: which model? A new index needs one, and so does one whose model has none"
                 )
-            self._encoder = load(model, device=self._device, dtype=self._dtype)
+            self._encoder = load(model, device=self._device, dtype=self._dtype, optimize=self._optimize)
         return self._encoder
 
     def refresh(self) -> None:
