@@ -112,7 +112,7 @@ def test_signals_end_it(place):
         (60, 3, 1),
         pytest.param(200, 70, 65, marks=pytest.mark.long),
         pytest.param(200, 135, 129, marks=pytest.mark.long),
-        pytest.param(200, 190, 129, marks=pytest.mark.long),
+        pytest.param(200, 165, 129, marks=pytest.mark.long),
     ],
 )
 def test_a_kill_in_mid_index_loses_nothing(tmp_path, num_videos, kill_at, committed):
