@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,12 @@ def children(pid: int) -> set[int]:
     return found
 
 
+def signal_all(number: signal.Signals, pids: set[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def wait_until(is_so, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
@@ -124,20 +132,26 @@ def test_a_kill_in_mid_index_loses_nothing(tmp_path, num_videos, kill_at, commit
     encoder = clipvip.load(tmp_path / "model", device="cpu")
     Library(tmp_path / "index", encoder).add(videos)
     for i in range(1, num_videos):
-        write_video(videos / f"{i}.mp4", 300 + i, grain=8)  # all different; several windows each
+        write_video(videos / f"{i}.mp4", 130 + i, grain=8)  # all different; two windows each or more
     with started(tmp_path) as (process, client):
         job = client.post("/api/jobs", json={"dir": str(videos)}).json()
 
-        def done() -> int:
+        def far_enough() -> bool:
+            """Whether to kill now. The job stands still while it is asked, or it might end before the kill."""
+            signal_all(signal.SIGSTOP, below := children(process.pid))
             now = client.get(f"/api/jobs/{job['job_id']}").json()
             assert now["state"] == "running", now
-            return now["done"]
+            if now["done"] >= kill_at:
+                return True
+            signal_all(signal.SIGCONT, below)
+            return False
 
         assert client.get("/api/search?q=a").json()["results"]  # answers meanwhile
-        wait_until(lambda: done() >= kill_at)
+        wait_until(far_enough)
         below = children(process.pid)
         process.kill()
         process.wait()
+        signal_all(signal.SIGCONT, below)  # they must end by themselves
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
     indexed = Library(tmp_path / "index", encoder)
     before = len(indexed.store.videos())

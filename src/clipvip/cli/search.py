@@ -94,46 +94,47 @@ def command(
     if text is not None and not text.strip():
         raise UsageError("the query is empty: say what to look for")
 
-    import gc
+    from contextlib import nullcontext
 
-    if queries is None:  # what is imported stays: looking through it again and again takes a quarter of the time
-        gc.disable()
+    from clipvip.encode_ahead import EncoderAhead
 
-    import json
+    encodes = queries is None and any((text, more, without, image, clip))
+    with EncoderAhead() if encodes else nullcontext() as ahead:  # before anything large is imported here
+        import json
 
-    from rich.console import Console
+        from rich.console import Console
 
-    from clipvip.search import Filters, Library
+        from clipvip.search import Filters, Library
 
-    filters = Filters(
-        path=path, root=root, after=after, before=before, min_duration_s=min_duration, max_duration_s=max_duration
-    )
-    options = {
-        "filters": filters, "k": top, "offset": offset, "per_video": per_video, "merge": merge,
-        "false_alarm": false_alarm, "rescore": rescore, "exact": exact,
-    }  # fmt: skip
-    given = {"text": [*([text] if text else []), *(more or [])], "not": without, "image": image, "clip": clip}
-    terms = _terms({**given, "like": like}, weight or [])
-    library = Library(index, model=model, device=device, dtype=dtype, optimize=queries is not None)
-    source = model or library.settings.model
-    if queries is not None:
-        if terms or export or thumbnails:
-            raise UsageError("--queries goes without other terms, --export and --thumbnails")
-        for asked, results in _answers(library, _lines(queries), options):
-            typer.echo(json.dumps(_told(asked, source, results)))
-        return
-    query = _query(terms, options)
-    results = library.search(query)
-    written = _write(library, results, export, thumbnails) if results.found else []
-    if as_json:
-        told = _told(str(query), source, results)
-        for row, files in zip(told["results"], written, strict=False):
-            row |= files
-        typer.echo(json.dumps(told))
-    elif results.found and len(results):
-        Console().print(hits_table(str(query), results))
-    else:
-        typer.echo(_nothing(results, filters))
+        filters = Filters(
+            path=path, root=root, after=after, before=before, min_duration_s=min_duration, max_duration_s=max_duration
+        )
+        options = {
+            "filters": filters, "k": top, "offset": offset, "per_video": per_video, "merge": merge,
+            "false_alarm": false_alarm, "rescore": rescore, "exact": exact,
+        }  # fmt: skip
+        given = {"text": [*([text] if text else []), *(more or [])], "not": without, "image": image, "clip": clip}
+        terms = _terms({**given, "like": like}, weight or [])
+        library = Library(index, model=model, device=device, dtype=dtype, load=ahead.load if ahead else None)
+        source = model or library.settings.model
+        if queries is not None:
+            if terms or export or thumbnails:
+                raise UsageError("--queries goes without other terms, --export and --thumbnails")
+            for asked, results in _answers(library, _lines(queries), options):
+                typer.echo(json.dumps(_told(asked, source, results)))
+            return
+        query = _query(terms, options)
+        results = library.search(query)
+        written = _write(library, results, export, thumbnails) if results.found else []
+        if as_json:
+            told = _told(str(query), source, results)
+            for row, files in zip(told["results"], written, strict=False):
+                row |= files
+            typer.echo(json.dumps(told))
+        elif results.found and len(results):
+            Console().print(hits_table(str(query), results))
+        else:
+            typer.echo(_nothing(results, filters))
 
 
 def hits_table(query: str, hits: Results) -> Table:

@@ -35,7 +35,8 @@ class Library:
     """A search index, which the first `add` makes.
 
     uri: a folder, or whatever LanceDB takes (s3://...). model: a model folder, hub id or `Encoder`; needed to make an
-    index, otherwise the one it was made with. device, dtype, optimize: as `clipvip.load`.
+    index, otherwise the one it was made with. device, dtype: as `clipvip.load`. load: called in its place; for searches
+    alone, what it returns needs no more than `EncoderAhead` offers.
     windows_s, strides_s: how long the segments are that videos are cut into, and how far apart they begin (half of that
     by default); one pair or several. By default windows are as long as the clips that the model was trained on.
     shots: cut videos where their pictures do; only a shot that is longer than a window is cut into windows.
@@ -51,7 +52,7 @@ class Library:
         shots: bool | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        optimize: bool = True,
+        load: Callable[..., Any] | None = None,
     ):
         uri = os.fspath(uri)
         self.uri = uri if "://" in uri else os.path.expanduser(uri)
@@ -64,7 +65,7 @@ class Library:
         if windows_s is not None:
             Scales.of(windows_s, strides_s)  # a mistake shall not wait for the model
         self._windows_s, self._strides_s, self._shots = windows_s, strides_s, shots
-        self._device, self._dtype, self._optimize = device, dtype, optimize
+        self._device, self._dtype, self._load_model = device, dtype, load
         self._store = Store.open(self.uri) if Store.exists(self.uri) else None
         self._searcher: Searcher | None = None
 
@@ -104,14 +105,12 @@ class Library:
     def _load(self) -> Encoder:
         """Whatever model it is."""
         if self._encoder is None:
-            from clipvip.encode import load
-
             model = self._model or (self.settings.model if self.exists else None)
             if not model:
                 raise UsageError(
                     f"{self.uri}: which model? A new index needs one, and so does one whose model has none"
                 )
-            self._encoder = load(model, device=self._device, dtype=self._dtype, optimize=self._optimize)
+            self._encoder = (self._load_model or _load)(model, device=self._device, dtype=self._dtype)
         return self._encoder
 
     def refresh(self) -> None:
@@ -292,6 +291,12 @@ class Library:
                 f"{self.uri}: cut into {_told(own.scales, own.shots)}, not into {_told(scales, shots)}: leave out "
                 "--window, --stride and --segment, make the index anew (--rebuild), or use another --index"
             )
+
+
+def _load(source: str, **options: Any) -> Encoder:
+    from clipvip.encode import load
+
+    return load(source, **options)
 
 
 def _window_s(encoder: Encoder | EmbeddingSet) -> float:

@@ -1,0 +1,58 @@
+"""A model in a process of its own: the same vectors, warnings and errors as here, and an end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import clipvip
+from clipvip.encode_ahead import EncoderAhead
+from clipvip.errors import CheckpointError, ClipVipWarning, VideoDecodeError
+from helpers_model import write_model
+from helpers_video import write_video
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("ahead") / "model"
+    write_model(folder)
+    return str(folder)
+
+
+def test_it_is_the_encoder_elsewhere(model, tmp_path):
+    """Catches another model, another order, and warnings that stay in the other process."""
+    video = write_video(tmp_path / "a.mp4", 30)
+    texts = ["a red circle", "what is longer than the model reads " * 20]
+    here = clipvip.load(model, device="cpu")
+    with EncoderAhead() as ahead:
+        there = ahead.load(model, device="cpu")
+        assert (there.fingerprint, there.embedding_size) == (here.fingerprint, here.embedding_size)
+        with pytest.warns(ClipVipWarning, match="was cut"):
+            found = there.encode_texts(texts)
+        np.testing.assert_allclose(found, here.encode_texts(texts), atol=1e-5)
+        part = (video, 1.0, 2.0)
+        np.testing.assert_allclose(there.encode_videos([part]), here.encode_videos([part]), atol=1e-5)
+        with pytest.raises(VideoDecodeError, match=r"nothing\.mp4"):
+            there.encode_videos([tmp_path / "nothing.mp4"])
+        assert len(there.encode_texts(["still there"])) == 1
+    assert not multiprocessing.active_children()
+
+
+def test_no_such_model(tmp_path):
+    """Catches a traceback of the other process where one line would do."""
+    with EncoderAhead() as ahead, pytest.raises(CheckpointError, match="nowhere"):
+        ahead.load(str(tmp_path / "nowhere"))
+
+
+def test_a_process_that_was_killed_is_replaced(model):
+    """Catches a search that waits for a process that is gone."""
+    with EncoderAhead() as ahead:
+        before = ahead.load(model, device="cpu").encode_texts(["a"])
+        [process] = multiprocessing.active_children()
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        np.testing.assert_array_equal(ahead.encode_texts(["a"]), before)
