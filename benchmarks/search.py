@@ -26,7 +26,7 @@ import torch
 from measure import describe, in_own_process, resident_mib, table
 
 from clipvip.search import Filters, Query, Term
-from clipvip.search.approximate import EXACT_ROWS, build_ann
+from clipvip.search.approximate import EXACT_ROWS, keep_ann
 from clipvip.search.searching import Searcher
 from clipvip.search.store import Settings, Store, segment_id_of
 
@@ -124,7 +124,7 @@ def build(uri: str, num_rows: int) -> dict[str, float]:
         store.segments.add(rows_of(block, number * BLOCK))
     written = time.perf_counter()
     cpu = time.process_time()
-    build_ann(store.segments)
+    keep_ann(store.segments)
     store.segments.optimize(cleanup_older_than=timedelta(0))
     built, cpu_s = time.perf_counter(), time.process_time() - cpu
     if num_rows <= EXACT_ROWS:

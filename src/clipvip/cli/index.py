@@ -143,7 +143,7 @@ def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]
     console = Console(stderr=True)
     speed = TextColumn("{task.fields[hours]:.2f} h of video, {task.fields[speed]:.0f} h an hour")
     columns = (
-        TextColumn("indexing"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("files"),
@@ -155,7 +155,8 @@ def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]
         hours, started = 0.0, time.perf_counter()
 
         def on_progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            description = "indexing" if done < total else "finishing"
+            bar.update(task, completed=done, total=total, description=description)
 
         def on_hours(more: float) -> None:
             nonlocal hours

@@ -23,30 +23,34 @@ FILTER_COLUMNS = ("video_id", "path", "mtime_ns", "duration_s")
 NPROBES = 40
 CANDIDATES, REFINE = 800, 3
 """Of the index: partitions looked into; candidates whose true distance is computed, in all and for each answer."""
+LATE_ROWS = 10_000
+"""More than so many that came after the index was made, and it takes them up: they are scanned at every query."""
 SCANNED_ROWS = 20_000
 """Where filters leave no more, these are scanned: the index would have to look into most partitions to find them."""
 
 
-def build_ann(table: Any) -> bool:
-    """Give a table of segments that is large enough its approximate index, if it has none; whether it has one now.
+def keep_ann(table: Any) -> bool:
+    """Give a table of segments that is large enough its approximate index, or take up the rows that came after it.
 
-    Rows that come later are found without it, and taken up by the table's `optimize`. At a million rows of 512 it takes
-    minutes of all cores.
+    Rows that came after it are found without it, one by one. At a million rows of 512 making it takes minutes of all
+    cores. Returns: whether the table has one now.
     """
     num_rows, size = table.count_rows(), table.schema.field("vector").type.list_size
     if num_rows <= EXACT_ROWS:
         return False
     from lancedb.index import BTree, IvfPq
 
-    indexed = {column for index in table.list_indices() for column in index.columns}
+    indices = {column: index for index in table.list_indices() for column in index.columns}
     for column in FILTER_COLUMNS:
-        if column not in indexed:
+        if column not in indices:
             table.create_index(column, config=BTree())
-    if "vector" not in indexed:
+    if "vector" not in indices:
         num_sub_vectors = next(parts for parts in range(max(size // 8, 1), 0, -1) if size % parts == 0)
         num_partitions = round(num_rows**0.5)
         config = IvfPq(distance_type="l2", num_partitions=num_partitions, num_sub_vectors=num_sub_vectors)
         table.create_index("vector", config=config)
+    elif indices["vector"].num_unindexed_rows > LATE_ROWS:
+        table.optimize()
     return True
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clipvip.data.media import VIDEO_EXTENSIONS
 from clipvip.errors import ClipVipError, SearchIndexError, UsageError
 from clipvip.search.adding import IndexSummary, Progress, add_files
+from clipvip.search.approximate import keep_ann
 from clipvip.search.background import chosen_texts
 from clipvip.search.bank import write_bank
 from clipvip.search.query import Query, Term
@@ -137,8 +138,9 @@ class Library:
         A file counts as unchanged if its path, size and modification time are, or else its content; one that was moved
         or copied keeps its vectors. A changed one replaces its segments. Files that cannot be read are skipped. Work is
         committed every now and then, files as a whole: after an interruption the same call goes on.
-        on_progress: called with the number of files done and the number of all. on_hours: with the hours of video that
-        were encoded since the last call.
+        on_progress: called with the number of files done and the number of all; after the last one, the first run that
+        makes a library large (`approximate.EXACT_ROWS`) takes minutes more. on_hours: with the hours of video that were
+        encoded since the last call.
         Raises: SearchIndexError for another model; UsageError if a folder does not exist; ClipVipError for no files.
         """
         again, absent = self._added() if dirs is None else ([], [])
@@ -163,7 +165,7 @@ class Library:
                 on_hours=on_hours or (lambda hours: None),
             )  # fmt: skip
 
-        return add_files(store, found, encode, on_progress)
+        return self._ready(add_files(store, found, encode, on_progress))
 
     def rebuild(
         self, *, on_progress: Progress | None = None, on_hours: Callable[[float], None] | None = None
@@ -197,7 +199,12 @@ class Library:
 
         store = self._made(embeddings, embeddings.facts[0].model)
         videos = StoredVideos(embeddings, self.roots)
-        return add_files(store, videos.found, lambda files, known: videos.encoded(files), on_progress)
+        return self._ready(add_files(store, videos.found, lambda files, known: videos.encoded(files), on_progress))
+
+    def _ready(self, summary: IndexSummary) -> IndexSummary:
+        """The end of a run that added videos: a library that is large now can be searched as fast as a small one."""
+        self.store.write(lambda: keep_ann(self.store.segments))
+        return summary
 
     def prune(self) -> IndexSummary:
         """Take out the videos that are no longer on disk; those of a folder that is itself missing stay (`skipped`)."""

@@ -22,7 +22,7 @@ from clipvip.search.bank import Bank, RescoredScan, open_bank
 from clipvip.search.filters import Condition, conditions
 from clipvip.search.merging import Answer, merge_windows
 from clipvip.search.nearest import ExactSegments, Scan, Scored, Segments
-from clipvip.search.query import Query, Term
+from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
 from clipvip.search.snapshot import cache_folder, kept, open_snapshot, version_key
 from clipvip.search.store import Store
@@ -52,7 +52,7 @@ class Searcher:
     def answer(self, query: Query) -> Results:
         """The answers to `query`. Raises: as `Library.search`."""
         vector = query_vector(query.terms, self._store.settings.embedding_size, self._encoder, self._store.vector)
-        wanted = conditions(query.filters)
+        wanted = self._conditions(query.filters)
         if query.false_alarm is not None or query.rescore is not None:
             _ = self.bank  # may write it, and then see newer segments: before these are read
         segments = self.segments(exact=query.exact)
@@ -86,6 +86,18 @@ class Searcher:
         if self._bank is None:
             self._bank = open_bank(self._store, self._encoder)
         return self._bank
+
+    def _conditions(self, filters: Filters) -> list[Condition]:
+        """Raises: UsageError for a root that the index does not have, and as `conditions`."""
+        wanted = conditions(filters)
+        if filters.root is not None:
+            roots = self._store.root_names()
+            if not any(("root", root) == (column, value) for column, _, value in wanted for root in roots):
+                raise UsageError(
+                    f"root: {filters.root} is not a folder of this index; it has {', '.join(roots) or 'none'} "
+                    "(for a folder within one, filter by path)"
+                )
+        return wanted
 
     def _open(self) -> Segments:
         table = self._store.segments

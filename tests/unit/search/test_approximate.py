@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from clipvip.search import Filters
-from clipvip.search.approximate import IndexedSegments, build_ann
+from clipvip.search.approximate import IndexedSegments, keep_ann
 from clipvip.search.filters import conditions
 from clipvip.search.nearest import ExactSegments
 from clipvip.search.snapshot import COLUMNS, open_snapshot
@@ -44,9 +44,9 @@ def test_the_index_finds_nearly_what_a_product_finds(tmp_path, vectors, monkeypa
     monkeypatch.setattr("clipvip.search.approximate.EXACT_ROWS", 2000)
     monkeypatch.setattr("clipvip.search.approximate.SCANNED_ROWS", 100)
     table = lancedb.connect(tmp_path).create_table("segments", rows_of(vectors[:2800]))
-    assert build_ann(table)
+    assert keep_ann(table)
     names = {index.name for index in table.list_indices()}
-    assert build_ann(table)  # is there already
+    assert keep_ann(table)  # is there already
     assert {index.name for index in table.list_indices()} == names
     assert "vector_idx" in names
     table.add(rows_of(vectors[2800:], first=2800))
@@ -79,5 +79,5 @@ def test_the_index_finds_nearly_what_a_product_finds(tmp_path, vectors, monkeypa
 def test_small_libraries_get_no_index(tmp_path, vectors):
     """Catches minutes of work for a library that is searched exactly anyway."""
     table = lancedb.connect(tmp_path).create_table("segments", rows_of(vectors[:500]))
-    assert not build_ann(table)
+    assert not keep_ann(table)
     assert not table.list_indices()

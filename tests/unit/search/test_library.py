@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -199,6 +200,28 @@ def test_a_look_makes_no_index(tmp_path, encoder):
     assert windows(library, np.ones(16, np.float32), 5) == []
     with pytest.raises(InputError, match=r"expected \[16\]"):
         windows(library, np.ones(3, np.float32), 5)
+
+
+def test_a_library_that_grows_large_gets_its_index(tmp_path, encoder, monkeypatch):
+    """Catches large libraries that are searched row by row, and rows that came later left out of the index."""
+    for place in ("approximate", "searching"):
+        monkeypatch.setattr(f"clipvip.search.{place}.EXACT_ROWS", 300)
+    monkeypatch.setattr("clipvip.search.approximate.LATE_ROWS", 50)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    library = new_library(tmp_path, encoder, windows_s=0.3, strides_s=0.02)
+    unindexed = []
+    for number, num_frames in enumerate((50, 90, 10, 30)):  # about 50 segments for 10 frames
+        write_video(folder / f"{number}.mp4", num_frames, grain=number + 1)
+        library.add(folder)
+        indices = {index.columns[0]: index for index in library.store.segments.list_indices()}
+        unindexed.append(indices["vector"].num_unindexed_rows if "vector" in indices else None)
+    assert unindexed[:2] == [None, 0]
+    assert 0 < unindexed[2] <= 50
+    assert unindexed[3] == 0
+    query = Query(terms=(Term(text="a red circle"),), merge=False)
+    exactly = library.search(replace(query, exact=True))
+    assert [hit.segment_id for hit in library.search(query)] == [hit.segment_id for hit in exactly]
 
 
 def test_find_videos_names_what_is_missing(tmp_path):

@@ -153,7 +153,7 @@ function follow(job) {
     if (total) Object.assign(bar, { max: total, value: done });
     told.replaceChildren(...nameOf(job), total ? ` · ${count(done)} of ${counted(total, "file")}` : "");
     const left = done > 0 ? (seconds / done) * (total - done) : 0;
-    note.textContent = left > 60 ? `about ${duration(left / 3600)} left` : "";
+    note.textContent = left > 60 ? `about ${duration(left / 3600)} left` : total && done === total ? "finishing" : "";
   };
   const end = (last) => {
     stream.close();
