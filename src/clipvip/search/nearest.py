@@ -81,8 +81,7 @@ class ExactSegments:
     def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
         """As `Segments.scan`."""
         allowed = mask(wanted, self.rows)
-        scores = self.vectors @ vector  # [N]
-        return ExactScan(self, np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed), scores)
+        return ExactScan(self, None if allowed is None else np.flatnonzero(allowed), self.vectors @ vector)
 
     @cached_property
     def by_video(self) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
@@ -95,28 +94,28 @@ class ExactSegments:
 
 
 class ExactScan:
-    """As `Scan`. allowed: numbers of the rows that may answer; scores: float32 [N], of all rows."""
+    """As `Scan`. allowed: numbers of the rows that may answer (None: all do); scores: float32 [N], of all rows."""
 
-    def __init__(self, segments: ExactSegments, allowed: np.ndarray, scores: np.ndarray):
+    def __init__(self, segments: ExactSegments, allowed: np.ndarray | None, scores: np.ndarray):
         self._segments = segments
         self._allowed = allowed
         self._scores = scores
 
     def top(self, m: int) -> Scored:
         """As `Scan.top`."""
-        scores = self._scores[self._allowed]
-        if m < len(scores):
-            least = np.partition(scores, -m)[-m]
-            return self._scored(self._allowed[scores >= least], m)
-        return self._scored(self._allowed, m)
+        scores = self._scores if self._allowed is None else self._scores[self._allowed]
+        numbers = np.flatnonzero(scores >= np.partition(scores, -m)[-m]) if m < len(scores) else np.arange(len(scores))
+        return self._scored(numbers if self._allowed is None else self._allowed[numbers], m)
 
     def of_videos(self, video_ids: Sequence[str]) -> Scored:
         """As `Scan.of_videos`."""
         numbers, order, bounds = self._segments.by_video
         parts = [order[bounds[n] : bounds[n + 1]] for n in (numbers[video_id] for video_id in video_ids)]
         rows = np.sort(np.concatenate(parts))
-        at = np.minimum(np.searchsorted(self._allowed, rows), len(self._allowed) - 1)
-        return self._scored(rows[self._allowed[at] == rows], None)
+        if self._allowed is not None:
+            at = np.minimum(np.searchsorted(self._allowed, rows), len(self._allowed) - 1)
+            rows = rows[self._allowed[at] == rows]
+        return self._scored(rows, None)
 
     def _scored(self, numbers: np.ndarray, m: int | None) -> Scored:
         rows = self._segments.rows.take(pa.array(numbers))
