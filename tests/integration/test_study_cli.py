@@ -12,6 +12,7 @@ import pytest
 
 from clipvip.analysis.study import plan
 from clipvip.analysis.study.cells import read_record, read_records, write_record
+from clipvip.analysis.study.estimate import all_cells
 from clipvip.analysis.study.make import WorldSize
 from clipvip.analysis.study.run import run_cells
 from clipvip.analysis.study.stages import Stage, Workplace
@@ -140,14 +141,21 @@ def test_the_command_line_plans_and_reports(done: tuple[list, Workplace, Path], 
     _, _, results = done
     records = read_records(results, "table2")
     study = tmp_path / "study"
+    planned_cells = {
+        (c.row, c.level, c.world.family, c.world.seed, c.model_seed): c for c in all_cells("table2", 2, study)
+    }
     for family in ("A", "B"):
         for data_seed in (1, 2):
             for model_seed in (0, 1):
                 for number, record in enumerate(records):
                     told = {**record, "family": family, "data_seed": data_seed, "model_seed": model_seed}
+                    cell = planned_cells.get((record["row"], record["level"], family, data_seed, model_seed))
+                    told["key"] = cell.key if cell else "of no cell"
                     file = study / "table2" / f"{family}{data_seed}{model_seed}{number}.json"
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_text(json.dumps(told))
+    stale = {**told, "key": "of another recipe", "level": "asked for long ago"}
+    (study / "table2" / "stale.json").write_text(json.dumps(stale))
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- generated: begin -->\nold\n<!-- generated: end -->\nafter\n")
 
@@ -166,6 +174,7 @@ def test_the_command_line_plans_and_reports(done: tuple[list, Workplace, Path], 
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
+    assert "long ago" not in text
     assert "| asked AMO | vip4 | 4 |" in text
     assert "not yet run" in text
     assert "**Not complete**" in text

@@ -82,6 +82,9 @@ def test_choosing_takes_the_best_and_breaks_ties_by_infonce(monkeypatch: pytest.
 
     records = [{"kind": "search", "row": c.row, "level": c.level, "figures": score(c)} for c in cells]
     others = [{**records[1], "kind": kind, "figures": {"MeanR@": 99, "InfoNCE": 0}} for kind in ("spread", "test")]
+    others.append(
+        {**records[1], "level": "try lr 0.3 x1", "figures": {"MeanR@": 99, "InfoNCE": 0}}
+    )  # of an earlier grid
     assert dict(plan.choose("table2", records + others)["mean"])["optim.lr"] == 0.004
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +155,16 @@ def test_worlds_and_views_are_functions_of_their_seeds(world: tuple[World, Path]
     assert captions == [clip.captions for clip in view_clips(asked, view, folder)]
     other = replace(asked, seed=4)
     assert [item.told for item in shown(other)] != [item.told for item in shown(asked)]
+
+
+def test_a_world_whose_end_was_interrupted_is_made_again(world: tuple[World, Path], tmp_path: Path) -> None:
+    """Catches a folder that no further run can complete, because some parts are where they belong already."""
+    one, folder = world
+    shutil.copytree(folder / "val", tmp_path / "val")
+    (tmp_path / "unfinished" / "test").mkdir(parents=True)
+    make_world(one, tmp_path)
+    made = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert made == {path.relative_to(folder) for path in folder.rglob("*")}
 
 
 def test_a_smaller_share_is_part_of_a_larger_one_and_leaves_the_galleries_whole(world: tuple[World, Path]) -> None:

@@ -49,7 +49,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """One of VERDICTS, or "not yet run"."""
+        """As `stats.verdict`, or "not yet run"."""
         return "not yet run" if self.difference is None else verdict(self.difference, self.claim.margin)
 
 

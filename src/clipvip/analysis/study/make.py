@@ -1,8 +1,8 @@
 """Writes a world of the study: files once, by (family, seed, number of objects); manifests for each use of them.
 
     images/ pretrain/ train/ val/ test/     media
-    clips.jsonl                             what each file shows; written last, it means complete
     tokenizer/                              trained on the training texts
+    world.json                              which world; written last, it means complete
 
 Texts are not in the world: a manifest is a view of it (`write_view`), a function of the same seeds.
 """
@@ -128,6 +128,7 @@ def make_world(
                 on_progress(min(done * _CHUNK, len(files)), len(files))
     _train_tokenizer(world, unfinished / "tokenizer")
     for made in list(unfinished.iterdir()):
+        shutil.rmtree(folder / made.name, ignore_errors=True)  # of a run that ended while it moved them
         os.replace(made, folder / made.name)
     unfinished.rmdir()
     marker.write_text(json.dumps(facts, indent=2), encoding="utf-8")

@@ -118,9 +118,10 @@ def choose(table: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Settin
     points = search_points(table)
     scores: dict[str, dict[Settings, tuple[float, float]]] = defaultdict(dict)
     for record in records:
-        if record["kind"] == "search":
+        point = points.get((record["row"], record["level"]))
+        if record["kind"] == "search" and point is not None:  # a grid that was tried before may have had others
             figures = record["figures"]
-            scores[record["row"]][points[record["row"], record["level"]]] = (figures["MeanR@"], -figures["InfoNCE"])
+            scores[record["row"]][point] = (figures["MeanR@"], -figures["InfoNCE"])
     return {row: max(of, key=of.__getitem__) for row, of in scores.items()}
 
 

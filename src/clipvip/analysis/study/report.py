@@ -35,7 +35,7 @@ def write_report(results: Path, page: Path | None) -> dict[str, Any]:
 
     Returns: {"claims": [...], "markdown": text}. Raises: UsageError if the page lacks the marks.
     """
-    records = {table: read_records(results, table) for table in plan.TABLES}
+    records = {table: _current(table, results) for table in plan.TABLES}
     outcomes = [weigh(claim, records[claim.table], family) for claim in CLAIMS for family in FAMILIES]
     drawn = []
     for plot in figures.PLOTS:
@@ -54,6 +54,14 @@ def write_report(results: Path, page: Path | None) -> dict[str, Any]:
         "figures": [p.name for p in drawn],
         "markdown": markdown,
     }
+
+
+def _current(table: str, results: Path) -> list[dict[str, Any]]:
+    """The cells of a table as the plan has it now: not what is left of other worlds, recipes or measures."""
+    records = read_records(results, table)
+    seeds = [record["model_seed"] + 1 for record in records if record["kind"] == "test"]
+    keys = {cell.key for cell in all_cells(table, max(seeds, default=plan.NUM_MODEL_SEEDS), results)}
+    return [record for record in records if record["key"] in keys]
 
 
 def _progress(results: Path) -> str:

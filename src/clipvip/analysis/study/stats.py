@@ -16,8 +16,6 @@ from clipvip.analysis.study.cells import recall
 
 NUM_RESAMPLES = 4000
 POWER = 0.8
-VERDICTS = ("reproduced", "reversed", "equivalent", "unresolved")
-LOWER_IS_BETTER = ("InfoNCE",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Told:
 class Take:
     """What a clip shows beside what is told. phases, places: of each object; offset: of all, in pixels.
 
-    phase: in periods, of the frame `clock` says is the first for a clip whose drift is +1 (see `phase`).
+    phases are in periods, of the first frame of a clip whose drift is +1 (see `phase`).
     """
 
     phases: tuple[float, ...]
