@@ -100,6 +100,16 @@ def test_a_second_seed_of_what_was_chosen_tells_the_spread() -> None:
         assert cell.model_seed != first.model_seed
 
 
+@pytest.mark.parametrize("table", plan.TABLES[1:])
+def test_rows_and_levels_that_are_called_otherwise_are_otherwise(table: str) -> None:
+    """Catches a setting of a level that something else overrides: two entries of a table that are one and the same."""
+    names: dict[str, set[tuple[str, str]]] = {}
+    for cell in plan.final_cells(table, any_choice(table), 1):
+        names.setdefault(cell.key, set()).add((cell.row, cell.level))
+    same = {frozenset(named) for named in names.values() if len(named) > 1}
+    assert same <= {frozenset({("vip4", "base"), ("vip4", "start class x10")})}  # if the search chose the factor 10
+
+
 def test_entries_of_tables_that_are_one_run_have_one_key() -> None:
     """Catches hours spent on the same model again, and a row that differs from its twin in another table."""
     keys: dict[tuple[str, str], set[str]] = {}

@@ -216,7 +216,7 @@ def _stage(
     """The chain of runs behind a cell. In table2 `settings` are fine-tuning's, elsewhere post-pre-training's."""
     warm = Stage("study/warmstart", world, View("images"), seed, (("train.steps", warm_steps),))
     if table == "table2":
-        settings |= dict(AGGREGATORS[row])
+        settings = dict(AGGREGATORS[row]) | settings
         if not warm_steps:
             return Stage("study/finetune-scratch", world, view, seed, tuple(settings.items()))
         return Stage("study/finetune", world, view, seed, tuple(settings.items()), warm)
