@@ -84,13 +84,18 @@ def _claims_section(outcomes: Iterable[Outcome]) -> str:
     for claim, of in pairs.items():
         says = f"*{claim.says}*" if claim.ours else claim.says
         where = "" if claim.level == "base" else f" ({claim.level})"
-        cells = [f"{of[family].difference or ''} {of[family].verdict}".strip() for family in FAMILIES]
+        planned = [family for family in FAMILIES if family == "A" or claim.level in plan.BASES]
+        cells = [_told(of[family]) if family in planned else "not planned" for family in FAMILIES]
         rows.append([_NAMES[claim.table].partition(",")[0], says + where, f"{claim.figure}, {claim.margin:g}", *cells])
     head = ["of", "claim", "figure, margin", *(f"family {name}" for name in FAMILIES)]
     return (
         "### Claims\n\nDifference with its 95 % interval (of NMI: hundredths); questions of our own in italics.\n\n"
         + _table(head, rows)
     )
+
+
+def _told(outcome: Outcome) -> str:
+    return f"{outcome.difference or ''} {outcome.verdict}".strip()
 
 
 def _ceilings_section() -> str:
