@@ -241,6 +241,37 @@ def test_index_jobs(tmp_path, place):
         assert client.get("/api/status").json()["videos"] == 1
 
 
+def test_jobs_stay_within_the_folders_that_were_added(tmp_path, place):
+    """Catches a whole folder that is served because one file of it was added, and links that lead a job elsewhere."""
+    mine = tmp_path / "mine"
+    shutil.copytree(place, mine, ignore=shutil.ignore_patterns("cache", "index"))
+    videos, outside = mine / "videos", mine / "outside"
+    library = Library(mine / "index", clipvip.load(mine / "model", device="cpu"))
+    library.add([videos / "short.mp4", videos / "holiday"])
+    (outside / "more").mkdir(parents=True)
+    (outside / "in").symlink_to(videos / "holiday")
+    (videos / "holiday" / "sub").mkdir()
+    (outside / "sub").mkdir()
+    (outside / "link").symlink_to(videos / "holiday" / "sub")
+    (videos / "holiday" / "out").symlink_to(outside)
+    (videos / "holiday" / "deep").symlink_to(outside / "more")
+    refused = [
+        f"{videos}",  # of it one file was added
+        f"{outside}/in",  # leads into what was added, but is a folder of its own
+        f"{outside}/link/../sub",
+        f"{videos}/holiday/out",
+        f"{videos}/holiday/../new",
+    ]
+    with served(mine) as client:
+        assert str(videos) in client.get("/api/status").json()["roots"]
+        for folder in refused:
+            answer = client.post("/api/jobs", json={"dir": folder})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "not_registered"), folder
+        job = client.post("/api/jobs", json={"dir": f"{videos}/holiday/deep/.."}).json()
+        assert events(client, job["job_id"])[-1]["dir"] == f"{videos}/holiday"  # not above what the link points to
+        assert Library(mine / "index").roots == [f"{videos}/holiday"]
+
+
 def test_searching_while_indexing(tmp_path, place):
     """Catches answers that mix two versions of the index, miss what is indexed, or fail while it is written to."""
     mine = tmp_path / "mine"

@@ -111,24 +111,26 @@ def index_routes(services: Services) -> APIRouter:
 
 
 def _allowed(services: Services, folder: str) -> str:
-    """`folder`, if it may be indexed. Raises: Problem."""
-    if services.config.allow_new_roots:
-        if not os.path.isabs(folder) or not os.path.isdir(folder):
-            raise Problem(404, "not_found", "dir: no folder of that name; give its absolute path")
-        return folder
-    real = os.path.realpath(folder)
-    for root in services.live.current.status.roots:
-        top = os.path.realpath(root.root)
-        if os.path.isabs(folder) and (real == top or real.startswith(top.rstrip(os.sep) + os.sep)):
-            if not os.path.isdir(real):
-                raise Problem(404, "not_found", "dir: no folder of that name")
-            return folder
-    # the same answer whether it is there or not
-    raise Problem(
-        403,
-        "not_registered",
-        "dir: only folders that were indexed before, and those below (or serve --allow-new-roots)",
-    )
+    """The folder to index, if it may be. Raises: Problem."""
+    top = os.path.abspath(folder)  # as the job takes it: "link/.." is where the link is, not above what it points to
+    absolute = os.path.isabs(folder)
+    if not services.config.allow_new_roots and not (
+        absolute and any(_is_within(top, root) for root in services.live.current.library.roots)
+    ):
+        # the same answer whether it is there or not
+        raise Problem(
+            403,
+            "not_registered",
+            "dir: only folders that were added to the index, and those below (or serve --allow-new-roots)",
+        )
+    if not absolute or not os.path.isdir(top):
+        raise Problem(404, "not_found", "dir: no folder of that name; give its absolute path")
+    return top
+
+
+def _is_within(folder: str, root: str) -> bool:
+    """Whether it is, both by its name and once links are followed."""
+    return Path(folder).is_relative_to(root) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
 
 
 def _told(job: Job) -> JobOut:
