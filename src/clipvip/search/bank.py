@@ -1,5 +1,7 @@
 """The background queries of an index (table `background`: text, vector), and what they get in its library.
 
+The schema of the table carries the fingerprint of the model that encoded them.
+
 Shapes: B background queries, n segments, E embedding size.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +19,12 @@ from clipvip.evaluation.rescoring import inverted_softmax
 from clipvip.search.approximate import vectors_of
 from clipvip.search.background import chosen_texts, default_texts
 from clipvip.search.nearest import Scan, Scored, best_first
+from clipvip.search.store import Store
 
 if TYPE_CHECKING:
     from clipvip.encode import Encoder
-    from clipvip.search.store import Store
 
+FINGERPRINT = b"fingerprint"
 RESCORED = 1000
 """The segments with the best plain scores: these are re-scored."""
 
@@ -34,25 +37,43 @@ class Bank:
 
 
 def open_bank(store: Store, encoder: Callable[[], Encoder]) -> Bank:
-    """The stored bank; where there is none, the texts that come with clipvip, which are stored if that is possible."""
-    if "background" in store.database.list_tables().tables:
-        rows = store.database.open_table("background").to_arrow()
-        if rows.schema.field("vector").type.list_size == store.settings.embedding_size:
+    """The stored bank; where there is none, the texts that come with clipvip, which are stored if that is possible.
+
+    The texts of a bank of another model are encoded again. `store` itself stays at the version that it is at.
+    """
+    texts = None
+    if (table := bank_table(store)) is not None:
+        rows = table.to_arrow()
+        if (rows.schema.metadata or {}).get(FINGERPRINT, b"").decode() == store.settings.fingerprint:
             return Bank(vectors_of(rows))
+        texts = rows["text"].to_pylist()
+    texts = texts or chosen_texts(default_texts(), "background.txt")
+    bank = Bank(_encoded(texts, encoder()))
     try:
-        return write_bank(store, chosen_texts(default_texts(), "background.txt"), encoder())
+        latest = Store.open(store.uri)
+        if latest.settings.fingerprint == store.settings.fingerprint:
+            _write(latest, texts, bank)
     except SearchIndexError as error:
         warnings.warn(f"{error}; the background queries are encoded each time", ClipVipWarning, stacklevel=2)
-        return Bank(_encoded(chosen_texts(default_texts(), "background.txt"), encoder()))
+    return bank
 
 
-def write_bank(store: Store, texts: Sequence[str], encoder: Encoder) -> Bank:
+def write_bank(store: Store, texts: Sequence[str], encoder: Encoder) -> None:
     """Store these background texts in place of others. Raises: SearchIndexError if the index cannot be written."""
-    vectors = _encoded(texts, encoder)
-    column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), store.settings.embedding_size)
+    _write(store, texts, Bank(_encoded(texts, encoder)))
+
+
+def bank_table(store: Store) -> Any:
+    """The latest version of the table, or None if there is none."""
+    is_there = "background" in store.database.list_tables().tables
+    return store.database.open_table("background") if is_there else None
+
+
+def _write(store: Store, texts: Sequence[str], bank: Bank) -> None:
+    column = pa.FixedSizeListArray.from_arrays(bank.vectors.ravel(), store.settings.embedding_size)
     rows = pa.table({"text": list(texts), "vector": column})
+    rows = rows.replace_schema_metadata({FINGERPRINT: store.settings.fingerprint})
     store.write(lambda: store.database.create_table("background", rows, mode="overwrite"))
-    return Bank(vectors)
 
 
 def _encoded(texts: Sequence[str], encoder: Encoder) -> np.ndarray:

@@ -44,7 +44,7 @@ class Searcher:
     def __init__(self, store: Store, encoder: Callable[[], Encoder]):
         self._store = store
         self._encoder = encoder
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
         self._read: tuple[int, Segments] | None = None
         self._bank: Bank | None = None
         self._tops: OrderedDict[str, np.ndarray] = OrderedDict()
@@ -53,8 +53,6 @@ class Searcher:
         """The answers to `query`. Raises: as `Library.search`."""
         vector = query_vector(query.terms, self._store.settings.embedding_size, self._encoder, self._store.vector)
         wanted = self._conditions(query.filters)
-        if query.false_alarm is not None or query.rescore is not None:
-            _ = self.bank  # may write it, and then see newer segments: before these are read
         segments = self.segments(exact=query.exact)
         scan = segments.scan(vector, wanted)
         p = None
@@ -82,10 +80,11 @@ class Searcher:
 
     @property
     def bank(self) -> Bank:
-        """The background queries of the index."""
-        if self._bank is None:
-            self._bank = open_bank(self._store, self._encoder)
-        return self._bank
+        """The background queries of the index; who asks first may have to encode them, and the others wait."""
+        with self._opening:
+            if self._bank is None:
+                self._bank = open_bank(self._store, self._encoder)
+            return self._bank
 
     def _conditions(self, filters: Filters) -> list[Condition]:
         """Raises: UsageError for a root that the index does not have, and as `conditions`."""
@@ -123,6 +122,8 @@ class Searcher:
                 f"false_alarm={rate:g}: {len(vectors)} background queries tell no rate below {least:.4f}; "
                 "choose a higher one, or give the index more (clipvip index --background FILE)"
             )
+        if len(terms) == 1 and terms[0].weight > 0:
+            return vectors
         total = np.zeros_like(vectors)
         for number, term in enumerate(terms):
             if term.weight > 0:
@@ -135,13 +136,13 @@ class Searcher:
     def _best_scores(self, queries: np.ndarray, segments: Segments, wanted: Sequence[Condition]) -> np.ndarray:
         """The best score of each of these vectors [B, E] among the segments that meet the conditions, float32 [B].
 
-        Remembered; for a whole library, in a file.
+        Remembered; those of the bank itself in a whole library, in a file.
         """
         digest = hashlib.sha256(repr(wanted).encode() + np.ascontiguousarray(queries).tobytes()).hexdigest()[:16]
         key = f"{version_key(self._store.segments)}-{digest}"
         tops = self._tops.get(key)
         if tops is None:
-            name = None if wanted else f"tops-{key}.npy"
+            name = f"tops-{key}.npy" if queries is self.bank.vectors and not wanted else None
             folder = cache_folder(self._store.uri)
             tops = kept(folder, name, lambda: best_scores(queries, segments.blocks(wanted)))
             with self._lock:

@@ -76,11 +76,12 @@ def kept(folder: Path, name: str | None, make: Callable[[], np.ndarray]) -> np.n
         array = make()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder, wait=True), replacing(folder / name) as temporary, temporary.open("wb") as file:
-            np.save(file, array)
-        for path in folder.glob("tops-*"):
-            if not path.name.startswith(name.rsplit("-", 1)[0]):  # of another version of the table
-                path.unlink(missing_ok=True)
+        with locked(folder, wait=True):
+            with replacing(folder / name) as temporary, temporary.open("wb") as file:
+                np.save(file, array)
+            for path in folder.glob("tops-*"):
+                if path.name != name:  # of another version of the table, or another bank
+                    path.unlink(missing_ok=True)
     except OSError:
         pass  # it can be made again
     return array

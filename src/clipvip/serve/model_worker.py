@@ -33,27 +33,47 @@ class ModelWorker:
         self.encoder = encoder
         self._num_cached = num_cached
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()  # of the cache
+        self._lock = threading.Lock()  # of the cache, and of the queue's end
         self._queue: SimpleQueue[Request] = SimpleQueue()
+        self._ended = False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's."""
+        return self.encoder.fingerprint
 
     def text(self, text: str) -> Future[np.ndarray]:
         """The vector of a text, sooner or later."""
-        future: Future[np.ndarray] = Future()
         with self._lock:
             known = self._cache.get(text)
             if known is not None:
                 self._cache.move_to_end(text)
-        if known is not None:
-            future.set_result(known)
-        else:
-            self._queue.put((text, future))
+        if known is None:
+            return self._ask(text)
+        future: Future[np.ndarray] = Future()
+        future.set_result(known)
         return future
 
     def pixels(self, pixel_values: np.ndarray) -> Future[np.ndarray]:
         """The vector of a video's processed frames float32 [T, 3, S, S], of a picture with T = 1."""
+        return self._ask(pixel_values)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """As `Encoder.encode_texts`: float32 [N, E], N > 0. Waits, a batch at a time, so that others get their turn."""
+        vectors: list[np.ndarray] = []
+        for start in range(0, len(texts), BATCH_SIZE):
+            asked = [self.text(text) for text in texts[start : start + BATCH_SIZE]]
+            vectors += [future.result() for future in asked]
+        return np.stack(vectors)
+
+    def _ask(self, item: str | np.ndarray) -> Future[np.ndarray]:
         future: Future[np.ndarray] = Future()
-        self._queue.put((pixel_values, future))
+        with self._lock:
+            if self._ended:
+                future.cancel()
+            else:
+                self._queue.put((item, future))
         return future
 
     def __enter__(self) -> ModelWorker:
@@ -61,8 +81,10 @@ class ModelWorker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What was asked before is still answered."""
-        self._queue.put(None)
+        """What was asked before is still answered; what is asked later is cancelled."""
+        with self._lock:
+            self._ended = True
+            self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:

@@ -35,8 +35,8 @@ class Services:
     def __init__(self, task: Task, encoder: Encoder, config: ServeConfig):
         self.task, self.config = task, config
         self.closing = threading.Event()
-        self.live = Live(partial(Library, task.uri, encoder))
         self.model = ModelWorker(encoder)
+        self.live = Live(partial(Library, task.uri, task.model, load=lambda *_, **options: self.model))
         self.media = Media(config)
         self.uploads = Uploads(config, Sampling.of(encoder.processor))
         self.jobs = IndexJobs(config.cache / "jobs.json", self.live.renew)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import clipvip
 from clipvip.errors import SearchIndexError, UsageError, VideoDecodeError
 from clipvip.evaluation import querybank_norm
 from clipvip.search import Filters, Library, Query, Term
+from clipvip.search.bank import write_bank
 from helpers_model import write_model
 from helpers_video import write_video
 
@@ -154,6 +157,56 @@ def test_the_default_bank_is_stored_once(library, encoder, monkeypatch):
     monkeypatch.setattr(encoder, "encode_texts", lambda texts, **options: asked.append(len(texts)) or encode(texts))
     assert Library(library.uri, encoder).search("a dog", false_alarm=0.05) == first
     assert asked == [1]
+
+
+def test_the_default_bank_is_made_once_and_moves_nobody_on(library, films, encoder, monkeypatch):
+    """Catches a bank that each of several first searches encodes, and a search that sees what it did not begin with."""
+    before = library.store.segments.count_rows()
+    Library(library.uri, encoder).add(shutil.copytree(films, films.parent / "others"))
+    asked, encode = [], encoder.encode_texts
+    monkeypatch.setattr(encoder, "encode_texts", lambda texts, **options: asked.append(len(texts)) or encode(texts))
+    library.search("a dog")
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: library.search("a dog", false_alarm=0.05), range(4)))
+    assert [number for number in asked if number > 1] == [len(bank_of(library, encoder)[1])]
+    assert found == [found[0]] * 4
+    assert library.store.segments.count_rows() == before
+    library.refresh()
+    assert library.store.segments.count_rows() == 2 * before
+
+
+def test_a_bank_of_another_model_is_encoded_again(library, films, encoder, tmp_path):
+    """Catches background vectors of one model beside segments of another, stored by whoever still has the old one."""
+    other = clipvip.load(write_model(tmp_path / "other", seed=1), device="cpu")
+    texts = [f"text number {i}" for i in range(30)]
+    library.set_background(texts)
+    library.search("a dog")
+    rebuilt = Library(library.uri, other)
+    rebuilt.rebuild()
+    with pytest.raises(UsageError, match="no rate below"):  # still answers, by its own model
+        library.search("a dog", false_alarm=1e-6)
+    rebuilt.search("a dog", false_alarm=0.5)
+    vectors = np.array(bank_of(rebuilt, other)[1]["vector"].to_pylist(), np.float32)
+    np.testing.assert_allclose(vectors, bank_of(rebuilt, other)[0], atol=1e-5)
+
+    rebuilt.set_background(texts)
+    again = Library(library.uri, encoder)
+    again.rebuild()
+    write_bank(again.store, texts, other)  # as if the other model's were still there
+    rows = again.store.database.open_table("background").to_arrow().replace_schema_metadata(None)
+    again.store.database.create_table("background", rows, mode="overwrite")
+    found = Library(library.uri, encoder).search("a dog", false_alarm=0.5)
+    again.set_background(texts)
+    assert again.search("a dog", false_alarm=0.5) == found
+
+
+def test_searches_leave_one_file_of_background_scores(library):
+    """Catches a folder that grows with every different question."""
+    for number in range(5):
+        terms = (Term(text="a dog", weight=1 + number), Term(text=f"night {number}", weight=-0.5))
+        library.search(Query(terms=terms, false_alarm=0.05, rescore="qbnorm"))
+        library.search(Query(terms=terms[:1], false_alarm=0.05))
+    assert len(list(Path(library.uri, "search-cache").glob("tops-*"))) == 1
 
 
 def test_results_as_a_table(library):

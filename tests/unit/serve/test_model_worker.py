@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -81,3 +82,23 @@ def test_the_cache_is_bounded(encoder):
         for text in ("one", "two", "three", "two", "four"):
             worker.text(text).result(60)
         assert list(worker._cache) == ["two", "four"]
+
+
+def test_many_texts_at_once_let_others_in_between(encoder):
+    """Catches a bank of a thousand texts that every search waits for, and one that hangs when the server ends."""
+    counting = Counting(encoder)
+    texts = [f"text {i}" for i in range(100)]
+    with ModelWorker(counting) as worker, ThreadPoolExecutor(1) as thread:
+        first = worker.text("first")
+        while not worker._queue.empty():
+            pass
+        bank = thread.submit(worker.encode_texts, texts)
+        while worker._queue.qsize() < 64:
+            pass
+        other = worker.text("somebody else's")
+        counting.go.set()
+        np.testing.assert_allclose(bank.result(60), encoder.encode_texts(texts), atol=1e-6)
+        assert (first.result(60).shape, other.result(60).shape) == ((16,), (16,))
+    assert ["somebody else's" in batch for batch in counting.batches].index(True) <= 2
+    assert worker.text("too late").cancelled()
+    assert worker.text("first").done()
