@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from clipvip.search.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile
+from clipvip.search.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile, is_gone
 from clipvip.search.store import Store
 from clipvip.search.tables import VideoRecord
 
@@ -130,7 +130,7 @@ class _Run:
         if any(video.absolute == copy.file.absolute for video in same):
             return "unchanged"
         for video in same:
-            if os.path.isdir(video.root) and not os.path.lexists(video.absolute):
+            if os.path.isdir(video.root) and is_gone(video.absolute):
                 same.remove(video)
                 self.outdated.append(video.video_id)
                 return "moved"

@@ -130,6 +130,17 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
     return found
 
 
+def is_gone(path: Path) -> bool:
+    """Whether there is no such file or link; False for one that merely cannot be looked at, as on a failing disk."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _below(top: str, skipped: list[Skipped]) -> list[Path]:
     """Video files below a folder; what cannot be listed is noted."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from clipvip.errors import UsageError, VideoDecodeError
 from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
-from clipvip.search.scan import Skipped, VideoFile
+from clipvip.search.scan import Skipped, VideoFile, is_gone
 from clipvip.search.store import Store
 from clipvip.search.tables import Settings, VideoRecord, segment_id_of
 from clipvip.search.thumbnails import make_thumbnail
@@ -101,6 +101,7 @@ def prune(store: Store) -> IndexSummary:
     """Take out what is no longer on disk.
 
     Videos of a folder that is itself missing or empty stay (its drive may not be mounted): `skipped` names the folder.
+    So do files that cannot be read and may be there.
     """
     summary = IndexSummary()
     videos = list(store.videos().values())
@@ -111,9 +112,9 @@ def prune(store: Store) -> IndexSummary:
         num = sum(video.root == root for video in videos)
         reason = f"the folder is missing or empty, maybe a drive that is not mounted; its {num} videos stay (--forget)"
         summary.skipped.append(Skipped(Path(root), reason))
-    gone = [video for video in videos if video.root not in absent and not os.path.lexists(video.absolute)]
+    gone = [video for video in videos if video.root not in absent and is_gone(video.absolute)]
     store.replace([], outdated=[video.video_id for video in gone])
-    store.note([], [file for file in failures if file.root not in absent and not os.path.lexists(file.absolute)])
+    store.note([], [file for file in failures if file.root not in absent and is_gone(file.absolute)])
     summary.removed = len(gone)
     if gone:
         store.tidy()
@@ -149,7 +150,7 @@ def verify(store: Store, *, repair: bool = True) -> Verification:
     for segment_id, video_id in zip(ids, table["video_id"].to_pylist(), strict=True):
         of_video[video_id].append(segment_id)
 
-    vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+    vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, store.settings.embedding_size)
     norms = np.linalg.norm(vectors, axis=1)
     for row in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_WITHIN)).tolist():  # also where it is not a number
         broken[table["video_id"][row].as_py()] = "a vector that is not of unit norm"
@@ -176,7 +177,9 @@ def verify(store: Store, *, repair: bool = True) -> Verification:
         if video_id not in broken and is_there(video.root):
             state = _state(video.absolute)
             if state is None:
-                found.problems.append(Problem(f"{video.absolute}: no such file any more (--prune takes it out)"))
+                gone = is_gone(video.absolute)
+                what = "no such file any more (--prune takes it out)" if gone else "cannot be read now; it stays"
+                found.problems.append(Problem(f"{video.absolute}: {what}"))
             elif state != (video.size_bytes, video.mtime_ns):
                 found.problems.append(Problem(f"{video.absolute}: has changed since; index again"))
     left = [video for video_id, video in sorted(videos.items()) if not (repair and video_id in broken)]

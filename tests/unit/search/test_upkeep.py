@@ -101,6 +101,46 @@ def test_a_check_tells_what_is_left_to_the_user(library, tmp_path):
     assert library.verify().problems == []
 
 
+def test_what_cannot_be_read_is_not_gone(library, tmp_path):
+    """Catches vectors thrown away because a disk failed, and a prune that is advised and does nothing."""
+    videos = tmp_path / "videos"
+    (videos / "sub").mkdir()
+    for name in ("0.mp4", "1.mp4"):
+        (videos / name).rename(videos / "sub" / name)
+    library.add()
+    library.prune()
+    away = tmp_path / "away"
+    away.mkdir()
+    for name in ("0.mp4", "1.mp4"):
+        (videos / "sub" / name).rename(away / name)
+    (videos / "sub").rmdir()
+    (videos / "sub").symlink_to("sub")  # whatever is asked for in there, the answer is an error
+    (videos / "2.mp4").unlink()
+    (videos / "2.mp4").symlink_to("nowhere")
+    (away / "0.mp4").rename(videos / "restored.mp4")
+    (videos / "3.mp4").unlink()
+
+    told = {problem.what.removeprefix(f"{videos}/") for problem in library.verify().problems}
+    assert told == {
+        "sub/0.mp4: cannot be read now; it stays",
+        "sub/1.mp4: cannot be read now; it stays",
+        "2.mp4: cannot be read now; it stays",
+        "3.mp4: no such file any more (--prune takes it out)",
+    }
+    summary = library.add(videos / "restored.mp4")
+    assert (summary.copied, summary.moved) == (1, 0)
+    assert library.prune().removed == 1
+    left = {video.path for video in library.store.videos().values()}
+    assert left == {"sub/0.mp4", "sub/1.mp4", "2.mp4", "restored.mp4"}
+
+
+def test_an_empty_index_is_sound(library, tmp_path):
+    """Catches a check that fails where there is nothing to check."""
+    library.forget(tmp_path / "videos")
+    found = library.verify()
+    assert (found.videos, found.segments, found.problems) == (0, 0, [])
+
+
 def test_an_index_of_an_older_clipvip_is_told(library, tmp_path):
     """Catches a traceback for an index that this version cannot read."""
     from clipvip.errors import SearchIndexError
