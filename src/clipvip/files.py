@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -48,6 +48,16 @@ def file_digest(path: Path, method: str = "sha256") -> str:
     """Of all its bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, method).hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """How much is in all files of a folder, as far as they stay for so long."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 @contextmanager

@@ -67,7 +67,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class EncodedVideo:
-    """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG, or None)."""
+    """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG, or None).
+
+    given: the segments are what somebody chose, not the windows of the index.
+    """
 
     file: VideoFile
     content_hash: str
@@ -77,6 +80,7 @@ class EncodedVideo:
     segments: list[tuple[float, float]]
     vectors: np.ndarray
     thumbnails: list[bytes | None]
+    given: bool = False
 
 
 @dataclass(slots=True)

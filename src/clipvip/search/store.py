@@ -21,21 +21,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from clipvip.errors import ClipVipError, SearchIndexError
-from clipvip.files import locked
+from clipvip.files import folder_bytes, locked
 from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
 from clipvip.search.tables import (
     FAILURES,
     FILE_COLUMNS,
     ROOTS,
     SCHEMA_VERSION,
-    SEGMENT_COLUMNS,
     THUMBNAILS,
     Segment,
     Settings,
     VideoRecord,
     among,
     moved,
-    segment_id_of,
+    rows_of,
     segments_schema,
 )
 
@@ -174,7 +173,7 @@ class Store:
         if not (videos or copies or outdated):
             return []
         ids = sorted({*outdated, *(video.file.video_id for video in videos), *(c.file.video_id for c in copies)})
-        new_rows, new_thumbnails = self._rows_of(videos)
+        new_rows, new_thumbnails = rows_of(videos, self.settings.embedding_size)
 
         def write() -> list[KnownContent]:
             rows, thumbnails = [new_rows], [new_thumbnails]
@@ -261,7 +260,7 @@ class Store:
     def num_bytes(self) -> int:
         """Of the whole index: of a folder on disk, or of the newest version of its tables."""
         if not _remote(self.uri):
-            return sum(path.stat().st_size for path in Path(self.uri).rglob("*") if path.is_file())
+            return folder_bytes(Path(self.uri))
         return sum(table.stats()["total_bytes"] for table in self._tables)
 
     @property
@@ -299,27 +298,6 @@ class Store:
                 if "conflict" not in str(error.__cause__).lower() or attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
-
-    def _rows_of(self, videos: Sequence[EncodedVideo]) -> tuple[Any, Any]:
-        """Tables of their segments and of their thumbnails."""
-        rows, thumbnails = [], []
-        for video in videos:
-            file = video.file
-            whole = {
-                "video_id": file.video_id, "root": file.root, "path": file.path, "content_hash": video.content_hash,
-                "size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns, "duration_s": video.duration_s,
-                "width": video.width, "height": video.height,
-            }  # fmt: skip
-            for (start_s, end_s), jpeg in zip(video.segments, video.thumbnails, strict=True):
-                segment_id = segment_id_of(file.video_id, start_s, end_s)
-                rows.append(whole | {"segment_id": segment_id, "start_s": start_s, "end_s": end_s})
-                if jpeg is not None:
-                    thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
-        size = self.settings.embedding_size
-        vectors = np.concatenate([np.empty((0, size), np.float32), *(video.vectors for video in videos)])
-        table = pa.Table.from_pylist(rows, schema=pa.schema(SEGMENT_COLUMNS))
-        table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
-        return table, pa.Table.from_pylist(thumbnails, schema=THUMBNAILS)
 
 
 def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:

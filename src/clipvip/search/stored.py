@@ -53,5 +53,5 @@ class StoredVideos:
             segments, rows = list(row_of), np.array(list(row_of.values()))
             yield EncodedVideo(
                 file, digest, info.duration_s, info.width, info.height, segments, self._vectors[rows],
-                [None] * len(segments),
+                [None] * len(segments), given=True,
             )  # fmt: skip

@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipvip.errors import SearchIndexError
-from clipvip.search.scan import VideoFile
+from clipvip.search.scan import EncodedVideo, VideoFile
 from clipvip.video import Scales
 
 try:
@@ -113,9 +115,30 @@ def moved(table: Any, file: VideoFile) -> Any:
     return table
 
 
-def segment_id_of(video_id: str, start_s: float, end_s: float) -> str:
-    """Ids sort by video, then time."""
-    return f"{video_id}-{round(start_s * 1000):09d}-{round(end_s * 1000):09d}"
+def segment_id_of(video_id: str, start_s: float, end_s: float, *, given: bool = False) -> str:
+    """Ids sort by video, then time. given: not one of the index's own windows, though it may have the times of one."""
+    return f"{video_id}-{round(start_s * 1000):09d}-{round(end_s * 1000):09d}{'-given' if given else ''}"
+
+
+def rows_of(videos: Sequence[EncodedVideo], size: int) -> tuple[Any, Any]:
+    """Tables of their segments and of their thumbnails. size: E."""
+    rows, thumbnails = [], []
+    for video in videos:
+        file = video.file
+        whole = {
+            "video_id": file.video_id, "root": file.root, "path": file.path, "content_hash": video.content_hash,
+            "size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns, "duration_s": video.duration_s,
+            "width": video.width, "height": video.height,
+        }  # fmt: skip
+        for (start_s, end_s), jpeg in zip(video.segments, video.thumbnails, strict=True):
+            segment_id = segment_id_of(file.video_id, start_s, end_s, given=video.given)
+            rows.append(whole | {"segment_id": segment_id, "start_s": start_s, "end_s": end_s})
+            if jpeg is not None:
+                thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
+    vectors = np.concatenate([np.empty((0, size), np.float32), *(video.vectors for video in videos)])
+    table = pa.Table.from_pylist(rows, schema=pa.schema(SEGMENT_COLUMNS))
+    table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
+    return table, pa.Table.from_pylist(thumbnails, schema=THUMBNAILS)
 
 
 def among(column: str, values: Sequence[str]) -> str:

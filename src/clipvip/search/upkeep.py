@@ -164,6 +164,7 @@ def verify(store: Store, *, repair: bool = True) -> Verification:
         elif paths.setdefault(video.absolute, video_id) != video_id:
             broken[video_id] = "the same file under another folder"
         elif not store.settings.shots:
+            # segments of an embedding set have other ids
             expected = {segment_id_of(video_id, *span) for span in store.settings.scales.cut(video.duration_s)}
             if set(segments) < expected:
                 broken[video_id] = f"{len(segments)} of {len(expected)} segments"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,9 @@ import pyarrow as pa
 import pytest
 
 import clipvip
+from clipvip.data.manifest import write_manifest
+from clipvip.embedding_sets import encode_manifest, open_embeddings
+from clipvip.records import Clip
 from clipvip.search import Library
 from clipvip.search.tables import THUMBNAILS
 from helpers_index import assert_same
@@ -132,6 +138,52 @@ def test_what_cannot_be_read_is_not_gone(library, tmp_path):
     assert library.prune().removed == 1
     left = {video.path for video in library.store.videos().values()}
     assert left == {"sub/0.mp4", "sub/1.mp4", "2.mp4", "restored.mp4"}
+
+
+def test_a_check_leaves_the_clips_of_an_embedding_set(library, model, tmp_path):
+    """Catches vectors taken out because their clips happen to be some of the windows, and not all of them."""
+    path, moved = tmp_path / "videos" / "0.mp4", tmp_path / "videos" / "moved.mp4"
+    spans = [(0.0, 2.0), (2.0, 4.0)]  # two of the three windows of 2 s every second
+    clips = [Clip(clip_id=str(start), video=path, start_s=start, end_s=end) for start, end in spans]
+    write_manifest(tmp_path / "clips.jsonl", clips)
+    encode_manifest(tmp_path / "clips.jsonl", tmp_path / "set", model=str(model.source), device="cpu")
+    other = Library(tmp_path / "other", model, windows_s=2.0)
+    other.add_embeddings(open_embeddings(tmp_path / "set"))
+    for _ in range(2):
+        path.rename(moved)
+        other.add(moved)
+        other.prune()
+        path, moved = moved, path
+        assert all("thumbnail" in problem.what for problem in other.verify().problems)  # the first time
+        assert other.verify().problems == []
+        found = {(row["path"], row["start_s"], row["end_s"]) for row in other.store.segments.to_arrow().to_pylist()}
+        assert found == {(path.name, *span) for span in spans}
+    other.add(tmp_path / "videos")
+    assert other.verify().problems == []
+    path.write_bytes((tmp_path / "videos" / "1.mp4").read_bytes())  # changed: now it has windows as all do
+    other.add(tmp_path / "videos")
+    assert other.verify().problems == []
+    assert other.status().segments == 12
+
+
+def test_the_size_of_an_index_that_is_written_to(library, tmp_path):
+    """Catches a status that fails because a file went between two looks at it."""
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            folder = tmp_path / "index" / "busy"
+            folder.mkdir()
+            for number in range(50):
+                (folder / str(number)).touch()
+            shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(1) as thread:
+        writing = thread.submit(write)
+        for _ in range(200):
+            assert library.store.num_bytes() > 0
+        ended.set()
+        writing.result()
 
 
 def test_an_empty_index_is_sound(library, tmp_path):
