@@ -1,7 +1,7 @@
 """Index jobs: what `clipvip index` does, in a process of its own, so that searches stay quick and a kill costs little.
 
-One job runs at a time. A job that was under way when the server was killed is "interrupted": asked for again, it goes
-on from what was committed.
+One job runs at a time. A job that was under way when the server ended, or was killed, is "interrupted": asked for
+again, it goes on from what was committed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -71,7 +72,7 @@ class Job:
 
 
 class IndexJobs:
-    """Starts, watches and cancels jobs. A context manager: leaving it cancels the one that runs.
+    """Starts, watches and cancels jobs. A context manager: leaving it interrupts the one that runs.
 
     notes: a file with the jobs there were. on_change: called from another thread when a job has ended.
     """
@@ -80,6 +81,7 @@ class IndexJobs:
         self._notes, self._on_change = notes, on_change
         self._jobs: dict[str, Job] = {}
         self._process: Any = None
+        self._stopped: dict[str, Any] = {}  # what became of the job, if it was made to end
         self._watcher: threading.Thread | None = None
         self._lock = threading.Lock()
         for job in _read(notes):
@@ -116,6 +118,7 @@ class IndexJobs:
             self._process.start()
             theirs.close()
             self._jobs[job.job_id] = job
+            self._stopped = {}
             self._watcher = threading.Thread(target=self._watch, args=(job.job_id, ours, self._process), daemon=True)
             self._save()
         self._watcher.start()
@@ -123,14 +126,7 @@ class IndexJobs:
 
     def cancel(self, job_id: str) -> Job:
         """End a job; what it committed stays. Returns once it has ended; one that has ended already stays as it is."""
-        if self.find(job_id).state == "running":
-            process, watcher = self._process, self._watcher
-            process.terminate()
-            process.join(GOING_S)
-            process.kill()
-            if watcher is not None:
-                watcher.join()
-        return self.find(job_id)
+        return self._stop(job_id, {"state": "cancelled", "message": CANCELLED})
 
     def __enter__(self) -> IndexJobs:
         return self
@@ -138,7 +134,20 @@ class IndexJobs:
     def __exit__(self, *_: object) -> None:
         """The next start shows what was under way as interrupted."""
         if (job := self.running) is not None:
-            self.cancel(job.job_id)
+            self._stop(job.job_id, {"state": "interrupted", "message": INTERRUPTED})
+
+    def _stop(self, job_id: str, outcome: dict[str, Any]) -> Job:
+        """The job, ended: as `outcome` tells, or else as it ended by itself meanwhile."""
+        with self._lock:
+            process, watcher = self._process, self._watcher
+            if self.find(job_id).state != "running" or watcher is None:
+                return self.find(job_id)
+            self._stopped = outcome
+        process.terminate()
+        process.join(GOING_S)
+        process.kill()
+        watcher.join()
+        return self.find(job_id)
 
     def _watch(self, job_id: str, pipe: Connection, process: Any) -> None:
         """Take in what the process tells, until it ends."""
@@ -154,13 +163,14 @@ class IndexJobs:
                         self._jobs[job_id], **told, seconds=round(time.monotonic() - started, 1)
                     )
         process.join()
-        if not ended:
-            state = "cancelled" if process.exitcode == -signal.SIGTERM else "failed"
-            ended = {"state": state, "message": f"the process ended with {process.exitcode}; its log says why"}
-        self._on_change()  # before it counts as done: then what it found can be searched
-        with self._lock:
-            self._jobs[job_id] = replace(self._jobs[job_id], **ended, seconds=round(time.monotonic() - started, 1))
-            self._save()
+        message = f"the process ended with {process.exitcode}; its log says why"
+        ended = ended or self._stopped or {"state": "failed", "message": message}
+        try:
+            self._on_change()  # before it counts as done: then what it found can be searched
+        finally:
+            with self._lock:
+                self._jobs[job_id] = replace(self._jobs[job_id], **ended, seconds=round(time.monotonic() - started, 1))
+                self._save()
 
     def _save(self) -> None:
         for job_id in list(self._jobs)[:-KEPT]:
@@ -172,6 +182,7 @@ class IndexJobs:
             logger.warning("%s: cannot be written (%s); jobs will be forgotten", self._notes, error)
 
 
+CANCELLED = "cancelled; what was committed stays"
 INTERRUPTED = "the server ended before it did; start it again, it goes on from what was committed"
 
 
@@ -194,7 +205,7 @@ def _work(pipe: Connection, task: Task) -> None:
     try:
         pipe.send({"state": "done", **_do(pipe, task)})
     except Interrupted:
-        pipe.send({"state": "cancelled", "message": "cancelled; what was committed stays"})
+        sys.exit(128 + signal.SIGTERM)  # whoever sent it knows why
     except ClipVipError as error:
         pipe.send({"state": "failed", "message": str(error)})
     except Exception as error:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from anyio.to_thread import run_sync
 
-from clipvip.errors import ClipVipError, SearchIndexError
+from clipvip.errors import SearchIndexError
 from clipvip.search import Library, Query, Term
+from clipvip.search.bank import bank_table
 from clipvip.search.snapshot import version_key
 from clipvip.search.store import VideoRecord
 from clipvip.search.upkeep import Status
@@ -75,7 +76,7 @@ class Live:
                 if _version(library) != self.current.version:
                     self.current = _read(library)
                 self._complaint = ""
-            except (ClipVipError, OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the watch or a job's last step
                 if str(error) != self._complaint:  # once, not every two seconds
                     self._complaint = str(error)
                     logger.warning("the index cannot be read anew (%s); its last version still answers", error)
@@ -96,5 +97,6 @@ def _read(library: Library) -> Snapshot:
 
 
 def _version(library: Library) -> tuple[str, ...]:
-    store = library.store
-    return tuple(version_key(table) for table in (store.segments, store.thumbnails, store.failures, store.roots))
+    store, bank = library.store, bank_table(library.store)
+    tables = [store.segments, store.thumbnails, store.failures, store.roots, *([] if bank is None else [bank])]
+    return tuple(version_key(table) for table in tables)

@@ -1,0 +1,63 @@
+"""The version of the index that the server stands on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+import clipvip
+from clipvip.search import Library
+from clipvip.serve.live import Live
+from helpers_model import write_model
+from helpers_video import write_video
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return clipvip.load(write_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+@pytest.fixture
+def library(encoder, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for number in range(4):
+        write_video(tmp_path / "videos" / f"{number}.mp4", 12, grain=number + 1)
+    library = Library(tmp_path / "index", encoder)
+    library.add(tmp_path / "videos")
+    return library
+
+
+def test_other_background_queries_are_seen(library, encoder):
+    """Catches `clipvip index --background` on a served index without effect until something else is committed."""
+    live = Live(partial(Library, library.uri, encoder))
+    for texts in ([f"a red {i}" for i in range(20)], [f"{i} blue squares at night" for i in range(40)]):
+        library.set_background(texts)
+        live.renew()
+        p = live.current.library.search("a red circle", false_alarm=0.5).p_value
+        assert p == Library(library.uri, encoder).search("a red circle", false_alarm=0.5).p_value
+        assert p * (1 + len(texts)) == pytest.approx(round(p * (1 + len(texts))))
+    before = live.current
+    live.renew()
+    assert live.current is before
+
+
+def test_an_error_nobody_thought_of_does_not_end_the_watch(library, encoder, tmp_path, caplog):
+    """Catches a server that shows an old index for ever, because one look at it failed in a new way."""
+    errors = iter([None, KeyError("new"), KeyError("new"), None])
+
+    def opened() -> Library:
+        if (error := next(errors)) is not None:
+            raise error
+        return Library(library.uri, encoder)
+
+    live = Live(opened)
+    write_video(tmp_path / "videos" / "later.mp4", 20)
+    library.add(tmp_path / "videos")
+    before = live.current
+    for _ in range(2):
+        live.renew()
+        assert live.current is before
+    assert len([record for record in caplog.records if "cannot be read anew" in record.getMessage()]) == 1
+    live.renew()
+    assert len(live.current.videos) == 5
