@@ -6,7 +6,7 @@ from datetime import date, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_TEXT = 2000
 MAX_TERMS = 16
@@ -14,10 +14,18 @@ MAX_K, MAX_OFFSET = 200, 10_000
 EARLIEST, LATEST = 1970, 2200
 EVERYWHERE = (401, 403, 421, 422, 429)
 
+
+def _only_day(value: Any) -> Any:
+    """Midnight somewhere would pass for a day, and lose its offset."""
+    if isinstance(value, datetime) or (isinstance(value, str) and len(value) > len("2024-06-01")):
+        raise ValueError("a day is written 2024-06-01")
+    return value
+
+
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Id = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"\S", description="In words.")]
-Moment = date | AwareDatetime
+Moment = Annotated[date, BeforeValidator(_only_day)] | AwareDatetime
 Folder = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 
 
@@ -250,7 +258,7 @@ class SegmentOut(BaseModel):
 
 
 class VideoOut(BaseModel):
-    """A video and its segments. playable: browsers play it as it is; None: it cannot be opened."""
+    """A video and its segments. there: whether the file is where it was."""
 
     video_id: str
     root: str
