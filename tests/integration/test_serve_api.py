@@ -13,6 +13,8 @@ from PIL import Image
 
 import clipvip
 from clipvip.search import Library
+from clipvip.serve.media import served_file
+from clipvip.serve.problems import Problem
 from clipvip.video import probe, read_frames
 from helpers_model import write_model
 from helpers_serve import HOSTILE, first, served, write_library
@@ -172,6 +174,24 @@ def test_streams_that_browsers_do_not_play(client, place, name):
     assert [path for path, _ in made] == sorted((place / "cache" / "copies").iterdir())
     raw = client.get(url, params={"transcode": "never"})
     assert raw.content == (place / "videos" / name).read_bytes()
+
+
+def test_copies_that_cannot_be_made_are_told(place, tmp_path):
+    """Catches a bare failure of the server for a full disk, or for a film that went while its copy was waited for."""
+    film = tmp_path / "old.avi"
+    shutil.copy(place / "videos" / "old.avi", film)
+    file = served_file(str(tmp_path), "old.avi")
+    film.unlink()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "copies").touch()  # no folder: nothing can be written there, whoever the user is
+    with served(place, cache=tmp_path / "cache") as client:
+        answer = client.get(f"/api/videos/{first(client, path='old.avi')['video_id']}/stream")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "no_copy")
+        assert "--cache" in answer.json()["error"]["message"]
+        assert str(tmp_path) not in answer.text
+        with pytest.raises(Problem) as gone:
+            client.portal.call(client.app.state.services.media.copy_of, file)
+        assert (gone.value.status, gone.value.code) == (404, "gone")
 
 
 def test_uploads(client, place, library):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,12 +16,14 @@ from anyio.to_thread import run_sync
 from clipvip.errors import VideoDecodeError
 from clipvip.jobs.decoding import DecodePool
 from clipvip.jobs.worker import usable_cpus
+from clipvip.search.scan import is_gone
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.pictures import film_strip, still
 from clipvip.serve.play_cache import PlayCache
 from clipvip.serve.problems import Problem, busy
 from clipvip.serve.transcoding import browser_type, transcode
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 STRIP_BYTES = 64 << 20
 NUM_TYPES = 100_000
@@ -76,7 +80,8 @@ class Media:
 
     async def copy_of(self, file: ServedFile) -> Path:
         """A copy that browsers play, made now if there is none."""
-        copy = await run_sync(self._copies.find, file.path)
+        with _told(file):
+            copy = await run_sync(self._copies.find, file.path)
         if copy is None:
             work = lambda: self._copies.find_or_make(file.path, self._make_copy)  # noqa: E731
             copy = await self._run(self._slow_threads, file, work)
@@ -102,13 +107,11 @@ class Media:
         self.close()
 
     async def _run(self, threads: anyio.CapacityLimiter, file: ServedFile, work: Callable[[], T]) -> T:
-        """`work()` when its turn has come. Raises: Problem if too many wait, or the file is damaged."""
+        """`work()` when its turn has come. Raises: Problem if too many wait, and as `_told`."""
         if threads.statistics().tasks_waiting >= self._config.max_waiting:
             raise busy("too many requests wait for decoding; try again")
-        try:
+        with _told(file):
             return await run_sync(work, limiter=threads)
-        except VideoDecodeError as error:
-            raise Problem(422, "undecodable", str(error).replace(str(file.path), file.path.name)) from None
 
     async def _picture(
         self, draw: Callable[[str, tuple[float, float]], bytes], file: ServedFile, time_range: tuple[float, float]
@@ -122,7 +125,10 @@ class Media:
         return known
 
     def _make_copy(self, source: Path, target: Path) -> None:
-        self._slow.call(transcode, source, str(target), self._config.cache_bytes, on_beat=_alive)
+        def grown(count: int = 1) -> None:
+            self._copies.make_room(target)
+
+        self._slow.call(transcode, source, str(target), self._config.cache_bytes, on_beat=grown)
 
 
 class _Pictures:
@@ -142,5 +148,17 @@ class _Pictures:
             self._held -= len(self._files.popitem(last=False)[1])
 
 
-def _alive(count: int = 1) -> None:
-    """A sign of life: it has already held off the time limit."""
+@contextmanager
+def _told(file: ServedFile) -> Iterator[None]:
+    """Raises: Problem for what goes wrong with a file: it is gone, or damaged, or its copy cannot be kept."""
+    try:
+        yield
+    except (VideoDecodeError, OSError) as error:
+        if is_gone(file.path):
+            raise Problem(404, "gone", f"{file.path.name}: no longer there; index its folder again") from None
+        if isinstance(error, VideoDecodeError):
+            raise Problem(422, "undecodable", str(error).replace(str(file.path), file.path.name)) from None
+        logger.warning("%s: no copy for browsers could be made", file.path, exc_info=error)
+        reason = (error.strerror or "it cannot be written").lower()
+        message = f"{file.path.name}: no room for a copy that browsers play ({reason}); serve with another --cache"
+        raise Problem(507, "no_copy", message) from None

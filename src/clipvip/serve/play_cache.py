@@ -47,7 +47,7 @@ class PlayCache:
             copy = self._copy(source)
             with replacing(copy) as target:
                 make(source, target)
-            self._make_room(copy)
+            self.make_room(copy)
             return copy
 
     def _copy(self, source: Path) -> Path:
@@ -55,18 +55,22 @@ class PlayCache:
         key = f"{RECIPE}\0{source}\0{status.st_size}\0{status.st_mtime_ns}"
         return self.folder / f"{sha256(os.fsencode(key)).hexdigest()[:32]}.mp4"
 
-    def _make_room(self, newest: Path) -> None:
-        """Delete what is too much, `newest` never; also what a killed server left half-made."""
-        others = []
+    def make_room(self, newest: Path) -> None:
+        """Delete what is too much beside `newest`, never that itself; also what a killed server left half-made.
+
+        Whoever makes a copy calls it as that grows.
+        """
+        others, room = [], self.max_bytes
         for path in self.folder.iterdir():
             with suppress(OSError):
                 status = path.stat()
-                if path.suffix == ".partial":
+                if path == newest:
+                    room -= status.st_size
+                elif path.suffix == ".partial":
                     if time.time() - status.st_mtime > ABANDONED_S:
                         path.unlink()
-                elif path != newest:
+                else:
                     others.append((status.st_mtime_ns, status.st_size, path))
-        room = self.max_bytes - newest.stat().st_size
         for _, size, path in sorted(others, reverse=True):
             room -= size
             if room < 0:

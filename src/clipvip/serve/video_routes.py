@@ -67,7 +67,9 @@ def video_routes(services: Services) -> APIRouter:
         )
 
     @routes.head("/videos/{video_id}/stream", include_in_schema=False)
-    @routes.get("/videos/{video_id}/stream", response_class=FileResponse, responses={**errors_beside(404, 503), **FILM})
+    @routes.get(
+        "/videos/{video_id}/stream", response_class=FileResponse, responses={**errors_beside(404, 503, 507), **FILM}
+    )
     async def stream(video_id: str, transcode: Literal["auto", "never"] = "auto") -> Response:
         """The film, in ranges if asked for. What browsers cannot play comes as a copy that they can, made at the first
         request and kept; with `transcode=never` the file comes as it is.

@@ -78,5 +78,15 @@ def test_the_copies_stay_within_their_limit(tmp_path):
     cache.find_or_make(films[3], write(300))
     assert [cache.find(film) is not None for film in films] == [True, False, True, True]
     assert not left.exists()
+    made: list[int] = []
+
+    def grow(source: Path, target: Path) -> None:
+        for size in (400, 800):
+            target.write_bytes(b"x" * size)
+            cache.make_room(target)
+            made.append(sum(path.stat().st_size for path in (tmp_path / "copies").iterdir()))
+
+    cache.find_or_make(source(tmp_path, "growing"), grow)
+    assert made == [1000, 800]  # the limit holds while a copy is made, too
     large = cache.find_or_make(source(tmp_path, "large"), write(5000))
     assert [path for path in (tmp_path / "copies").iterdir() if path.suffix == ".mp4"] == [large]
