@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from PIL import Image
 
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.pictures import MAX_PIXELS
+from clipvip.serve.uploads import MAX_UPLOADS
 from helpers_serve import first, served, write_library
 from helpers_video import write_video
 
@@ -308,6 +313,9 @@ def test_errors_name_no_folder(client, place, monkeypatch):
     answer = client.get("/api/search?q=a")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
     assert "secret" not in answer.text
+    harmless = client.get("/api/status").headers
+    for name in ("content-security-policy", "x-content-type-options", "cross-origin-opener-policy", "cache-control"):
+        assert answer.headers[name] == harmless[name]  # a failure is no way past the guard
 
 
 def test_too_much_at_once_is_refused(place):
@@ -317,6 +325,53 @@ def test_too_much_at_once_is_refused(place):
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0
     assert ServeConfig().max_waiting > 0
+
+
+def test_the_queue_of_the_model_has_an_end(client, monkeypatch):
+    """Catches searches and uploads without number that wait for a model which is busy."""
+    services = client.app.state.services
+    monkeypatch.setattr(services, "config", replace(services.config, max_waiting=2))
+    encode, busy, go = services.model.encoder.encode_texts, threading.Event(), threading.Event()
+
+    def slowly(texts):
+        busy.set()
+        assert go.wait(60)
+        return encode(texts)
+
+    monkeypatch.setattr(services.model.encoder, "encode_texts", slowly)
+
+    def ask(text: str) -> int:
+        return client.get("/api/search", params={"q": text}).status_code
+
+    with ThreadPoolExecutor(3) as threads:
+        answers = [threads.submit(ask, "under way")]
+        assert busy.wait(60)
+        answers += [threads.submit(ask, f"waiting {number}") for number in range(2)]
+        while services.model.num_waiting < 2:
+            pass
+        assert ask("too much") == 503
+        assert upload(client, png_bomb(8)).status_code == 503
+        go.set()
+        assert [answer.result() for answer in answers] == [200, 200, 200]
+    assert ask("again") == 200
+
+
+def test_uploads_are_refused_before_they_are_read(client):
+    """Catches a disk that fills with uploads which nobody has time for."""
+    uploads, read = client.app.state.services.uploads, []
+
+    def body():
+        read.append("the first bytes")
+        yield b"--x\r\n"
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    with ExitStack() as places:
+        for _ in range(MAX_UPLOADS):
+            places.enter_context(uploads.place())
+        answer = client.post("/api/uploads", content=body(), headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"], read) == (503, "busy", [])
+    assert client.post("/api/uploads", content=body(), headers=headers).status_code == 422
+    assert upload(client, png_bomb(8)).status_code == 200
 
 
 def test_new_roots_only_when_allowed(tmp_path, place):

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from clipvip import __version__
 from clipvip.encode import Encoder
 from clipvip.serve.config import ServeConfig
-from clipvip.serve.guard import Guard
+from clipvip.serve.guard import HEADERS, Guard
 from clipvip.serve.index_routes import index_routes
 from clipvip.serve.indexing import Task
 from clipvip.serve.problems import handle_problems
@@ -48,7 +48,7 @@ def create_app(task: Task, encoder: Encoder, config: ServeConfig) -> FastAPI:
         max_body_size=BODY_BYTES,
     )
     app.state.services = services
-    handle_problems(app)
+    handle_problems(app, HEADERS | {"cache-control": "no-store"})
     app.add_middleware(Guard, config=config)
     app.include_router(index_routes(services))
     app.include_router(search_routes(services, config.upload_bytes))

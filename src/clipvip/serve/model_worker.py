@@ -43,6 +43,11 @@ class ModelWorker:
         """The model's."""
         return self.encoder.fingerprint
 
+    @property
+    def num_waiting(self) -> int:
+        """Texts and pixels that nobody has begun with."""
+        return self._queue.qsize()
+
     def text(self, text: str) -> Future[np.ndarray]:
         """The vector of a text, sooner or later."""
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -39,8 +40,11 @@ def answer(status: int, code: str, message: str, headers: dict[str, str] | None 
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
 
-def handle_problems(app: FastAPI) -> None:
-    """Every error of `app` becomes an envelope."""
+def handle_problems(app: FastAPI, headers: Mapping[str, str]) -> None:
+    """Every error of `app` becomes an envelope.
+
+    headers: of the answer after a failure of the server itself, which no middleware sees.
+    """
 
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:
@@ -64,7 +68,7 @@ def handle_problems(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(500, "internal", "the server failed on this request; its log says why")
+        return answer(500, "internal", "the server failed on this request; its log says why", dict(headers))
 
 
 def _told(fault: dict[str, Any]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, UploadFile
+from fastapi import APIRouter, Query, Request, Response, UploadFile
+from fastapi.routing import APIRoute
 
 from clipvip.serve.schemas import (
     MAX_OFFSET,
@@ -100,7 +102,22 @@ def search_routes(services: Services, upload_bytes: int) -> APIRouter:
         """The same for any number of terms."""
         return await timeline(video_id, body.terms)
 
-    @routes.post(
+    class UploadRoute(APIRoute):
+        """Dependencies come too late: FastAPI reads the body before."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def in_place(request: Request) -> Response:
+                services.admit()
+                with services.uploads.place():
+                    return await handle(request)
+
+            return in_place
+
+    uploads = APIRouter(route_class=UploadRoute)
+
+    @uploads.post(
         "/uploads",
         responses=errors(400, 413, 503),
         max_body_size=upload_bytes + FORM_BYTES,
@@ -113,4 +130,5 @@ def search_routes(services: Services, upload_bytes: int) -> APIRouter:
         upload_id = services.uploads.keep(kind, vector)
         return UploadOut(upload_id=upload_id, kind=kind, expires_in_s=services.config.upload_keep_s)
 
+    routes.include_router(uploads)
     return routes

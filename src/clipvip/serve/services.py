@@ -65,7 +65,11 @@ class Services:
         return await self.in_turn(partial(snapshot.library.search, query)), snapshot, query
 
     async def query(self, bodies: list[TermBody], snapshot: Snapshot) -> Query:
-        """Terms with their vectors; those of texts come from the model together with other people's."""
+        """Terms with their vectors; those of texts come from the model together with other people's.
+
+        Raises: Problem.
+        """
+        self.admit()
         asked = {body.text: asyncio.wrap_future(self.model.text(body.text)) for body in bodies if body.text is not None}
         terms = []
         for body in bodies:
@@ -82,6 +86,11 @@ class Services:
                 )
             terms.append(term)
         return Query(terms=tuple(terms))
+
+    def admit(self) -> None:
+        """Raises: Problem if too much waits for the model already."""
+        if self.model.num_waiting >= self.config.max_waiting:
+            raise busy("too many searches at once; try again")
 
     async def in_turn(self, work: Callable[[], T]) -> T:
         """`work()` in one of a few threads. Raises: Problem if too many wait for one already."""

@@ -7,7 +7,8 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO, Literal
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 MEMORY_BYTES = 3 << 30
 """Address space of the process that decodes uploads, torch included."""
 TIME_S = 30.0
-MAX_WAITING = 16
+MAX_UPLOADS = 16
+"""At once, from the first byte to the vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,25 @@ class Uploads:
         self._config, self._sampling, self._clock = config, sampling, clock
         self._worker = Worker(memory_bytes=MEMORY_BYTES)
         self._turn = anyio.CapacityLimiter(1)
+        self._under_way = 0
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one upload, to be taken before its body is read. Raises: Problem if there is none."""
+        if self._under_way >= MAX_UPLOADS:
+            raise busy("too many uploads at once; try again")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     async def decode(self, file: BinaryIO) -> tuple[Literal["image", "video"], np.ndarray]:
         """What kind of media it is, and its pixels float32 [T, 3, S, S].
 
-        Raises: Problem if it is none, damaged, or takes too much time or memory; or if too many wait.
+        Raises: Problem if it is none, damaged, or takes too much time or memory.
         """
-        if self._turn.statistics().tasks_waiting >= MAX_WAITING:
-            raise busy("too many uploads wait for decoding; try again")
         return await run_sync(self._decode, file, limiter=self._turn)
 
     def keep(self, kind: Literal["image", "video"], vector: np.ndarray) -> str:
