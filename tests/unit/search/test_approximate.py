@@ -29,13 +29,13 @@ def rows_of(vectors, first=0):
     return (
         pa.Table.from_pylist(rows)
         .select(COLUMNS)
-        .append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), SIZE))
+        .append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]))
     )
 
 
-@pytest.fixture
-def vectors():
-    vectors = np.random.default_rng(0).standard_normal((3000, SIZE)).astype(np.float32)
+@pytest.fixture(params=[SIZE, 12])
+def vectors(request):
+    vectors = np.random.default_rng(0).standard_normal((3000, request.param)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -43,6 +43,7 @@ def test_the_index_finds_nearly_what_a_product_finds(tmp_path, vectors, monkeypa
     """Catches an index of another distance, filters that come after the search, and late rows that are not found."""
     monkeypatch.setattr("clipvip.search.approximate.EXACT_ROWS", 2000)
     monkeypatch.setattr("clipvip.search.approximate.SCANNED_ROWS", 100)
+    size = vectors.shape[1]
     table = lancedb.connect(tmp_path).create_table("segments", rows_of(vectors[:2800]))
     assert keep_ann(table)
     names = {index.name for index in table.list_indices()}
@@ -51,13 +52,13 @@ def test_the_index_finds_nearly_what_a_product_finds(tmp_path, vectors, monkeypa
     assert "vector_idx" in names
     table.add(rows_of(vectors[2800:], first=2800))
 
-    exact = ExactSegments(*open_snapshot(table, SIZE, tmp_path / "cache"))
+    exact = ExactSegments(*open_snapshot(table, size, tmp_path / "cache"))
     rng = np.random.default_rng(1)
     for filters in (Filters(), Filters(path="1/**"), Filters(path="*7.mp4"), Filters(path="2/17*.mp4")):
         wanted = conditions(filters)
         found, surely = 0, 0
         for _ in range(20):
-            query = rng.standard_normal(SIZE).astype(np.float32)
+            query = rng.standard_normal(size).astype(np.float32)
             query /= np.linalg.norm(query)
             ids = exact.scan(query, wanted).top(10).rows["segment_id"].to_pylist()
             for segments in (IndexedSegments(table), IndexedSegments(table, exact=True)):
