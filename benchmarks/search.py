@@ -28,7 +28,8 @@ from measure import describe, in_own_process, resident_mib, table
 from clipvip.search import Filters, Query, Term
 from clipvip.search.approximate import EXACT_ROWS, keep_ann
 from clipvip.search.searching import Searcher
-from clipvip.search.store import Settings, Store, segment_id_of
+from clipvip.search.store import Store
+from clipvip.search.tables import Settings, segment_id_of
 
 SIZE = 512
 BLOCK = 100_000
