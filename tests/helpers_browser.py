@@ -7,14 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, expect, sync_playwright
 
 from helpers_colors import RGB
 
@@ -151,6 +151,19 @@ def ask(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".card:not(.waiting)").first).to_be_visible()
     expect(page.locator("#grid")).not_to_have_attribute("aria-busy", "true")
+
+
+def hold(page: Page, address: str) -> Callable[[], None]:
+    """The next request for this address pattern waits, until what is returned here is called."""
+    waiting: list[Route] = []
+    page.route(address, lambda route: waiting.append(route), times=1)
+
+    def release() -> None:
+        while not waiting:
+            page.wait_for_timeout(10)  # lets its events in
+        waiting.pop().continue_()
+
+    return release
 
 
 def names(page: Page) -> list[str]:

@@ -85,6 +85,8 @@ async function ask() {
   search = new AbortController();
   const { signal } = search;
   const question = questionOf(state);
+  answered = nextOffset = null; // what still stands on the page is of another question, and so is more of it
+  byId("more").hidden = true;
   results.wait(PAGE_SIZE / 2);
   try {
     const answer = await api.search(body(0), signal);
