@@ -71,6 +71,7 @@ async function openMoment() {
     const segment = video.segments.find(({ segment_id }) => segment_id === wanted);
     if (segment) return player.open({ ...video, ...segment });
   } catch (error) {
+    if (state.open !== wanted) return;
     if (error.isGone) return tellError(error, openMoment);
     why = error.message;
   }

@@ -6,7 +6,7 @@ import { bytes, count, counted, duration } from "./format.js";
 
 const view = byId("library-view");
 const MANY_FAILURES = 200;
-let streams = [];
+let visit = new AbortController(); // ends when the view is left, or asks for everything anew
 let tellGone = () => {};
 
 /** given: tellGone(error, view, retry), words in place of the view. */
@@ -15,21 +15,22 @@ export function setUp(given) {
 }
 
 export function hide() {
-  for (const stream of streams) stream.close();
-  streams = [];
+  visit.abort();
+  visit = new AbortController();
 }
 
 /** Ask the server for everything and show it. */
 export async function show() {
   hide();
+  const { signal } = visit;
   view.setAttribute("aria-busy", "true");
   try {
     const [status, { libraries }, { jobs }] = await Promise.all([api.status(), api.libraries(), api.jobs()]);
-    draw({ status, libraries, jobs });
+    if (!signal.aborted) draw({ status, libraries, jobs });
   } catch (error) {
-    tellGone(error, view, show);
+    if (!signal.aborted) tellGone(error, view, show);
   }
-  view.removeAttribute("aria-busy");
+  if (!signal.aborted) view.removeAttribute("aria-busy");
 }
 
 function draw({ status, libraries, jobs }, told = el("div", { id: "jobs" })) {
@@ -119,10 +120,12 @@ function failures(list) {
 }
 
 async function start(body) {
+  const { signal } = visit;
   try {
-    follow(await api.startJob(body));
+    const job = await api.startJob(body);
+    if (!signal.aborted) follow(job);
   } catch (error) {
-    complain(error.message);
+    if (!signal.aborted) complain(error.message);
   }
 }
 
@@ -167,7 +170,7 @@ function follow(job) {
   };
   update(job);
   const stream = api.jobEvents(job.job_id);
-  streams.push(stream);
+  visit.signal.addEventListener("abort", () => stream.close());
   stream.onmessage = ({ data }) => {
     const event = JSON.parse(data);
     if (event.state === "running") update(event);

@@ -24,7 +24,10 @@ async function call(path, options = {}) {
     throw new ApiError(0, "no_answer", "The server does not answer.");
   }
   if (response.status === 204) return null;
-  const body = await response.json().catch(() => null);
+  const body = await response.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return null;
+  });
   if (response.ok && body !== null) return body;
   if ([502, 503, 504].includes(response.status) && !body?.error) {
     throw new ApiError(0, "no_answer", "The server does not answer."); // a proxy does, in its place
