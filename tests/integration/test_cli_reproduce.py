@@ -170,7 +170,9 @@ def test_the_other_layouts(
 
 
 def test_videos_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches a smaller test set that nobody is told of, and a repaired folder that is still refused."""
+    """Catches a smaller test set that nobody is told of, and a work folder in which nobody can go on as told:
+    with the videos put right, or without them.
+    """
     root, model = write_msrvtt(tmp_path / "root"), write_model(tmp_path / "model")
     missing, broken = root / "videos" / "video0.mp4", root / "videos" / "video9.mp4"
     good = missing.read_bytes()
@@ -181,7 +183,13 @@ def test_videos_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "1 of 6 videos of train are not there, such as video0.mp4" in capsys.readouterr().err
     missing.write_bytes(good)
     assert run(*common, "--workdir", tmp_path / "strict") == 1
-    assert "1 of 4 videos cannot be used, such as video9" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 of 4 videos cannot be used, such as video9" in said
+    assert "go on without them with --on-decode-error skip" in said
+    assert run(*common, "--workdir", tmp_path / "strict", "--on-decode-error", "skip", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["skipped"] == {"train": 0, "test": 1}
+    assert "test: videos that could not be decoded: 1" in result["verdict"]["differs"]
     missing.unlink()
     lenient = (*common, "--workdir", tmp_path / "lenient", "--on-decode-error", "skip", "--json")
     assert run(*lenient) == 0

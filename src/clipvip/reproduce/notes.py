@@ -44,7 +44,7 @@ def read_notes(work: Path) -> dict[str, Any] | None:
 
 
 def _identity(settings: Settings) -> dict[str, Any]:
-    """What must not change between two calls."""
+    """What must not change between two calls. `on_decode_error` may: each step tells what it went on without."""
     from clipvip.training.state import MAY_CHANGE  # loads torch, and a plan is read without
 
     return {
@@ -53,5 +53,4 @@ def _identity(settings: Settings) -> dict[str, Any]:
         "init": settings.init,
         "tokenizer": settings.tokenizer,
         "overrides": [text for text in settings.overrides if text.partition("=")[0] not in MAY_CHANGE],
-        "on_decode_error": settings.on_decode_error,
     }
