@@ -91,6 +91,7 @@ def test_the_whole_chain_from_the_published_checkpoint(tmp_path: Path, capsys: p
         "reproduce",
         "msrvtt-b32",
         *SHORT,
+        f"data.mix=[{{data: {work / 'train.jsonl'}, videos: {root / 'videos'}, share: 0.25}}]",
         "--data",
         root,
         "--workdir",
@@ -110,10 +111,13 @@ def test_the_whole_chain_from_the_published_checkpoint(tmp_path: Path, capsys: p
     verdict = result["verdict"]
     assert (verdict["paper"], verdict["band"], verdict["comparable"]) == (50.1, [48.6, 51.6], False)
     assert verdict["inside"] == (48.6 <= verdict["R@1"] <= 51.6)
+    mixed = {"share": 0.25, "split": "train", "subtitle": "captions", "caption": "captions", "join_captions": False}
     assert verdict["differs"] == [
+        f"data.mix: {[mixed]}, published with []",
         "train.batch_size: 4, published with 128",
         "train.epochs: None, published with 100.0",
         "train.steps: 2, published with None",
+        "the tokeniser was given, and is not known to be the published openai/clip-vit-base-patch32",
         "train: 6 clips, published with 9,000",
         "train: 12 captions, published with 180,000",
         "test: 4 clips, published with 1,000",

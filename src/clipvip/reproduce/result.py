@@ -10,12 +10,14 @@ from clipvip.files import file_digest
 from clipvip.reproduce.environment import commit, hardware, versions
 from clipvip.reproduce.inventory import take_stock
 from clipvip.reproduce.steps import Settings
-from clipvip.training.listing import describe
+from clipvip.training.listing import Listing, describe
 from clipvip.training.state import MAY_CHANGE
 
 FORMAT_VERSION = 1
 _PATHS = ("model.init", "model.tokenizer", "data.train", "data.val", "data.videos")
-_OTHERS = (*MAY_CHANGE, *_PATHS, "train.seed")
+_MIX_PATHS = ("data", "videos")
+"""Of each source in data.mix."""
+_OTHERS = (*MAY_CHANGE, "train.seed")
 """Fields with which a run may differ and is no other run."""
 
 
@@ -23,8 +25,8 @@ def make_result(settings: Settings, steps: Mapping[str, Mapping[str, Any]]) -> d
     """steps: the findings of all steps, as `reproduce.json` keeps them."""
     run, evaluation = settings.run, steps["evaluate"]
     stock, differs = take_stock(settings)
-    fields = describe(run.recipe, [*settings.inputs, *settings.overrides]).settings()
-    published = describe(f"{run.figures.recipe}@released", settings.inputs).settings()
+    fields = _without_paths(describe(run.recipe, [*settings.inputs, *settings.overrides]))
+    published = _without_paths(describe(f"{run.figures.recipe}@released", settings.inputs))
     changed = {
         field: {"published": published[field], "used": value}
         for field, value in fields.items()
@@ -33,6 +35,8 @@ def make_result(settings: Settings, steps: Mapping[str, Mapping[str, Any]]) -> d
     differs += [f"{field}: {pair['used']!r}, published with {pair['published']!r}" for field, pair in changed.items()]
     if settings.init is not None:
         differs.append("the weights to start from are not the published checkpoint")
+    if (settings.recipe().model.tokenizer or settings.tokenizer) not in (None, run.weights.tokenizer):
+        differs.append(f"the tokeniser was given, and is not known to be the published {run.weights.tokenizer}")
     differs += _other_counts(settings, steps["manifests"])
     differs += _left_out(evaluation, steps["train"])
     low, high = run.band
@@ -54,7 +58,7 @@ def make_result(settings: Settings, steps: Mapping[str, Mapping[str, Any]]) -> d
         "skipped": {"train": len(steps["train"]["skipped"]), "test": len(evaluation["skipped"])},
         "manifests": {key: value for key, value in steps["manifests"].items() if key != "step_seconds"},
         "training": {key: steps["train"][key] for key in ("steps", "clips", "seconds", "best_val_R@1", "selected")},
-        "settings": {field: value for field, value in fields.items() if field not in _PATHS},
+        "settings": fields,
         "seconds": {name: findings["step_seconds"] for name, findings in steps.items()},
         "files": stock,
         "model": {
@@ -66,6 +70,12 @@ def make_result(settings: Settings, steps: Mapping[str, Mapping[str, Any]]) -> d
         "hardware": hardware(),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _without_paths(listing: Listing) -> dict[str, Any]:
+    fields = listing.settings()
+    mix = [{key: value for key, value in source.items() if key not in _MIX_PATHS} for source in fields["data.mix"]]
+    return {field: value for field, value in (fields | {"data.mix": mix}).items() if field not in _PATHS}
 
 
 def _other_counts(settings: Settings, manifests: Mapping[str, Any]) -> list[str]:
