@@ -180,9 +180,11 @@ def test_the_size_of_an_index_that_is_written_to(library, tmp_path):
 
     with ThreadPoolExecutor(1) as thread:
         writing = thread.submit(write)
-        for _ in range(200):
-            assert library.store.num_bytes() > 0
-        ended.set()
+        try:
+            for _ in range(200):
+                assert library.store.num_bytes() > 0
+        finally:
+            ended.set()
         writing.result()
 
 
