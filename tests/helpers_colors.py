@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from clipvip.losses import contrastive_loss
-from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
+from clipvip.model import ClipVipModel, ClipVipProcessor
 from clipvip.model.tokenizer import train_clip_tokenizer
+from helpers_model import tiny_config
 
 RGB = {
     "red": (205, 40, 40),
@@ -24,7 +25,6 @@ RGB = {
 FPS = 10
 FORMS = ("{}", "a {} clip", "something {}", "the screen turns {}")
 STEPS = 80
-SIDE = 32
 
 
 def write_color_video(path: Path, parts: Sequence[tuple[str, float]], *, codec: str = "libx264") -> Path:
@@ -53,21 +53,8 @@ def color_picture(name: str, i: int = 0) -> np.ndarray:
 def write_color_model(folder: Path) -> Path:
     """A small `ClipVipModel` (E = 32, T = 4) that knows the names of the colours, with its processor."""
     tokenizer = train_clip_tokenizer([form.format(name) for name in RGB for form in FORMS])
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    special = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    config = ClipVipConfig(
-        text_config={**sizes, **special, "max_position_embeddings": 16},
-        vision_config={**sizes, "image_size": SIDE, "patch_size": 16},
-        projection_dim=32,
-        logit_scale_init_value=2.5,  # warm enough for wide margins
-        num_frames=4,
-    )
-    processor = ClipVipProcessor(tokenizer, num_frames=4, image_size=SIDE, max_text_tokens=16)
+    config = tiny_config(tokenizer, 16, projection_dim=32, logit_scale_init_value=2.5)  # warm enough for wide margins
+    processor = ClipVipProcessor(tokenizer, num_frames=4, image_size=32, max_text_tokens=16)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ClipVipModel(config)
