@@ -26,13 +26,16 @@ UNIT_WITHIN = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class RootStatus:
-    """What is indexed of a folder. there: whether the folder is (a drive may not be mounted)."""
+    """What is indexed of a folder. there: whether the folder is (a drive may not be mounted). added: whether it was
+    added as a whole; otherwise single files of it were, or an embedding set's.
+    """
 
     root: str
     videos: int
     segments: int
     hours: float
     there: bool
+    added: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,12 @@ class Verification:
 def status(store: Store) -> Status:
     """What the index holds."""
     videos = store.videos().values()
-    by_root: dict[str, list[VideoRecord]] = {root: [] for root in store.root_names()}
+    added = store.root_names()
+    by_root: dict[str, list[VideoRecord]] = {root: [] for root in added}
     for video in videos:
         by_root.setdefault(video.root, []).append(video)
     roots = tuple(
-        RootStatus(root, len(within), _segments(within), _hours(within), is_there(root))
+        RootStatus(root, len(within), _segments(within), _hours(within), is_there(root), root in added)
         for root, within in sorted(by_root.items())
     )
     failures = (Failure(row["root"], row["path"], row["reason"]) for row in store.failures.to_arrow().to_pylist())

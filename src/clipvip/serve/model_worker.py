@@ -122,7 +122,7 @@ class ModelWorker:
             return
         texts = list(dict.fromkeys(text for text, _ in requests))
         try:
-            rows = self.encoder.encode_texts(texts)  # [B, E]
+            rows = self.encoder.encode_texts(texts + texts[-1:] * (_size(len(texts)) - len(texts)))[: len(texts)]
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the askers'
             for _, future in requests:
                 future.set_exception(error)
@@ -134,3 +134,12 @@ class ModelWorker:
                 self._cache.popitem(last=False)
         for text, future in requests:
             future.set_result(vectors[text])
+
+
+def _size(count: int) -> int:
+    """1, 2, 3, 4, 6, 8, 12, 16, ...: how many texts go through the model, the last of them maybe more than once.
+
+    Every size of a batch has buffers of its own, which stay: with all sizes memory would grow for hours.
+    """
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if count <= power * 3 // 4 else power

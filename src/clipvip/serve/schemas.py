@@ -174,13 +174,16 @@ class FailureOut(BaseModel):
 
 
 class RootOut(BaseModel):
-    """A folder that was indexed, and what is in it. there: whether the folder is (a drive may not be mounted)."""
+    """A folder that was indexed, and what is in it. there: whether the folder is (a drive may not be mounted). added:
+    whether it was added as a whole, so that a job may index it again.
+    """
 
     root: str
     videos: int
     segments: int
     hours: float
     there: bool
+    added: bool
 
 
 class JobOut(BaseModel):

@@ -46,11 +46,15 @@ def test_status(library, tmp_path):
     assert (status.videos, status.segments) == (4, 12)
     assert status.hours == pytest.approx(16 / 3600)
     [root] = status.roots
-    assert (root.root, root.videos, root.segments, root.there) == (str(tmp_path / "videos"), 4, 12, True)
+    assert (root.root, root.videos, root.segments) == (str(tmp_path / "videos"), 4, 12)
+    assert (root.there, root.added) == (True, True)
     [failure] = status.failures
     assert (failure.path, "not a media file" in failure.reason) == ("bad.mp4", True)
     assert status.num_bytes == sum(path.stat().st_size for path in (tmp_path / "index").rglob("*") if path.is_file())
     assert (status.settings.fingerprint, status.settings.model) == (library.encoder.fingerprint, library.encoder.source)
+    library.add(write_video(tmp_path / "alone.mp4", 8))
+    added = {root.root: root.added for root in library.status().roots}
+    assert added == {str(tmp_path): False, str(tmp_path / "videos"): True}
 
 
 def rows_of(library, name):

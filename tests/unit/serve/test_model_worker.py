@@ -52,6 +52,22 @@ def test_waiting_texts_share_a_batch(encoder):
     np.testing.assert_array_equal(again.result(), vectors[1])
 
 
+def test_batches_are_of_few_sizes(encoder):
+    """Catches memory that grows with every new size of a batch, and vectors of another text than was asked."""
+    counting = Counting(encoder)
+    texts = [f"a red circle {number}" for number in range(41)]
+    with ModelWorker(counting) as worker:
+        first = worker.text("first")
+        while not worker._queue.empty():
+            pass
+        futures = [worker.text(text) for text in texts]
+        counting.go.set()
+        vectors = np.stack([future.result(60) for future in futures])
+        first.result(60)
+    assert [len(batch) for batch in counting.batches] == [1, 48]
+    np.testing.assert_allclose(vectors, encoder.encode_texts(texts), atol=1e-6)
+
+
 def test_errors_reach_the_askers_and_nobody_else(encoder):
     """Catches a thread that dies of one bad request, after which every search hangs."""
     with ModelWorker(encoder) as worker:

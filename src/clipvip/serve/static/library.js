@@ -66,9 +66,10 @@ function facts({ videos, segments, hours, bytes: size, model, fingerprint }) {
 
 function folders(roots) {
   if (!roots.length) return el("p", { class: "hint" }, "No folder has been indexed yet.");
-  const row = ({ root, videos, segments }) => {
+  const row = ({ root, videos, segments, added }) => {
     const title = "Index what is new or changed in this folder";
-    const update = button("Update", { title, "data-root": root, on: { click: () => start({ dir: root }) } });
+    const click = () => start({ dir: root });
+    const update = added ? button("Update", { title, "data-root": root, on: { click } }) : "single files";
     return el(
       "tr",
       {},
