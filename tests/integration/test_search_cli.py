@@ -189,6 +189,7 @@ def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
     [
         (["search", " ", "--index", "nowhere"], 2, "empty"),
         (["search", "--not", "a dog", "--index", "nowhere"], 1, "no search index"),
+        (["search", "--clip", "film.mp4:0:09-3", "--index", "nowhere"], 2, "film.mp4:0:09-3: the part ends before it"),
         (["search", "a dog", "--weight", "dog=3", "--index", "nowhere"], 2, "KIND=NUMBER"),
         (["search", "a dog", "--path", "[", "--index", "nowhere"], 1, "no search index"),
         (["search", "a dog", "--index", "nowhere"], 1, "no search index"),

@@ -126,6 +126,7 @@ def command(
     if prune:
         pruned = library.prune()
         summary.removed += pruned.removed
+        summary.missing = 0
         summary.skipped += [skip for skip in pruned.skipped if skip.video not in {s.video for s in summary.skipped}]
     _tell_summary(summary, index, time.perf_counter() - started, as_json)
     if strict and summary.skipped:
@@ -171,7 +172,7 @@ def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bo
         typer.echo(_line(f"skipped {skipped.video}: {skipped.reason}"), err=True)
     speed = 3600 * summary.hours / seconds
     if as_json:
-        names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed")
+        names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed", "missing")
         told = {name: getattr(summary, name) for name in names}
         skipped_rows = [{"video": str(skipped.video), "reason": skipped.reason} for skipped in summary.skipped]
         told |= {"seconds": round(seconds, 2), "hours_an_hour": round(speed, 1), "skipped": skipped_rows}
@@ -184,10 +185,11 @@ def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bo
         "removed": summary.removed,
     }
     more = "".join(f", {count} {name}" for name, count in others.items() if count)
+    missing = f", {summary.missing} missing (--prune takes them out)" if summary.missing else ""
     pace = f" ({speed:.0f} hours of video an hour)" if summary.videos else ""
     typer.echo(
         f"{summary.videos} videos, {summary.segments} segments, {summary.hours:.2f} hours{pace}, "
-        f"{len(summary.skipped)} skipped{more}; index: {index}"
+        f"{len(summary.skipped)} skipped{more}{missing}; index: {index}"
     )
 
 

@@ -94,12 +94,14 @@ def command(
     if text is not None and not text.strip():
         raise UsageError("the query is empty: say what to look for")
 
+    import sys
     from contextlib import nullcontext
 
     from clipvip.encode_ahead import EncoderAhead
 
     encodes = queries is None and any((text, more, without, image, clip))
-    with EncoderAhead() if encodes else nullcontext() as ahead:  # before anything large is imported here
+    late = "torch" in sys.modules  # a caller has what takes long
+    with EncoderAhead() if encodes and not late else nullcontext() as ahead:  # before anything large is imported here
         import json
 
         from rich.console import Console
@@ -163,6 +165,8 @@ def clip_part(given: str) -> VideoPart:
     """FILE, or FILE:START-END with times in seconds or m:s. A file that is called so is meant as a whole."""
     import re
 
+    from clipvip.errors import UsageError
+
     time = r"(?:\d+:)*\d+(?:\.\d+)?"
     found = re.fullmatch(rf"(.+?):({time})-({time})", given, re.DOTALL)
     if found is None or Path(given).exists():
@@ -170,6 +174,8 @@ def clip_part(given: str) -> VideoPart:
     start_s, end_s = (
         sum(60**place * float(part) for place, part in enumerate(reversed(found[i].split(":")))) for i in (2, 3)
     )
+    if start_s >= end_s:
+        raise UsageError(f"--clip {given}: the part ends before it begins; write FILE:START-END, in seconds or m:s")
     return found[1], start_s, end_s
 
 

@@ -2,9 +2,9 @@
 
 from clipvip.jobs.decoding import DecodePool
 from clipvip.jobs.runner import Engine, PartWorker, Receipt, Task, local, run_job
-from clipvip.jobs.worker import Beat, MachineLost, Worker, WorkerDied
+from clipvip.jobs.worker import Beat, MachineLost, NotStarted, Worker, WorkerDied
 
 __all__ = [
-    "Beat", "DecodePool", "Engine", "MachineLost", "PartWorker", "Receipt", "Task", "Worker", "WorkerDied", "local",
-    "run_job",
+    "Beat", "DecodePool", "Engine", "MachineLost", "NotStarted", "PartWorker", "Receipt", "Task", "Worker",
+    "WorkerDied", "local", "run_job",
 ]  # fmt: skip

@@ -45,6 +45,10 @@ class WorkerDied(ClipVipError):
     """The process crashed, was silent for too long or wanted too much memory; the text says which."""
 
 
+class NotStarted(ClipVipError):
+    """No worker process can be started at all: no fault of what it should work on."""
+
+
 class MachineLost(ClipVipError):
     """The machine of a worker is gone, or has no room for it any more: no fault of what it worked on."""
 
@@ -135,15 +139,16 @@ class Worker:
             if self._closed:
                 raise WorkerDied("is closed")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
-            self._process.start()
+            process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
+            process.start()
+            self._process = process
             theirs.close()  # so that the child's end is the only one, and its death the end of the pipe
         try:
             self._receive(START_S)
         except WorkerDied as error:
             if self._closed:
                 raise
-            raise ClipVipError(
+            raise NotStarted(
                 f"a worker process {error} while it started; a script that calls clipvip needs "
                 'if __name__ == "__main__": around its calls, because workers import it'
             ) from None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from clipvip.search.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile, is_gone
+from clipvip.search.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile, is_gone, is_there
 from clipvip.search.store import Store
 from clipvip.search.tables import VideoRecord
 
@@ -24,7 +24,8 @@ Encode: TypeAlias = Callable[[list[VideoFile], Collection[str] | None], Iterator
 class IndexSummary:
     """What one run did. videos: encoded anew, with their segments and hours. unchanged: also those of which only the
     time was. moved: renamed, so that their vectors were kept. copied: others with the content of an indexed file.
-    removed: videos that are in the index no more.
+    removed: videos that are in the index no more. missing: those whose files are gone from roots that were looked
+    through; `prune` takes them out.
     """
 
     videos: int = 0
@@ -34,6 +35,7 @@ class IndexSummary:
     moved: int = 0
     copied: int = 0
     removed: int = 0
+    missing: int = 0
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -78,8 +80,17 @@ class _Run:
             self._take(outcome)
         self.copies.clear()
         self._commit()
+        self._look_for_missing()
         self.store.tidy()
         return self.summary
+
+    def _look_for_missing(self) -> None:
+        """Count the videos that are gone, and forget failures of files that are."""
+        roots = {root for root in {*self.found.roots, *(file.root for file in self.found.files)} if is_there(root)}
+        videos = self.store.videos().values()
+        self.summary.missing = sum(video.root in roots and is_gone(video.absolute) for video in videos)
+        failures = [VideoFile(row["root"], row["path"], 0, 0) for row in self.store.failures.to_arrow().to_pylist()]
+        self.store.note([], [file for file in failures if file.root in roots and is_gone(file.absolute)])
 
     def _is_unchanged(self, file: VideoFile) -> bool:
         old = self.indexed.get(file.absolute)

@@ -73,7 +73,8 @@ def _write(store: Store, texts: Sequence[str], bank: Bank) -> None:
     column = pa.FixedSizeListArray.from_arrays(bank.vectors.ravel(), store.settings.embedding_size)
     rows = pa.table({"text": list(texts), "vector": column})
     rows = rows.replace_schema_metadata({FINGERPRINT: store.settings.fingerprint})
-    store.write(lambda: store.database.create_table("background", rows, mode="overwrite"))
+    mode = "create" if bank_table(store) is None else "overwrite"  # to overwrite nothing is worth a warning to LanceDB
+    store.write(lambda: store.database.create_table("background", rows, mode=mode))
 
 
 def _encoded(texts: Sequence[str], encoder: Encoder) -> np.ndarray:

@@ -20,6 +20,7 @@ from clipvip.errors import ClipVipError
 from clipvip.files import file_digest
 from clipvip.jobs.ahead import merge_ahead
 from clipvip.jobs.decoding import DecodePool
+from clipvip.jobs.worker import NotStarted
 from clipvip.search.scan import EncodedVideo, KnownContent, Skipped, VideoFile
 from clipvip.search.thumbnails import make_thumbnail
 from clipvip.video import Scales, VideoInfo, stream_segments
@@ -132,6 +133,8 @@ class _Reader:
                 end: _Read | KnownContent | Skipped = KnownContent(file, digest)
                 if not self._is_known(digest, file):
                     end = _Read((yield from self._segments(file, digest)))
+            except NotStarted:
+                raise
             except (ClipVipError, OSError) as error:
                 end = _skipped(file, error)
             try:

@@ -16,11 +16,11 @@ from clipvip.search.background import chosen_texts
 from clipvip.search.bank import write_bank
 from clipvip.search.query import Query, Term
 from clipvip.search.results import Results
-from clipvip.search.scan import Skipped, VideoFile, find_videos
+from clipvip.search.scan import Skipped, VideoFile, find_videos, is_there
 from clipvip.search.searching import Searcher, query_vector
 from clipvip.search.store import Store
 from clipvip.search.tables import Segment, Settings, VideoRecord
-from clipvip.search.upkeep import Status, Verification, forget, is_there, prune, status, verify
+from clipvip.search.upkeep import Status, Verification, forget, prune, status, verify
 from clipvip.video import Scales
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ class Hit:
 class Results:
     """Answers, best first; iterating gives the hits.
 
-    found: False if nothing passes the false-alarm rate that was asked for (the hits are there all the same).
+    found: False if there are no hits, or none that passes the false-alarm rate that was asked for (they are there all
+    the same).
     p_value: how often a query for something that is not in the library has a best answer this good; None unless asked.
     """
 

@@ -134,6 +134,15 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
     return found
 
 
+def is_there(root: str) -> bool:
+    """Whether a folder is, with something in it: an empty one may be a drive that is not mounted."""
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
 def is_gone(path: Path) -> bool:
     """Whether there is no such file or link; False for one that merely cannot be looked at, as on a failing disk."""
     try:

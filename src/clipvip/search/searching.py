@@ -65,7 +65,7 @@ class Searcher:
             scan = RescoredScan(scan, self.bank, self._best_scores(self.bank.vectors, segments, ()))
             ground = scan.scores(ground, segments.sample) if query.merge else ground
         hits = _page(query, scan, float(ground.mean()) if len(ground) else 0.0)
-        return Results(tuple(hits), p is None or p <= (query.false_alarm or 0.0), p)
+        return Results(tuple(hits), bool(hits) and (p is None or p <= (query.false_alarm or 0.0)), p)
 
     def segments(self, *, exact: bool = False) -> Segments:
         """The segments of the table's version. exact: search no approximate index."""

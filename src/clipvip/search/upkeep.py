@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy as np
 from clipvip.errors import UsageError, VideoDecodeError
 from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
-from clipvip.search.scan import Skipped, VideoFile, is_gone
+from clipvip.search.scan import Skipped, VideoFile, is_gone, is_there
 from clipvip.search.store import Store
 from clipvip.search.tables import Settings, VideoRecord, segment_id_of
 from clipvip.search.thumbnails import make_thumbnail
@@ -225,15 +224,6 @@ def _check_thumbnails(
                 except VideoDecodeError as error:
                     what = f"{what} ({error})"
             yield Problem(what, done)
-
-
-def is_there(root: str) -> bool:
-    """Whether a folder is, with something in it: an empty one may be a drive that is not mounted."""
-    try:
-        with os.scandir(root) as entries:
-            return next(entries, None) is not None
-    except OSError:
-        return False
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -61,7 +61,7 @@ def encodes_nothing(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
 
 
 def counts(summary) -> dict[str, int]:
-    names = ("videos", "unchanged", "moved", "copied", "removed")
+    names = ("videos", "unchanged", "moved", "copied", "removed", "missing")
     return {name: getattr(summary, name) for name in names if getattr(summary, name)}
 
 
@@ -119,10 +119,11 @@ def test_what_is_gone_goes_when_asked(videos, library):
     library.add(videos)
     (videos / "a.mp4").unlink()
     (videos / "bad.mp4").unlink()
-    assert counts(library.add(videos)) == {"unchanged": 2}
+    assert counts(library.add(videos)) == {"unchanged": 2, "missing": 1}
+    assert library.status().failures == ()
     assert counts(library.prune()) == {"removed": 1}
     assert vectors_of(library).keys() == {"b.mp4", "inner/c.mp4"}
-    assert library.status().failures == ()
+    assert counts(library.add(videos)) == {"unchanged": 2}
     shutil.move(videos, videos.parent / "elsewhere")
     for state in (lambda: None, videos.mkdir):
         state()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -157,6 +159,21 @@ def test_bad_files_are_skipped_with_their_reasons(videos, tmp_path, encoder):
     assert not any("\n" in reason or str(videos) in reason for reason in reasons.values())
     assert summary.videos == 5
     assert seen[-1] == (9, 9)  # the dangling link is no file
+
+
+def test_a_script_without_a_guard_is_told_once(videos, tmp_path):
+    """Catches every video blamed for processes that cannot be started: spawned ones import the script again."""
+    write_model(tmp_path / "model")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from clipvip.search import Library\n"
+        f"print(Library({str(tmp_path / 'index')!r}, {str(tmp_path / 'model')!r}, device='cpu').add({str(videos)!r}))\n"
+    )
+    told = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stdout == ""
+    assert 'if __name__ == "__main__"' in told.stderr.splitlines()[-1]
+    assert Library(tmp_path / "index").status().failures == ()
 
 
 def test_another_model_is_refused(videos, tmp_path, encoder):

@@ -186,13 +186,14 @@ function follow(job) {
 
 function resultOf({ state, message, summary }) {
   if (state !== "done") return message;
-  const { videos = 0, unchanged = 0, moved = 0, copied = 0, removed = 0, skipped = 0 } = summary ?? {};
+  const { videos = 0, unchanged = 0, moved = 0, copied = 0, removed = 0, missing = 0, skipped = 0 } = summary ?? {};
   const parts = [
     videos && `${counted(videos, "video")} indexed`,
     unchanged && `${count(unchanged)} unchanged`,
     moved && `${count(moved)} moved`,
     copied && counted(copied, "copy of a known file", "copies of known files"),
     removed && `${counted(removed, "missing file")} forgotten`,
+    missing && `${counted(missing, "file")} missing`,
     skipped && `${count(skipped)} could not be read`,
   ].filter(Boolean);
   return `Done: ${parts.join(", ") || "nothing to do"}`;
