@@ -47,7 +47,8 @@ def assert_same(library: Library, expected: Library) -> None:
     """The same rows, thumbnails and failures, and nothing wrong with them."""
     rows, vectors, thumbnails, failures = contents(library)
     wanted_rows, wanted_vectors, wanted_thumbnails, wanted_failures = contents(expected)
-    assert rows == wanted_rows
+    told = [row for row in rows if row not in wanted_rows], [row for row in wanted_rows if row not in rows]
+    assert rows == wanted_rows, f"{len(rows)} rows, not {len(wanted_rows)}; only here and only there: {told}"
     np.testing.assert_allclose(vectors, wanted_vectors, atol=1e-5)
     assert thumbnails == wanted_thumbnails
     assert failures == wanted_failures
