@@ -73,8 +73,12 @@ def _write(store: Store, texts: Sequence[str], bank: Bank) -> None:
     column = pa.FixedSizeListArray.from_arrays(bank.vectors.ravel(), store.settings.embedding_size)
     rows = pa.table({"text": list(texts), "vector": column})
     rows = rows.replace_schema_metadata({FINGERPRINT: store.settings.fingerprint})
-    mode = "create" if bank_table(store) is None else "overwrite"  # to overwrite nothing is worth a warning to LanceDB
-    store.write(lambda: store.database.create_table("background", rows, mode=mode))
+
+    def write() -> None:  # to overwrite nothing is worth a warning to LanceDB
+        mode = "create" if bank_table(store) is None else "overwrite"
+        store.database.create_table("background", rows, mode=mode)
+
+    store.write(write)
 
 
 def _encoded(texts: Sequence[str], encoder: Encoder) -> np.ndarray:

@@ -139,8 +139,8 @@ class Library:
         or copied keeps its vectors. A changed one replaces its segments. Files that cannot be read are skipped. Work is
         committed every now and then, files as a whole: after an interruption the same call goes on.
         on_progress: called with the number of files done and the number of all; after the last one, the first run that
-        makes a library large (`approximate.EXACT_ROWS`) takes minutes more. on_hours: with the hours of video that were
-        encoded since the last call.
+        makes a library large (`approximate.EXACT_ROWS`) indexes it for searches. on_hours: with the hours of video that
+        were encoded since the last call.
         Raises: SearchIndexError for another model; UsageError if a folder does not exist; ClipVipError for no files.
         """
         again, absent = self._added() if dirs is None else ([], [])

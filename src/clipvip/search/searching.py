@@ -91,7 +91,7 @@ class Searcher:
         wanted = conditions(filters)
         if filters.root is not None:
             roots = self._store.root_names()
-            if not any(("root", root) == (column, value) for column, _, value in wanted for root in roots):
+            if not any(column == "root" and value in roots for column, _, value in wanted):
                 raise UsageError(
                     f"root: {filters.root} is not a folder of this index; it has {', '.join(roots) or 'none'} "
                     "(for a folder within one, filter by path)"
