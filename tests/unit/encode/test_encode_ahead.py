@@ -28,6 +28,7 @@ def test_it_is_the_encoder_elsewhere(model, tmp_path):
     video = write_video(tmp_path / "a.mp4", 30)
     texts = ["a red circle", "what is longer than the model reads " * 20]
     here = clipvip.load(model, device="cpu")
+    before = set(multiprocessing.active_children())  # a server's, say, of other tests
     with EncoderAhead() as ahead:
         there = ahead.load(model, device="cpu")
         assert (there.fingerprint, there.embedding_size) == (here.fingerprint, here.embedding_size)
@@ -39,7 +40,7 @@ def test_it_is_the_encoder_elsewhere(model, tmp_path):
         with pytest.raises(VideoDecodeError, match=r"nothing\.mp4"):
             there.encode_videos([tmp_path / "nothing.mp4"])
         assert len(there.encode_texts(["still there"])) == 1
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_no_such_model(tmp_path):
@@ -50,9 +51,10 @@ def test_no_such_model(tmp_path):
 
 def test_a_process_that_was_killed_is_replaced(model):
     """Catches a search that waits for a process that is gone."""
+    others = set(multiprocessing.active_children())
     with EncoderAhead() as ahead:
         before = ahead.load(model, device="cpu").encode_texts(["a"])
-        [process] = multiprocessing.active_children()
+        [process] = set(multiprocessing.active_children()) - others
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         np.testing.assert_array_equal(ahead.encode_texts(["a"]), before)

@@ -78,5 +78,5 @@ def test_a_process_killed_while_idle_is_replaced() -> None:
     with Worker() as worker:
         pid = worker.call(jobs.process_id, timeout_s=60)
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # multiprocessing itself must see it end
         assert worker.call(jobs.process_id, timeout_s=60) != pid
