@@ -103,8 +103,10 @@ class Encoder:
         with _told(progress, "encoding images", len(images)) as told:
             return self._encode_media(images, self.processor.image_pixels, batch_size, told)
 
-    def encode_texts(self, texts: Iterable[str], *, batch_size: int = 256, progress: bool = False) -> np.ndarray:
-        """Texts to float32 [N, E]."""
+    def encode_texts(
+        self, texts: Iterable[str], *, batch_size: int = 256, multiple_of: int = 1, progress: bool = False
+    ) -> np.ndarray:
+        """Texts to float32 [N, E]. multiple_of: as in `ClipVipProcessor.tokenize`, for batches of fewer shapes."""
         texts = _as_list("encode_texts", texts)
         self.processor.check_texts(texts)
         vectors = np.empty((len(texts), self.embedding_size), np.float32)
@@ -113,11 +115,9 @@ class Encoder:
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         with _told(progress, "encoding texts", len(chunks)) as told:
             for rows in chunks:
-                tokens = self.processor.tokenize([texts[i] for i in rows])
+                tokens = self.processor.tokenize([texts[i] for i in rows], multiple_of=multiple_of)
                 with torch.inference_mode():
-                    features = self.model.encode_text(
-                        tokens["input_ids"].to(self.model.device), tokens["attention_mask"]
-                    )
+                    features = self.model.encode_text(tokens["input_ids"].to(self.model.device))
                 vectors[rows] = features.float().cpu().numpy()
                 told()
         return vectors

@@ -120,16 +120,18 @@ class ClipVipProcessor(ProcessorMixin):
             std=self.image_std,
         )
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def tokenize(self, texts: Sequence[str], *, multiple_of: int = 1) -> dict[str, Tensor]:
         """Texts to `input_ids` and `attention_mask`, padded to the longest of them.
 
+        multiple_of: padded further, to a multiple of so many tokens, but to no more than `max_text_tokens`.
         Texts over `max_text_tokens` are cut, their end token kept; the first time a ClipVipWarning says so.
         Raises: InputError for a text that is no string.
         """
         self.check_texts(texts)
         tokens = self.tokenizer(
-            list(texts), padding="longest", truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
-        )
+            list(texts), padding="longest", pad_to_multiple_of=multiple_of, truncation=True,
+            max_length=self.max_text_tokens, return_tensors="pt",
+        )  # fmt: skip
         if not self._told_of_cut and (cut := [i for i, text in enumerate(tokens.encodings) if text.overflowing]):
             self._told_of_cut = True
             warnings.warn(
@@ -138,7 +140,7 @@ class ClipVipProcessor(ProcessorMixin):
                 ClipVipWarning,
                 stacklevel=2,
             )
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        return {name: tokens[name][:, : self.max_text_tokens] for name in ("input_ids", "attention_mask")}
 
     @staticmethod
     def check_texts(texts: Sequence[str]) -> None:

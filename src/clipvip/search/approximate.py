@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipvip.search.filters import Condition, sql
-from clipvip.search.nearest import SAMPLE_ROWS, Scan, Scored, best_first
+from clipvip.search.nearest import SAMPLE_ROWS, Scan, Scored, Segments, best_first
 from clipvip.search.snapshot import COLUMNS
 from clipvip.search.store import among
 
@@ -58,7 +58,7 @@ def keep_ann(table: Any) -> bool:
     return True
 
 
-class IndexedSegments:
+class IndexedSegments(Segments):
     """Leaves the search to LanceDB: approximate if the table has an index and `exact` is not asked for.
 
     Rows that came after the index was built are searched as well, one by one.

@@ -42,6 +42,12 @@ class Segments(Protocol):
     def sample(self) -> np.ndarray:
         """The vectors of all, or of evenly spaced ones, float32 [n, E]: enough for a mean or a spread."""
 
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """That of the sample, float32 [E]; zeros if there are no segments."""
+        sample = self.sample
+        return sample.sum(axis=0, dtype=np.float64).astype(np.float32) / np.float32(max(len(sample), 1))
+
     def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
         """The vectors of those that meet the conditions, float32 [n, E] at a time."""
 
@@ -59,7 +65,7 @@ class Scan(Protocol):
         """All of these videos."""
 
 
-class ExactSegments:
+class ExactSegments(Segments):
     """Scores every segment. rows: a pyarrow table of `COLUMNS`; vectors: float32 [N, E], in the same order."""
 
     def __init__(self, rows: Any, vectors: np.ndarray):

@@ -60,11 +60,12 @@ class Searcher:
             nulls = self._null_vectors(query.terms, query.false_alarm)
             best = scan.top(1).scores
             p = p_value(best[0], self._best_scores(nulls, segments, wanted)) if len(best) else 1.0
-        ground = segments.sample @ vector if query.merge else np.zeros(1, np.float32)
+        ground = float(segments.mean @ vector) if query.merge else 0.0
         if query.rescore == "qbnorm":
             scan = RescoredScan(scan, self.bank, self._best_scores(self.bank.vectors, segments, ()))
-            ground = scan.scores(ground, segments.sample) if query.merge else ground
-        hits = _page(query, scan, float(ground.mean()) if len(ground) else 0.0)
+            if query.merge and len(segments.sample):
+                ground = float(scan.scores(segments.sample @ vector, segments.sample).mean())
+        hits = _page(query, scan, ground)
         return Results(tuple(hits), bool(hits) and (p is None or p <= (query.false_alarm or 0.0)), p)
 
     def segments(self, *, exact: bool = False) -> Segments:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 64
 NUM_CACHED = 4096
+MULTIPLE_OF = 8
+"""Tokens: so texts have few lengths, as batches have few sizes."""
 Request: TypeAlias = "tuple[str | np.ndarray, Future[np.ndarray]] | None"
 
 
@@ -121,8 +123,9 @@ class ModelWorker:
         if not requests:
             return
         texts = list(dict.fromkeys(text for text, _ in requests))
+        more = texts[-1:] * (_size(len(texts)) - len(texts))
         try:
-            rows = self.encoder.encode_texts(texts + texts[-1:] * (_size(len(texts)) - len(texts)))[: len(texts)]
+            rows = self.encoder.encode_texts(texts + more, multiple_of=MULTIPLE_OF)[: len(texts)]
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the askers'
             for _, future in requests:
                 future.set_exception(error)
@@ -139,7 +142,7 @@ class ModelWorker:
 def _size(count: int) -> int:
     """1, 2, 3, 4, 6, 8, 12, 16, ...: how many texts go through the model, the last of them maybe more than once.
 
-    Every size of a batch has buffers of its own, which stay: with all sizes memory would grow for hours.
+    oneDNN makes kernels for every shape of a batch and keeps them: with all shapes memory would grow for hours.
     """
     power = 1 << (count - 1).bit_length()
     return power * 3 // 4 if count <= power * 3 // 4 else power

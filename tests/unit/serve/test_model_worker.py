@@ -24,10 +24,10 @@ class Counting:
     def __init__(self, encoder):
         self.encoder, self.batches, self.go = encoder, [], threading.Event()
 
-    def encode_texts(self, texts):
+    def encode_texts(self, texts, **options):
         assert self.go.wait(60)
         self.batches.append(list(texts))
-        return self.encoder.encode_texts(texts)
+        return self.encoder.encode_texts(texts, **options)
 
     def encode_pixels(self, pixels):
         return self.encoder.encode_pixels(pixels)
@@ -65,6 +65,20 @@ def test_batches_are_of_few_sizes(encoder):
         vectors = np.stack([future.result(60) for future in futures])
         first.result(60)
     assert [len(batch) for batch in counting.batches] == [1, 48]
+    np.testing.assert_allclose(vectors, encoder.encode_texts(texts), atol=1e-6)
+
+
+def test_batches_are_of_few_lengths(encoder, monkeypatch):
+    """Catches memory that grows with every new length of a text, and positions that the model does not have."""
+    shapes = []
+    encode = encoder.model.encode_text
+    monkeypatch.setattr(encoder.model, "encode_text", lambda ids: (shapes.append(tuple(ids.shape)), encode(ids))[1])
+    texts = ["grass", "a red circle", "a red circle grows on the grass at night", "a blue square " * 30]
+    with ModelWorker(encoder) as worker:
+        vectors = [worker.text(text).result(60) for text in texts]
+    longest = encoder.processor.max_text_tokens
+    assert shapes[-1] == (1, longest)
+    assert all(length % 8 == 0 or length == longest for _, length in shapes)
     np.testing.assert_allclose(vectors, encoder.encode_texts(texts), atol=1e-6)
 
 
