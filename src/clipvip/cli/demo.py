@@ -74,6 +74,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     from clipvip.encode import load
     from clipvip.evaluation import chance_level, score_retrieval
     from clipvip.search import Library  # noqa: F401  # a missing extra shall be known now, not after the training
+    from clipvip.versions import versions
 
     claim_folder(out, seed, preset)
     console = Console()
@@ -132,7 +133,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
         "caption_errors": errors,
         "preset": preset,
         "seed": seed,
-        "versions": versions(),
+        "versions": versions("clipvip", "torch", "numpy", "transformers", "av"),
     }
     write_report(out, metrics, found, searches)
     done("report")
@@ -292,15 +293,6 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
         console.print(hits_table(query, hits))
         answers.append({"query": query, "results": [asdict(hit) | {"video": str(hit.video)} for hit in hits]})
     return answers
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what decides the figures."""
-    import platform
-    from importlib.metadata import version
-
-    packages = ("clipvip", "torch", "numpy", "transformers", "av")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def next_commands(out: Path) -> list[str]:

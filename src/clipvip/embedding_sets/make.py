@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from clipvip.files import file_digest
 from clipvip.jobs import Beat, Engine, local, run_job
 from clipvip.jobs.decoding import time_limit_s
 from clipvip.records import Clip
+from clipvip.versions import versions
 
 PATIENCE_S = 600.0
 """A worker may be silent this long: loading a model over a network counts."""
@@ -128,7 +127,7 @@ def encode_manifest(
         rows=sum(receipt["rows"] for receipt in receipts),
         sampling=encoder.sampling,
         failures={name: reason for receipt in receipts for name, reason in receipt["failures"]},
-        versions={"python": platform.python_version(), **{name: version(name) for name in ("clipvip", "torch", "av")}},
+        versions=versions("clipvip", "torch", "av"),
     )
     write_facts(out, facts)
     return facts

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipvip.files import file_digest
-from clipvip.reproduce.environment import commit, hardware, versions
+from clipvip.reproduce.environment import hardware
 from clipvip.reproduce.inventory import take_stock
 from clipvip.reproduce.steps import Settings
 from clipvip.training.listing import Listing, describe
 from clipvip.training.state import MAY_CHANGE
+from clipvip.versions import commit, versions
 
 FORMAT_VERSION = 1
+PACKAGES = ("clipvip", "torch", "numpy", "transformers", "accelerate", "av")
 _PATHS = ("model.init", "model.tokenizer", "data.train", "data.val", "data.videos")
 _MIX_PATHS = ("data", "videos")
 """Of each source in data.mix."""
@@ -65,7 +67,7 @@ def make_result(settings: Settings, steps: Mapping[str, Mapping[str, Any]]) -> d
             "fingerprint": evaluation["fingerprint"],
             "sha256": file_digest(settings.model / "model.safetensors"),
         },
-        "versions": versions(),
+        "versions": versions(*PACKAGES),
         "commit": commit(),
         "hardware": hardware(),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

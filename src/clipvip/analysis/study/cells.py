@@ -6,12 +6,10 @@ Shapes: G galleries, Q their queries, E embedding size.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from clipvip.analysis.study.make import View, World, shown
 from clipvip.analysis.study.stages import Stage, Workplace, digest
 from clipvip.analysis.study.world import all_told, galleries
 from clipvip.files import replace_text
+from clipvip.versions import commit, versions
 
 if TYPE_CHECKING:
     from clipvip.encode import Encoder
@@ -109,7 +108,7 @@ class Cell:
             "fingerprint": encoder.fingerprint,
             **measured,
             "seconds": {"train": summary["seconds"], "cell": round(time.perf_counter() - start, 1)},
-            "versions": versions(),
+            "versions": made_with(),
         }  # fmt: skip
         write_record(self.file(results), record)
         shutil.rmtree(workplace.folder(self.stage))
@@ -210,25 +209,11 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def versions() -> dict[str, str]:
-    """Of what decides the figures; the code's own by its commit, where it is a checkout."""
-    packages = ("clipvip", "torch", "numpy", "transformers", "av")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}, "commit": _commit()}
-
-
-def _commit() -> str:
-    """Of the checkout this code is from, with a "+" if the code was changed since; "" outside of one."""
-    import subprocess
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+def made_with() -> dict[str, str]:
+    """What decides the figures; the code's own commit with a "+" if it was changed since, "" outside of a checkout."""
+    found = commit()
+    name = "" if found is None else found["hash"][:12] + "+" * found["changed"]
+    return {**versions("clipvip", "torch", "numpy", "transformers", "av"), "commit": name}
 
 
 def _nll(logits: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import RECORD_VERSION, versions, write_record
+from clipvip.analysis.study.cells import RECORD_VERSION, made_with, write_record
 from clipvip.analysis.study.make import View, World
 from clipvip.analysis.study.stages import Stage, Workplace, digest
 from clipvip.data.manifest import read_manifest
@@ -90,7 +90,7 @@ class GapCell:
             "num_texts": NUM_TEXTS, "num_draws": NUM_DRAWS,
             "figures": {f"{pair.a} | {pair.b}": round(pair.nmi, 5) for pair in gap.pairs},
             "seconds": {"cell": round(time.perf_counter() - start, 1)},
-            "versions": versions(),
+            "versions": made_with(),
         }  # fmt: skip
         write_record(self.file(results), record)
 
