@@ -36,6 +36,7 @@ from clipvip.errors import InputError, UsageError
 from clipvip.jobs.ahead import run_ahead
 from clipvip.model import ClipVipModel
 from clipvip.model.clipvip import load_strictly
+from clipvip.model.quiet import without_bars
 from clipvip.records import Clip
 from clipvip.video import read_image
 
@@ -108,8 +109,9 @@ def learn_captioner(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    for part in (model, tokenizer, processor):
-        part.save_pretrained(unfinished)
+    with without_bars():
+        for part in (model, tokenizer, processor):
+            part.save_pretrained(unfinished)
     shutil.rmtree(unfinished / "log", ignore_errors=True)
     shutil.rmtree(out, ignore_errors=True)
     unfinished.rename(out)

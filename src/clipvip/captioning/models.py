@@ -149,11 +149,13 @@ def _load(settings: CaptionModel, dtype: Any) -> tuple[Any, Asker, dict[str, int
     from transformers import AutoModelForImageTextToText
 
     from clipvip.captioning.asking import ChatAsker, PlainAsker, special_tokens
+    from clipvip.model.quiet import without_bars
 
     source, place = settings.source, _place(settings.commit)
-    model, info = AutoModelForImageTextToText.from_pretrained(
-        source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **place
-    )
+    with without_bars():
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **place
+        )
     missing = sorted(key for key in info["missing_keys"] if ".pooler." not in key)  # poolers feed no caption
     if missing or info["mismatched_keys"]:
         few = ", ".join([*missing, *sorted(map(str, info["mismatched_keys"]))][:3])

@@ -25,6 +25,7 @@ from clipvip.model import inference
 from clipvip.model.aggregators import TemporalTransformer, mean_pool
 from clipvip.model.config import FRAMEWISE, ClipVipConfig
 from clipvip.model.layers import MLP, Attention, init_block_weights
+from clipvip.model.quiet import without_bars
 from clipvip.model.text import TextEmbeddings, TextTransformer
 from clipvip.model.vision import VisionEmbeddings, VisionTransformer
 
@@ -173,9 +174,16 @@ class ClipVipModel(PreTrainedModel):
         return super().state_dict(*args, **options)
 
     def save_pretrained(self, *args: Any, **options: Any) -> Any:
-        """As in transformers. Raises: UsageError if the model is optimised for inference."""
+        """As in transformers, without bars. Raises: UsageError if the model is optimised for inference."""
         self._refuse_if_optimized("saving")
-        return super().save_pretrained(*args, **options)
+        with without_bars():
+            return super().save_pretrained(*args, **options)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+        """As in transformers, without bars."""
+        with without_bars():
+            return super().from_pretrained(*args, **options)
 
     def _apply(self, *args: Any, **options: Any) -> ClipVipModel:
         self._refuse_if_optimized("moving")

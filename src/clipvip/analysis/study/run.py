@@ -212,4 +212,3 @@ def _one_thread() -> None:
 
     torch.set_num_threads(1)
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
