@@ -17,8 +17,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from clipvip import distributed
@@ -27,6 +25,7 @@ from clipvip.jobs.ahead import run_ahead
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly, read_config
 from clipvip.model.processor import Media
+from clipvip.progress import progress_line
 from clipvip.records import Clip, Embeddings
 
 Item = TypeVar("Item")
@@ -113,13 +112,13 @@ class Encoder:
         # texts of like length share a batch, so little is computed on padding
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        with _told(progress, "encoding texts", len(chunks)) as told:
+        with _told(progress, "encoding texts", len(texts)) as told:
             for rows in chunks:
                 tokens = self.processor.tokenize([texts[i] for i in rows], multiple_of=multiple_of)
                 with torch.inference_mode():
                     features = self.model.encode_text(tokens["input_ids"].to(self.model.device))
                 vectors[rows] = features.float().cpu().numpy()
-                told()
+                told(len(rows))
         return vectors
 
     def encode_clips(
@@ -319,11 +318,11 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto", optim
 
 
 @contextmanager
-def _told(progress: bool, title: str, total: int) -> Iterator[Callable[[], object]]:
-    """A function to be called after each of `total` steps, and a progress bar if one is wanted."""
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+def _told(progress: bool, title: str, total: int) -> Iterator[Callable[..., object]]:
+    """A function to be told how many more (one, if nothing is said) of `total` are done, and a bar if one is wanted."""
+    with progress_line(wanted=progress) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda count=1: bar.advance(task, count)
 
 
 def _load_processor(source: str | Path, model: ClipVipModel) -> ClipVipProcessor:

@@ -188,21 +188,19 @@ class Stopwatch:
 
 def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, Any]:
     """Videos, manifests, and a tokeniser trained on the training texts; returns the contents of world.json."""
-    from rich.progress import Progress
-
     from clipvip.data.manifest import read_manifest
     from clipvip.data.synthetic import SMOKE, WorldSize, make_world
     from clipvip.model.tokenizer import train_clip_tokenizer
+    from clipvip.progress import progress_line
 
-    with Progress() as bar:
-        task = bar.add_task("files")
+    with progress_line(transient=True) as bar:
+        task = bar.add_task("making files", total=None)
         facts = make_world(
             world,
             seed,
             SMOKE if preset == "smoke" else WorldSize(),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-        bar.update(task, completed=100, total=100)
     texts: list[str] = []
     for name in ("images", "pretrain", "retrieval"):
         for clip in read_manifest(world / f"{name}.jsonl", split="train"):

@@ -138,20 +138,10 @@ def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]
     """Two functions: to be told of files done, and of all; and of hours of video that were encoded."""
     import time
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from clipvip.progress import progress_line
 
-    console = Console(stderr=True)
-    speed = TextColumn("{task.fields[hours]:.2f} h of video, {task.fields[speed]:.0f} h an hour")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files"),
-        speed,
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    details = "{task.fields[hours]:.2f} h of video, {task.fields[speed]:.0f} h an hour"
+    with progress_line("files", details=details, elapsed=True) as bar:
         task = bar.add_task("indexing", total=None, hours=0.0, speed=0.0)
         hours, started = 0.0, time.perf_counter()
 

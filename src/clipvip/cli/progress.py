@@ -32,11 +32,8 @@ def counting(label: str, unit: str = "clips") -> Iterator[Callable[[Iterable[T]]
 @contextmanager
 def progress_bar(label: str, unit: str = "clips") -> Iterator[Callable[[int, int], None]]:
     """Gives a function that is told how many more are done, and of how many; from any thread."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from clipvip.progress import progress_line
 
-    console = Console(stderr=True)
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_line(unit, transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda count, total: bar.update(task, advance=count, total=total)

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from clipvip import distributed
@@ -29,6 +28,7 @@ from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE
 from clipvip.model.flops import training_flops
 from clipvip.model.layers import Block
+from clipvip.progress import progress_line
 from clipvip.training.build import build_model
 from clipvip.training.config import Recipe
 from clipvip.training.launch import check_same_weights, start_accelerator, start_trackers
@@ -348,9 +348,4 @@ class Run:
 
     def bar(self) -> Progress:
         """What a person sees of the run, on stderr; tasks have a field `told`."""
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[told]}"),
-        )  # fmt: skip
-        shown = self.progress and distributed.rank() == 0
-        return Progress(*columns, console=Console(stderr=True), disable=not shown)
+        return progress_line(details="{task.fields[told]}", wanted=self.progress and distributed.rank() == 0)
