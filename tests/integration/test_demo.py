@@ -50,6 +50,19 @@ def test_leaves_what_the_contract_names(demo: tuple[Path, str]) -> None:
     assert "clipvip search" in told
 
 
+def test_figures_come_with_their_intervals(demo: tuple[Path, str]) -> None:
+    """Catches figures of few queries that look as if they were exact, in the report or on the terminal."""
+    out, told = demo
+    metrics = json.loads((out / "metrics.json").read_text())
+    html = (out / "report.html").read_text(encoding="utf-8")
+    for kind in ("plain", "dsl"):
+        for direction in ("t2v", "v2t"):
+            value, (low, high) = metrics["test"][kind][direction]["R@5"], metrics["intervals"][kind][direction]["R@5"]
+            assert low < value < high
+            assert f"<td>{value:.1f}<br><small>{low:.1f} to {high:.1f}</small></td>" in html
+            assert f"{value:.1f} [{low:.1f}, {high:.1f}]" in told
+
+
 def test_report_is_self_contained(demo: tuple[Path, str]) -> None:
     """Catches a report that needs the network or another file, or that shows nothing."""
     html = (demo[0] / "report.html").read_text(encoding="utf-8")
