@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -112,6 +114,21 @@ def test_signals_end_it(place):
         [line] = process.stderr.read().splitlines()
         assert "interrupted" in line
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
+
+
+def test_the_example_of_the_docs(place):
+    """Catches an example that no longer runs, or that fails when somebody else's index job is running."""
+    docs = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(import time\n\nimport httpx2\n.*?)```", docs, re.DOTALL)
+    with started(place) as (_, client):
+        others = client.post("/api/jobs", json={"dir": str(place / "videos")}).json()["job_id"]
+        code = example.replace("http://127.0.0.1:8000", str(client.base_url))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        *_, last = (json.loads(line.removeprefix("data: ")) for line in done.stdout.splitlines() if line)
+        assert (last["state"], last["dir"]) == ("done", str(place / "videos"))
+        jobs = client.get("/api/jobs").json()["jobs"]
+        assert [job["job_id"] for job in jobs] == [last["job_id"], others]
 
 
 @pytest.mark.parametrize(
