@@ -207,10 +207,12 @@ class Store:
         if not hashes:
             return {}
         stored = self.segments.search().where(among("content_hash", hashes)).to_arrow()
-        known = pa.concat_tables([rows, stored.select(rows.column_names).cast(rows.schema)])
+        stored = stored.select(rows.column_names).cast(rows.schema)
         sources: dict[str, tuple[Any, Any]] = {}
         for content_hash in hashes:
-            same = known.filter(pc.equal(known["content_hash"], content_hash))
+            same = rows.filter(pc.equal(rows["content_hash"], content_hash))
+            if not len(same):  # never of both: another process may have stored the very video that is being written
+                same = stored.filter(pc.equal(stored["content_hash"], content_hash))
             if len(same):
                 same = same.filter(pc.equal(same["video_id"], same["video_id"][0]))
                 ids = same["segment_id"].to_pylist()

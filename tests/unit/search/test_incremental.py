@@ -113,6 +113,23 @@ def test_new_files_with_the_same_content_are_encoded_once(videos, library, encod
     assert len(vectors_of(library)) == 8
 
 
+def test_another_process_is_quicker_with_the_same_files(videos, library, encoder):
+    """Catches a copy that gets the segments of its source twice: those just encoded, and those the other has stored."""
+    shutil.copy(videos / "b.mp4", videos / "z.mp4")
+    other = Library(library.uri, encoder, windows_s=2.0)
+
+    def in_between(done: int, total: int) -> None:
+        if done == 1:
+            other.add(videos)
+
+    library.add(videos, on_progress=in_between)
+    rows, *_ = contents(library)
+    segment_ids = [row["segment_id"] for row in rows]
+    assert len(segment_ids) == len(set(segment_ids))
+    assert set(vectors_of(library)) == {"a.mp4", "b.mp4", "inner/c.mp4", "z.mp4"}
+    assert library.verify(repair=False).sound
+
+
 def test_what_is_gone_goes_when_asked(videos, library):
     """Catches answers whose file is gone, and a drive that is not mounted taken for one that was emptied."""
     (videos / "bad.mp4").write_text("no video")
