@@ -19,7 +19,7 @@ from clipvip.evaluation.rescoring import inverted_softmax
 from clipvip.search.approximate import vectors_of
 from clipvip.search.background import chosen_texts, default_texts
 from clipvip.search.nearest import Scan, Scored, best_first
-from clipvip.search.store import Store
+from clipvip.search.store import Store, open_if_there
 
 if TYPE_CHECKING:
     from clipvip.encode import Encoder
@@ -65,8 +65,7 @@ def write_bank(store: Store, texts: Sequence[str], encoder: Encoder) -> None:
 
 def bank_table(store: Store) -> Any:
     """The latest version of the table, or None if there is none."""
-    is_there = "background" in store.database.list_tables().tables
-    return store.database.open_table("background") if is_there else None
+    return open_if_there(store.database, "background")
 
 
 def _write(store: Store, texts: Sequence[str], bank: Bank) -> None:

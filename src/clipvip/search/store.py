@@ -77,16 +77,16 @@ class Store:
         with _told(uri, "cannot be written"):
             database = lancedb.connect(uri)
             with _locked(uri):
-                names = set(database.list_tables().tables)
-                if anew and "segments" in names:
-                    for name in names - {"segments", "roots"}:
+                there = open_if_there(database, "segments") is not None
+                if anew and there:
+                    for name in set(database.list_tables().tables) - {"segments", "roots"}:
                         schema = {"thumbnails": THUMBNAILS, "failures": FAILURES}.get(name)
                         if schema is None:  # made of the vectors of the other model
                             database.drop_table(name)
                         else:
                             database.create_table(name, schema=schema, mode="overwrite")
                     database.create_table("segments", schema=segments_schema(settings), mode="overwrite")
-                elif "segments" not in names:
+                elif not there:
                     for name, schema in (("thumbnails", THUMBNAILS), ("failures", FAILURES), ("roots", ROOTS)):
                         database.create_table(name, schema=schema, exist_ok=True)
                     # last: it makes an index
@@ -116,7 +116,7 @@ class Store:
         if not _remote(uri) and not os.path.isdir(uri):
             return False  # connecting would make the folder
         with _told(uri, "cannot be read"):
-            return "segments" in lancedb.connect(uri).list_tables().tables
+            return open_if_there(lancedb.connect(uri), "segments") is not None
 
     def refresh(self) -> None:
         """See what other processes have committed."""
@@ -308,6 +308,16 @@ def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:
     if delete:
         merge = merge.when_not_matched_by_source_delete(delete)
     merge.execute(rows)
+
+
+def open_if_there(database: Any, name: str) -> Any:
+    """The latest version of a table; None if there is none: one that is only just made, or was at a kill, is listed."""
+    try:
+        return database.open_table(name)
+    except ValueError as error:
+        if "was not found" not in str(error):
+            raise
+        return None
 
 
 def _remote(uri: str) -> bool:

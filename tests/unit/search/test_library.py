@@ -198,6 +198,16 @@ def test_other_windows_are_refused(videos, tmp_path, encoder):
             new_library(tmp_path, encoder, **mistake)
 
 
+def test_an_index_that_was_killed_at_its_birth(videos, tmp_path, encoder):
+    """Catches an index that can be neither read nor made, since a table without a version is there."""
+    library = Library(tmp_path / "index", encoder, windows_s=1.0)
+    (tmp_path / "index" / "segments.lance" / "_transactions").mkdir(parents=True)
+    with pytest.raises(SearchIndexError, match="no search index there"):
+        library.status()
+    assert library.add(videos).videos > 0
+    assert library.verify(repair=False).sound
+
+
 def test_a_look_makes_no_index(tmp_path, encoder):
     """Catches a folder that a mere look leaves behind, an index of a mistyped folder, and one without a model."""
     library = new_library(tmp_path, encoder)
