@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -74,6 +75,14 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def write_videos(folder: Path, *num_frames: int, **options: Any) -> Path:
+    """A folder with 0.mp4, 1.mp4 and so on, of so many frames each, no two alike."""
+    folder.mkdir(exist_ok=True)
+    for number, count in enumerate(num_frames):
+        write_video(folder / f"{number}.mp4", count, grain=number + 1, **options)
+    return folder
 
 
 def write_audio(path: Path) -> Path:

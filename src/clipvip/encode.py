@@ -152,10 +152,7 @@ class Encoder:
         def pixels(numbered: tuple[int, Clip]) -> Tensor | None:
             row, clip = numbered
             try:
-                if clip.image is not None:
-                    return self.processor.image_pixels(clip.image)
-                span = clip.time_range
-                return self.processor.video_pixels(clip.path if span is None else (clip.path, *span))
+                return self.processor.clip_pixels(clip)
             except VideoDecodeError as error:
                 if on_decode_error == "raise":
                     raise

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from clipvip.cli import main
 from clipvip.data.manifest import read_manifest
+from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_world import write_tiny_world
 
@@ -24,23 +23,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["clipvip", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
-
-
 @pytest.mark.parametrize("verb", ["", "gap", "probe"])
-def test_help_has_an_example(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a verb without help."""
-    assert run(monkeypatch, "analyse", *([verb] if verb else []), "--help") == 0
+    assert run_here("analyse", *([verb] if verb else []), "--help") == 0
     assert "Example: clipvip analyse" in " ".join(capsys.readouterr().out.split())
 
 
-def test_gap_of_three_sources(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gap_of_three_sources(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a missing pair, tables that say something else than the JSON, and a run that cannot be repeated."""
     pretrain = place / "pretrain.jsonl"
     texts = tmp_path / "lines.txt"
@@ -49,12 +39,12 @@ def test_gap_of_three_sources(
     )
     sources = (f"{pretrain}:subtitle", f"aux={pretrain}:caption", texts)
     common = ("analyse", "gap", *sources, "--model", place / "mean", "--num-texts", "12", "--draws", "3")
-    assert run(monkeypatch, *common, "--out", tmp_path / "a", "--json") == 0
+    assert run_here(*common, "--out", tmp_path / "a", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert [source["name"] for source in report["sources"]] == ["pretrain:subtitle", "aux", "lines"]
     assert len(report["pairs"]) == 6
     assert all(0 <= pair["nmi"] <= 1 and len(pair["draws"]) == 3 for pair in report["pairs"])
-    assert run(monkeypatch, *common, "--out", tmp_path / "b", "--projection", "pca") == 0
+    assert run_here(*common, "--out", tmp_path / "b", "--projection", "pca") == 0
     table = capsys.readouterr().out
     assert "pretrain:subtitle" in table
     assert "itself, halved" in table
@@ -69,12 +59,10 @@ def test_gap_of_three_sources(
     assert shown[12]["text"] in {clip.caption for clip in read_manifest(pretrain)}
 
 
-def test_embedding_sets_are_sources(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_embedding_sets_are_sources(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches stored vectors that belong to other texts, and sets of two models in one comparison."""
     common = ("encode", place / "pretrain.jsonl", "--model", place / "mean", "--out", tmp_path / "mean")
-    assert run(monkeypatch, *common) == 0
+    assert run_here(*common) == 0
     facts = json.loads((tmp_path / "mean" / "embeddings.json").read_text())
     shutil.copytree(tmp_path / "mean", tmp_path / "other")
     (tmp_path / "other" / "embeddings.json").write_text(json.dumps(facts | {"fingerprint": "another"}))
@@ -82,17 +70,17 @@ def test_embedding_sets_are_sources(
     names = ("subtitle", "caption")
     capsys.readouterr()
     stored = [f"{name}={tmp_path / 'mean'}:{name}" for name in names]
-    assert run(monkeypatch, "analyse", "gap", *stored, *settings) == 0
+    assert run_here("analyse", "gap", *stored, *settings) == 0
     of_set = json.loads(capsys.readouterr().out)
     encoded = [f"{name}={place / 'pretrain.jsonl'}:{name}" for name in names]
-    assert run(monkeypatch, "analyse", "gap", *encoded, "--model", place / "mean", *settings) == 0
+    assert run_here("analyse", "gap", *encoded, "--model", place / "mean", *settings) == 0
     of_model = json.loads(capsys.readouterr().out)
     assert len(of_set["pairs"]) == 3
     for ours, fresh in zip(of_set["pairs"], of_model["pairs"], strict=True):
         assert ours["draws"] == pytest.approx(fresh["draws"])
     assert of_set["fingerprint"] == of_model["fingerprint"]
     mixed = (stored[0], f"caption={tmp_path / 'other'}:caption")
-    assert run(monkeypatch, "analyse", "gap", *mixed, *settings) == 2
+    assert run_here("analyse", "gap", *mixed, *settings) == 2
     assert "of another model" in capsys.readouterr().err
 
 
@@ -111,23 +99,21 @@ def test_errors_are_one_line(
 ) -> None:  # fmt: skip
     """Catches tracebacks and wrong exit codes."""
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "analyse", *arguments) == code
+    assert run_here("analyse", *arguments) == code
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
 
 
-def test_probe(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_probe(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a blind model that is said to see, another recall than `evaluate`'s, and scores of other captions."""
     common = ("--split", "test", "--model", place / "mean")
     data = place / "retrieval.jsonl"
-    assert run(monkeypatch, "analyse", "probe", data, *common, "--out", tmp_path / "probe", "--json") == 0
+    assert run_here("analyse", "probe", data, *common, "--out", tmp_path / "probe", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["orders"]["shuffled"]["mean_abs_change"] == 0.0
     assert report["orders"]["frozen"]["mean_abs_change"] > 0
-    assert run(monkeypatch, "evaluate", "--data", data, *common, "--json") == 0
+    assert run_here("evaluate", "--data", data, *common, "--json") == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert report["plain"]["R@1"] == evaluated["plain"]["t2v"]["R@1"]
     assert report["plain"]["twin_accuracy"] == evaluated["twin_accuracy"]
@@ -142,5 +128,5 @@ def test_probe(
     assert [(row["clip_id"], row["caption"]) for row in scores] == [(c.clip_id, t) for c in clips for t in c.captions]
     assert all(row["plain"] == row["reversed"] for row in scores)
     assert {path.suffix for path in (tmp_path / "probe").iterdir()} == {".json", ".csv", ".png", ".pdf"}
-    assert run(monkeypatch, "analyse", "probe", data, *common) == 0
+    assert run_here("analyse", "probe", data, *common) == 0
     assert "no score moved: reversed" in " ".join(capsys.readouterr().out.split())

@@ -8,25 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipvip.cli import main
 from clipvip.data.manifest import read_manifest
 from helpers_captioners import write_blip, write_encoder_decoder, write_git
 from helpers_chat_server import ChatServer, chat_server
+from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_shards import write_greys
 from helpers_video import write_video
 
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["clipvip", "caption", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
+run = partial(run_here, "caption")
 
 
 @pytest.fixture
@@ -57,24 +53,22 @@ def captions(path: Path) -> dict[str, str | None]:
     return {clip.clip_id: clip.caption for clip in read_manifest(path)}
 
 
-def test_help_has_an_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a verb without help."""
-    assert run(monkeypatch, "--help") == 0
+    assert run("--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Usage: clipvip caption" in text
     assert "Example: clipvip caption" in text
 
 
 @pytest.mark.parametrize("write_captioner", [write_blip, write_git, write_encoder_decoder])
-def test_models_from_disk(
-    write_captioner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_models_from_disk(write_captioner: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Catches a kind of model that does not run from its folder, and one bad file that stops all others."""
     manifest, out = write_manifest(tmp_path, noisy=True), tmp_path / "out.jsonl"
     model = write_captioner(tmp_path / "captioner")
     capfd.readouterr()
     options = ("--num-beams", 2, "--batch-size", 3, "--max-words", 5, "--max-bad-share", 0.3, "--device", "cpu")
-    assert run(monkeypatch, manifest, "--model", model, "--out", out, *options, "--json") == 0
+    assert run(manifest, "--model", model, "--out", out, *options, "--json") == 0
     printed = capfd.readouterr()
     assert printed.err == ""
     summary = json.loads(printed.out)
@@ -100,7 +94,7 @@ def test_a_server(
     server.script = [busy, {"status": 500, "headers": {"Retry-After": "0"}}, {"status": 400, "body": "too grey"}]
     options = ("--api-model", "tiny", "--batch-size", 1, "--prompt", "What is it?", "--timeout", 20)
     options += ("--max-bad-share", 0.5)
-    assert run(monkeypatch, manifest, "--model", server.url, "--out", out, *options) == 0
+    assert run(manifest, "--model", server.url, "--out", out, *options) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
         f"5 clips, 3 captioned by tiny -> {out}",
@@ -117,14 +111,12 @@ def test_a_server(
     assert not any("secret" in text for text in (*written, printed.out, printed.err))
 
     # the same again mends what failed; what is done stays
-    assert run(monkeypatch, manifest, "--model", server.url, "--out", out, *options, "--json") == 0
+    assert run(manifest, "--model", server.url, "--out", out, *options, "--json") == 0
     assert json.loads(capsys.readouterr().out)["captioned"] == 4
     assert captions(out)["clip0"] == "frame 1"
 
 
-def test_captions_that_are_there_stay(
-    tmp_path: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_captions_that_are_there_stay(tmp_path: Path, server: ChatServer, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a person's captions overwritten unasked, --overwrite ignored, and --videos and --split passed over."""
     (tmp_path / "here").mkdir()
     manifest = write_manifest(tmp_path / "here", count=1)
@@ -137,10 +129,10 @@ def test_captions_that_are_there_stay(
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = ("--model", server.url, "--api-model", "tiny", "--videos", tmp_path / "here", "--split", "train")
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
-    assert run(monkeypatch, manifest, *common, "--out", first) == 0
+    assert run(manifest, *common, "--out", first) == 0
     assert capsys.readouterr().out == f"2 clips, 1 captioned by tiny, 1 had a caption -> {first}\n"
     assert captions(first) == {"mine": "mine", "none": "frame 1", "test": None}
-    assert run(monkeypatch, manifest, *common, "--out", second, "--overwrite") == 0
+    assert run(manifest, *common, "--out", second, "--overwrite") == 0
     assert captions(second) == {"mine": "frame 1", "none": "frame 1", "test": None}
 
 
@@ -183,14 +175,14 @@ def test_errors_are_one_line_with_the_right_code(
         server.script = [{"status": 404, "body": {"error": {"message": "no such model"}}}] * 9
     capsys.readouterr()
     given = [argument.replace("URL/no", "URL").replace("URL", server.url) for argument in arguments]
-    assert run(monkeypatch, *given, *(() if "--out" in given else ("--out", "out.jsonl"))) == code
+    assert run(*given, *(() if "--out" in given else ("--out", "out.jsonl"))) == code
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
     assert not Path("out.jsonl").exists()
 
 
-def test_killed_and_started_again(tmp_path: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_started_again(tmp_path: Path, server: ChatServer) -> None:
     """Catches captions lost, doubled or given to other clips because of a kill, and all of it done again."""
     manifest = write_manifest(tmp_path, count=12)
 

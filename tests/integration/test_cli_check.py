@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipvip.cli import main
 from clipvip.data.manifest import read_manifest
+from helpers_cli import run_here
 from helpers_fuzz import reports_despite_kills, write_flawed_set
 from helpers_import import write
 from helpers_video import write_video
@@ -23,12 +23,7 @@ ROWS = [
     {"clip_id": "bad", "video": "text.mp4"},
 ]
 
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["clipvip", "data", "check", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
+run = partial(run_here, "data", "check")
 
 
 @pytest.fixture
@@ -41,17 +36,17 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write(Path("m.jsonl"), ROWS, lines=True)
 
 
-def test_help_has_an_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a verb without help."""
-    assert run(monkeypatch, "--help") == 0
+    assert run("--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Usage: clipvip data check" in text
     assert "Example: clipvip data check" in text
 
 
-def test_the_report(manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a report without counts, names or reasons, or one that floods the terminal or chokes on a file name."""
-    assert run(monkeypatch, manifest, "--videos", "media", "--fix", "clean.jsonl") == 0
+    assert run(manifest, "--videos", "media", "--fix", "clean.jsonl") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
@@ -70,23 +65,21 @@ def test_the_report(manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert (clip.clip_id, clip.path.is_file()) == ("fine", True)
 
 
-def test_json_and_exit_codes(
-    manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_and_exit_codes(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches an exit code that stops a script for nothing, or lets it go on; options without effect."""
     common = (manifest, "--videos", "media", "--json")
-    assert run(monkeypatch, *common) == 0
+    assert run(*common) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["counts"] == {"clips": 9, "ok": 1, "bad": 1, "short": 1, "duplicated": 1, "missing": 5}
-    assert run(monkeypatch, *common, "--strict", "--num-frames", 5, "--fix", "c.jsonl") == 1
+    assert run(*common, "--strict", "--num-frames", 5, "--fix", "c.jsonl") == 1
     assert json.loads(capsys.readouterr().out)["clean"] == {"manifest": "c.jsonl", "clips": 2}
-    assert run(monkeypatch, *common, "--min-seconds", 3, "--fix", "c.jsonl", "--keep-short", "--work", "w") == 0
+    assert run(*common, "--min-seconds", 3, "--fix", "c.jsonl", "--keep-short", "--work", "w") == 0
     report = json.loads(capsys.readouterr().out)
     assert [entry["clip_id"] for entry in report["short"]] == ["fine", "short"]
     assert report["clean"]["clips"] == 2
     assert Path("w/report.json").exists()
     quick = ("--quick", "--num-frames", 4, "--work", "quick", "--workers", 1, "--timeout", 30, "--strict")
-    assert run(monkeypatch, "c.jsonl", "--videos", "media", *quick) == 0
+    assert run("c.jsonl", "--videos", "media", *quick) == 0
     assert "c.jsonl: 2 clips, 2 of them fine (4 frames of each were read)" in capsys.readouterr().out
 
 
@@ -114,7 +107,7 @@ def test_errors_are_one_line_with_the_right_code(
     write(Path("bad.jsonl"), {"video": "x"})
     write(Path("empty.jsonl"), "")
     write(Path("m.jsonl"), ROWS, lines=True)
-    assert run(monkeypatch, *arguments) == code
+    assert run(*arguments) == code
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1

@@ -15,19 +15,12 @@ from transformers import CLIPConfig, CLIPModel
 
 import clipvip
 from clipvip.checkpoints import to_released
-from clipvip.cli import main
 from clipvip.model import ClipVipModel
 from clipvip.model.tokenizer import train_clip_tokenizer
+from helpers_cli import run_here
 from helpers_model import TEXTS, write_model
 from helpers_openai import Sizes, encode_text, make_state
 from helpers_video import write_video
-
-
-def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["clipvip", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return exit_.value.code or 0
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +56,11 @@ def usable(folder: Path, place: Path) -> clipvip.Encoder:
     return encoder
 
 
-def test_released_file_there_and_back(place, tmp_path, monkeypatch, capsys):
+def test_released_file_there_and_back(place, tmp_path, capsys):
     """Catches a folder that other verbs cannot open or that embeds otherwise, and weights that change on the way."""
     folder, file = tmp_path / "deep" / "model", tmp_path / "back.pt"
     heads = ("--vision-heads", 2, "--text-heads", 2)
-    made = run_here(monkeypatch, "convert", place / "released.pt", folder, "--processor", place / "tokenizer", *heads)
+    made = run_here("convert", place / "released.pt", folder, "--processor", place / "tokenizer", *heads)
     told = capsys.readouterr().out
     assert made == 0
     assert "released" in told
@@ -77,7 +70,7 @@ def test_released_file_there_and_back(place, tmp_path, monkeypatch, capsys):
         encoder.encode_videos([place / "video.mp4"]), original.encode_videos([place / "video.mp4"]), atol=1e-6
     )
     np.testing.assert_allclose(encoder.encode_texts(TEXTS), original.encode_texts(TEXTS), atol=1e-6)
-    assert run_here(monkeypatch, "convert", folder, file, "--to", "released") == 0
+    assert run_here("convert", folder, file, "--to", "released") == 0
     first, back = (torch.load(path, weights_only=True) for path in (place / "released.pt", file))
     assert back.keys() == first.keys()
     assert all(torch.equal(back[name], first[name]) for name in first)
@@ -85,10 +78,10 @@ def test_released_file_there_and_back(place, tmp_path, monkeypatch, capsys):
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-def test_openai_file(place, tmp_path, monkeypatch, capsys):
+def test_openai_file(place, tmp_path, capsys):
     """Catches a report that is no JSON or leaves keys out, and a folder whose texts embed otherwise than the file."""
     arguments = ("--processor", place / "tokenizer", "--vision-heads", 4, "--text-heads", 3, "--hidden-act", "gelu")
-    assert run_here(monkeypatch, "convert", place / "openai.pt", tmp_path / "m", *arguments, "--json") == 0
+    assert run_here("convert", place / "openai.pt", tmp_path / "m", *arguments, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     state = torch.load(place / "openai.pt", weights_only=True)
     assert {key for key, _ in report["mapped"]} == state.keys()
@@ -100,9 +93,9 @@ def test_openai_file(place, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(encoder.encode_texts(TEXTS), expected.numpy(), atol=1e-5)
 
 
-def test_hugging_face_folder_needs_no_processor(place, tmp_path, monkeypatch):
+def test_hugging_face_folder_needs_no_processor(place, tmp_path):
     """Catches a converted folder that embeds otherwise than loading the CLIP folder itself does."""
-    assert run_here(monkeypatch, "convert", place / "clip", tmp_path / "m") == 0
+    assert run_here("convert", place / "clip", tmp_path / "m") == 0
     video = [place / "video.mp4"]
     expected = clipvip.load(place / "clip", device="cpu")
     converted = usable(tmp_path / "m", place)
@@ -110,9 +103,9 @@ def test_hugging_face_folder_needs_no_processor(place, tmp_path, monkeypatch):
     assert converted.fingerprint == expected.fingerprint
 
 
-def test_another_image_size(place, tmp_path, monkeypatch):
+def test_another_image_size(place, tmp_path):
     """Catches a processor that goes on making the old size."""
-    assert run_here(monkeypatch, "convert", place / "own", tmp_path / "m", "--image-size", 64) == 0
+    assert run_here("convert", place / "own", tmp_path / "m", "--image-size", 64) == 0
     assert usable(tmp_path / "m", place).processor.image_size == 64
 
 
@@ -142,7 +135,7 @@ def test_errors_are_one_line_with_the_right_code(place, tmp_path, monkeypatch, c
     ]
     monkeypatch.chdir(tmp_path)
     for arguments, code, message in cases:
-        assert run_here(monkeypatch, "convert", *arguments) == code, arguments
+        assert run_here("convert", *arguments) == code, arguments
         told = capsys.readouterr().err
         assert message in told, arguments
         assert "Traceback" not in told
@@ -152,11 +145,11 @@ def test_errors_are_one_line_with_the_right_code(place, tmp_path, monkeypatch, c
     assert (tmp_path / "file.pt").read_text() == "mine"
 
 
-def test_an_empty_folder_may_be_the_target(place, tmp_path, monkeypatch):
+def test_an_empty_folder_may_be_the_target(place, tmp_path):
     """Catches refusing a folder made in advance, and permissions narrower than other new folders have."""
     (tmp_path / "m").mkdir()
     mode = (tmp_path / "m").stat().st_mode
-    assert run_here(monkeypatch, "convert", place / "own", tmp_path / "m") == 0
+    assert run_here("convert", place / "own", tmp_path / "m") == 0
     assert (tmp_path / "m").stat().st_mode == mode
     usable(tmp_path / "m", place)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipvip.cli import main
 from clipvip.data.importers import FORMATS
 from clipvip.data.manifest import read_manifest
+from helpers_cli import run_here
 from helpers_import import touch, write
 
 DIDEMO = [
@@ -21,18 +22,13 @@ DIDEMO = [
     {"description": "three.", "times": [[1, 2]], "video": "a.mov"},
 ]
 
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["clipvip", "data", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
+run = partial(run_here, "data")
 
 
 @pytest.mark.parametrize("verb", ["", "import", "stats", "subset"])
-def test_help_has_an_example(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a verb without help."""
-    assert run(monkeypatch, *([verb] if verb else []), "--help") == 0
+    assert run(*([verb] if verb else []), "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Example: clipvip data" in text
     assert f"Usage: clipvip data {verb}".strip() in text
@@ -48,38 +44,36 @@ def test_data_verbs_do_not_wait_for_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_format_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_format_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a format that nobody can find."""
-    assert run(monkeypatch, "import", "--list") == 0
+    assert run("import", "--list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(FORMATS)
     assert all(len(line.split()) > 3 for line in lines)
 
 
-def test_import_stats_subset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_import_stats_subset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches counts that are not told, unknown keys that get lost, and paths that lead nowhere from another folder."""
     source = write(tmp_path / "didemo" / "test_data.json", DIDEMO)
     videos = touch(tmp_path / "media", "a.mp4")
     manifest, small = tmp_path / "m.jsonl", tmp_path / "didemo" / "small.jsonl"
     common = ("import", "didemo", source, "--videos", videos, "--split", "test", "--out", manifest)
-    assert run(monkeypatch, *common) == 0
+    assert run(*common) == 0
     text = capsys.readouterr().out
     assert f"didemo: 2 clips, 3 captions -> {manifest}" in text
     assert "media: 1 found (1 under another name), 1 missing (kept; --drop-missing leaves them out): b.avi" in text
     assert "duplicates: none" in text
     assert "1,003" in text
-    assert run(monkeypatch, *common, "--drop-missing", "--json") == 0
+    assert run(*common, "--drop-missing", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["clips"], report["missing"], report["missing_dropped"]) == (1, 1, 1)
 
-    assert run(monkeypatch, "stats", manifest, "--json") == 0
+    assert run("stats", manifest, "--json") == 0
     assert json.loads(capsys.readouterr().out)["by_split"] == {"test": 1}
-    assert run(monkeypatch, "stats", manifest) == 0
+    assert run("stats", manifest) == 0
     assert "repeated captions" in capsys.readouterr().out
 
-    assert run(monkeypatch, "subset", manifest, "--count", 1, "--out", small, "--json") == 0
+    assert run("subset", manifest, "--count", 1, "--out", small, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {"out": str(small), "clips": 1, "of": 1, "share": 1.0, "seed": 0, "split": None}
     (clip,) = read_manifest(small)
@@ -88,15 +82,15 @@ def test_import_stats_subset(
     assert clip.extra["times"] == [[[0, 0]], [[1, 2]]]
 
 
-def test_paths_relative_to_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_relative_to_the_videos(tmp_path: Path) -> None:
     """Catches a manifest for --videos ROOT that only works without it, before and after `subset`."""
     source = write(tmp_path / "clips.csv", "path,text\nsub/a.avi,a dog\n")
     videos = touch(tmp_path / "media", "sub/a.mp4")
     arguments = ("--field", "video=path", "--field", "captions=text", "--videos", videos, "--relative-to", "videos")
     (tmp_path / "out").mkdir()
     manifest, copy = tmp_path / "m.jsonl", tmp_path / "out" / "copy.jsonl"
-    assert run(monkeypatch, "import", "csv", source, *arguments, "--out", manifest) == 0
-    assert run(monkeypatch, "subset", manifest, "--share", 1, "--videos", videos, "--out", copy) == 0
+    assert run("import", "csv", source, *arguments, "--out", manifest) == 0
+    assert run("subset", manifest, "--share", 1, "--videos", videos, "--out", copy) == 0
     for path in (manifest, copy):
         assert json.loads(path.read_text())["video"] == "sub/a.mp4"
         assert read_manifest(path, videos=videos)[0].path.is_file()
@@ -108,15 +102,15 @@ def test_everything_in_the_working_directory(
     """Catches names without a folder, which are what people type."""
     monkeypatch.chdir(touch(tmp_path, "a.mp4"))
     write(Path("clips.csv"), "path,text\na.mov,a dog\n")
-    assert run(monkeypatch, "import", "csv", "clips.csv", "--field", "video=path", "--out", "m.jsonl") == 0
+    assert run("import", "csv", "clips.csv", "--field", "video=path", "--out", "m.jsonl") == 0
     assert json.loads(Path("m.jsonl").read_text()) == {"clip_id": "a", "video": "a.mov"}
     arguments = ("import", "csv", "clips.csv", "--field", "video=path", "--videos", ".", "--out", "m.jsonl")
-    assert run(monkeypatch, *arguments) == 0
+    assert run(*arguments) == 0
     assert json.loads(Path("m.jsonl").read_text()) == {"clip_id": "a", "video": "a.mp4"}
-    assert run(monkeypatch, "subset", "m.jsonl", "--share", "1", "--out", "copy.jsonl") == 0
+    assert run("subset", "m.jsonl", "--share", "1", "--out", "copy.jsonl") == 0
     assert Path("copy.jsonl").read_bytes() == Path("m.jsonl").read_bytes()
     capsys.readouterr()
-    assert run(monkeypatch, "stats", "copy.jsonl", "--videos", ".", "--json") == 0
+    assert run("stats", "copy.jsonl", "--videos", ".", "--json") == 0
     assert json.loads(capsys.readouterr().out)["media"] == {"checked": True, "missing": 0, "examples": []}
 
 
@@ -165,7 +159,7 @@ def test_errors_are_one_line_with_the_right_code(
     """Catches tracebacks, wrong exit codes, errors that name nothing, and files left behind by them."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "bad.json", {"video": "x"})
-    assert run(monkeypatch, *arguments) == code
+    assert run(*arguments) == code
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1

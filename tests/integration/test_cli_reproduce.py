@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clipvip.cli import main
 from clipvip.training.state import WorkDir
+from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_reproduce import (
     SHORT,
@@ -24,28 +23,19 @@ from helpers_reproduce import (
 FITS = "model.max_text_tokens=32"  # of `write_model`
 
 
-def run(*arguments: str | Path) -> int:
-    """`clipvip ...` in this process; the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["clipvip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return int(ended.value.code or 0)
-
-
 def test_the_list_and_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a run that is not listed, a plan without its commands, and missing files that are not told."""
-    assert run("reproduce", "--list", "--json") == 0
+    assert run_here("reproduce", "--list", "--json") == 0
     runs = json.loads(capsys.readouterr().out)
     assert len(runs) == 8
     assert runs[-1]["ours"] == "not yet run"
-    assert run("reproduce", "msrvtt-b32") == 0
+    assert run_here("reproduce", "msrvtt-b32") == 0
     text = capsys.readouterr().out
     assert "accepted  R@1 48.6 to 51.6" in text
     assert "size unknown, SHA-256 unknown" in text
     assert "clipvip train finetune/msrvtt-b32@released model.init=DIR/weights" in text
     (tmp_path / "MSRVTT_data.json").write_text("{}")
-    assert run("reproduce", "msrvtt-b32", "--data", tmp_path, "--json") == 0
+    assert run_here("reproduce", "msrvtt-b32", "--data", tmp_path, "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert [file["found"] for file in plan["files"]] == [True, False, False, False]
     assert not any(step["done"] for step in plan["steps"])
@@ -69,7 +59,7 @@ def test_errors_are_one_line(
 ) -> None:  # fmt: skip
     """Catches tracebacks, wrong exit codes, and work that begins before the question is understood."""
     monkeypatch.chdir(tmp_path)
-    assert run("reproduce", *arguments) == code
+    assert run_here("reproduce", *arguments) == code
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
@@ -79,7 +69,7 @@ def test_errors_are_one_line(
 def test_one_process_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches eight processes that import and evaluate the same things at once."""
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert run("reproduce", "msrvtt-b32", "--data", tmp_path, "--workdir", tmp_path / "w") == 2
+    assert run_here("reproduce", "msrvtt-b32", "--data", tmp_path, "--workdir", tmp_path / "w") == 2
     assert "start its `clipvip train` command alone with torchrun" in capsys.readouterr().err
 
 
@@ -99,11 +89,11 @@ def test_the_whole_chain_from_the_published_checkpoint(tmp_path: Path, capsys: p
         "--tokenizer",
         tmp_path / "tokenizer",
     )
-    assert run(*common, "--until", "manifests") == 0
+    assert run_here(*common, "--until", "manifests") == 0
     assert "done until manifests" in capsys.readouterr().out
     assert not (work / "run").exists()
     made = (work / "train.jsonl").stat().st_mtime_ns
-    assert run(*common, "--json") == 0
+    assert run_here(*common, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert (work / "train.jsonl").stat().st_mtime_ns == made
     assert json.loads((work / "result.json").read_text()) == result
@@ -139,18 +129,18 @@ def test_the_whole_chain_from_the_published_checkpoint(tmp_path: Path, capsys: p
         "dsl",
         "--json",
     )
-    assert run(*scores, "--dtype", "float32") == 0
+    assert run_here(*scores, "--dtype", "float32") == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated["plain"] == result["figures"]["plain"]
     assert evaluated["fingerprint"] == result["model"]["fingerprint"]
 
     rows = WorkDir(work / "run").read_log()
-    assert run(*common, "train.log_every=1") == 0  # on which no result hangs
+    assert run_here(*common, "train.log_every=1") == 0  # on which no result hangs
     said = capsys.readouterr()
     assert said.err.count("(done before)") == 5
     assert "but this is not the published run" in said.out
     assert WorkDir(work / "run").read_log() == rows
-    assert run(*common, "train.seed=1") == 2
+    assert run_here(*common, "train.seed=1") == 2
     assert "holds another reproduction (overrides was" in capsys.readouterr().err
 
 
@@ -164,7 +154,7 @@ def test_the_other_layouts(
     """Catches files, splits or paragraphs that do not come through, and weights of one's own passed over."""
     root, model = layout(tmp_path / "root"), write_model(tmp_path / "model")
     common = ("reproduce", name, *SHORT, FITS, "--data", root, "--workdir", tmp_path / "w", "--init", model)
-    assert run(*common, "--json") == 0
+    assert run_here(*common, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["figures"]["num_texts"] == result["figures"]["num_videos"] == num_texts
     assert result["training"]["selected"] == ("last" if "activitynet" in name else "best")
@@ -183,20 +173,20 @@ def test_videos_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixtur
     missing.unlink()
     broken.write_text("no video")
     common = ("reproduce", "msrvtt-b32", *SHORT, FITS, "--data", root, "--init", model)
-    assert run(*common, "--workdir", tmp_path / "strict") == 1
+    assert run_here(*common, "--workdir", tmp_path / "strict") == 1
     assert "1 of 6 videos of train are not there, such as video0.mp4" in capsys.readouterr().err
     missing.write_bytes(good)
-    assert run(*common, "--workdir", tmp_path / "strict") == 1
+    assert run_here(*common, "--workdir", tmp_path / "strict") == 1
     said = capsys.readouterr().err
     assert "1 of 4 videos cannot be used, such as video9" in said
     assert "go on without them with --on-decode-error skip" in said
-    assert run(*common, "--workdir", tmp_path / "strict", "--on-decode-error", "skip", "--json") == 0
+    assert run_here(*common, "--workdir", tmp_path / "strict", "--on-decode-error", "skip", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["skipped"] == {"train": 0, "test": 1}
     assert "test: videos that could not be decoded: 1" in result["verdict"]["differs"]
     missing.unlink()
     lenient = (*common, "--workdir", tmp_path / "lenient", "--on-decode-error", "skip", "--json")
-    assert run(*lenient) == 0
+    assert run_here(*lenient) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["figures"]["num_videos"] == 3
     assert {"train: videos that were missing: 1", "test: videos that could not be decoded: 1"} <= set(

@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from clipvip.cli import main
 from clipvip.data.shards import ShardSet
+from helpers_cli import run_here
 from helpers_shards import kill_and_resume, shard_command, write_set
 
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["clipvip", "data", "shard", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
+run = partial(run_here, "data", "shard")
 
 
-def test_help_has_an_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a verb without help."""
-    assert run(monkeypatch, "--help") == 0
+    assert run("--help") == 0
     assert "Example: clipvip data shard" in " ".join(capsys.readouterr().out.split())
 
 
-def test_shard_and_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shard_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a summary that is wrong, bad clips that are not told, and damage that verify does not name."""
     manifest, out = write_set(tmp_path, damaged=True), tmp_path / "shards"
     options = ("--clips-per-shard", 4, "--max-bad-share", 0.2)
-    assert run(monkeypatch, manifest, "--out", out, *options, "--json") == 0
+    assert run(manifest, "--out", out, *options, "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["clips"], summary["shards"], summary["bad_clips"]) == (5, 2, 1)
     bad = [json.loads(line) for line in (out / "bad_clips.jsonl").read_text().splitlines()]
@@ -40,31 +35,29 @@ def test_shard_and_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "broken.mp4" in bad[0]["reason"]
     assert len(ShardSet(out)) == 5
 
-    assert run(monkeypatch, manifest, "--out", out, *options) == 0
+    assert run(manifest, "--out", out, *options) == 0
     assert re.search(r"^5 clips, .* \(tars: 2\)$", printed := capsys.readouterr().out, re.MULTILINE)
     assert "1 bad clips left out" in printed
-    assert run(monkeypatch, "--verify", out) == 0
+    assert run("--verify", out) == 0
     (out / "shard-000001.tar").write_bytes(b"x")
-    assert run(monkeypatch, "--verify", out) == 1
+    assert run("--verify", out) == 1
     assert "shard-000001.tar: missing, or not as it was written" in capsys.readouterr().err
 
 
-def test_media_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_media_elsewhere(tmp_path: Path) -> None:
     """Catches --videos passed over, and sources that are not relative to it."""
     manifest = write_set(tmp_path / "a")
     manifest = manifest.rename(tmp_path / "set.jsonl")
-    assert run(monkeypatch, manifest, "--videos", tmp_path / "a", "--out", tmp_path / "out", "--as", "frames") == 0
+    assert run(manifest, "--videos", tmp_path / "a", "--out", tmp_path / "out", "--as", "frames") == 0
     clip, frames = ShardSet(tmp_path / "out").load(0)
     assert clip.path == Path("media/a.mp4")
     assert len(frames) == 6
 
 
-def test_a_bad_clip_stops_it_if_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_clip_stops_it_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a policy that is not kept."""
     manifest = write_set(tmp_path, damaged=True)
-    assert run(monkeypatch, manifest, "--out", tmp_path / "out", "--on-decode-error", "raise") == 1
+    assert run(manifest, "--out", tmp_path / "out", "--on-decode-error", "raise") == 1
     assert "broken.mp4" in capsys.readouterr().err
     assert not (tmp_path / "out" / "shards.json").exists()
 
@@ -86,7 +79,7 @@ def test_wrong_usage(
     """Catches values that are accepted and ignored, and a folder made for nothing."""
     write_set(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *options) == 2
+    assert run(*options) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "x").exists()
 

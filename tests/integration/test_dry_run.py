@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipvip.cli import main
 from clipvip.training import load_recipe
+from helpers_cli import run_here
 from helpers_world import overrides, write_few_clips, write_recipe
 
 
@@ -26,15 +26,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml")
 
 
-def run(*arguments: str | Path) -> int:
-    """`clipvip ...` in this process; the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["clipvip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return int(ended.value.code or 0)
-
-
 def test_people_and_programs_get_a_plan_and_nothing_else_happens(
     world: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,14 +33,14 @@ def test_people_and_programs_get_a_plan_and_nothing_else_happens(
     printed recipe that is not the one that would run."""
     monkeypatch.chdir(tmp_path)
     command = ["train", recipe, *overrides(world), "--dry-run"]
-    assert run(*command) == 0
+    assert run_here(*command) == 0
     told = capsys.readouterr().out
     for section in ("model\n", "data\n", "memory, a process\n", "time\n"):
         assert f"\n{section}" in told
     assert "validations (4 of 3 clips), checkpoints (6)" in told
     resolved = yaml.safe_load(told.partition("# the recipe, resolved\n")[2])
     assert resolved == json.loads(load_recipe(str(recipe), overrides(world)).model_dump_json())
-    assert run(*command, "train.micro_batch=2", "--json", "--workdir", tmp_path / "run") == 0
+    assert run_here(*command, "train.micro_batch=2", "--json", "--workdir", tmp_path / "run") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recipe"]["train"]["micro_batch"] == found["data"]["micro_batch"] == 2
     assert not list(tmp_path.iterdir())
@@ -60,7 +51,7 @@ def test_a_plan_that_does_not_fit_is_printed(
 ) -> None:
     """Catches text that only knows runs that go well."""
     monkeypatch.setattr("clipvip.training.rehearsal.free_memory", lambda _: 5 * 2**20)
-    assert run("train", recipe, *overrides(world), "train.batch_size=16", "--dry-run") == 0
+    assert run_here("train", recipe, *overrides(world), "train.batch_size=16", "--dry-run") == 0
     told = capsys.readouterr().out
     assert "not timed" in told
     assert "note: does not fit: 16 clips at once take about" in told
@@ -76,7 +67,7 @@ def test_a_recipe_is_refused_as_by_the_run(
     """Catches a plan for a recipe that the run would refuse, or another word for what is wrong with it."""
     refusals = []
     for way in (["--dry-run"], ["--workdir", tmp_path / "run"]):
-        code = run("train", recipe, *overrides(world), change, *way)
+        code = run_here("train", recipe, *overrides(world), change, *way)
         *_, line = capsys.readouterr().err.splitlines()
         refusals.append((code, line))
     assert refusals[0] == refusals[1]
@@ -85,7 +76,7 @@ def test_a_recipe_is_refused_as_by_the_run(
 
 def test_a_list_is_no_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches an option that is accepted and ignored."""
-    assert run("train", "--list", "--dry-run") == 2
+    assert run_here("train", "--list", "--dry-run") == 2
     assert "leave out --dry-run" in capsys.readouterr().err
 
 

@@ -25,7 +25,7 @@ from clipvip.errors import ManifestError, UsageError
 from clipvip.evaluation import Retrieval, rank_retrieval, report_retrieval
 from clipvip.records import Clip
 from helpers_model import write_model
-from helpers_video import write_video
+from helpers_video import write_videos
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -36,8 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("place")
     write_model(place / "model")
     colours = ["red", "blue", "green", "white", "black", "grey", "pink"]
-    for number in range(16):
-        write_video(place / f"{number}.mp4", 6 + number, width=48, height=32, grain=1 + number)
+    write_videos(place, *range(6, 22), width=48, height=32)
     clips = [
         Clip(
             f"clip{number}",

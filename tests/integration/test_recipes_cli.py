@@ -13,9 +13,9 @@ import torch
 import yaml
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from clipvip.cli import main
 from clipvip.training.recipes import list_recipes
 from clipvip.training.state import WorkDir
+from helpers_cli import run_here
 from helpers_world import write_tiny_world
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -42,15 +42,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*arguments: str | Path) -> int:
-    """`clipvip ...` in this process; the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["clipvip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return int(ended.value.code or 0)
-
-
 def trained(workdir: Path, recipe: str, world: Path, *overrides: str) -> list[dict[str, float]]:
     """Three steps of a recipe, told what it leaves open unless `overrides` do; the log lines."""
     told = {override.partition("=")[0] for override in overrides}
@@ -62,7 +53,7 @@ def trained(workdir: Path, recipe: str, world: Path, *overrides: str) -> list[di
     if {"model.tokenizer", "model.init"} & told:
         del defaults["model.init"]
     open_fields = [f"{field}={value}" for field, value in defaults.items() if field not in told]
-    assert run("train", recipe, *open_fields, *SHORT, *overrides, "--workdir", workdir) == 0
+    assert run_here("train", recipe, *open_fields, *SHORT, *overrides, "--workdir", workdir) == 0
     rows = [row for row in WorkDir(workdir).read_log() if "loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(math.isfinite(row["loss"]) for row in rows)
@@ -174,7 +165,7 @@ def test_what_is_left_open_is_asked_for(world: Path, tmp_path: Path, capsys: pyt
         ("finetune/msrvtt-b32", [], "field 'data.train' is missing (manifest or shards"),
         ("pretrain/data-both+images", [train], "field 'data.mix.0.data' is missing (image-text sets such as"),
     ):
-        assert run("train", recipe, *given, "--workdir", tmp_path / "run") == 2
+        assert run_here("train", recipe, *given, "--workdir", tmp_path / "run") == 2
         assert asked in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -206,14 +197,14 @@ def test_the_list_shows_all_of_every_recipe() -> None:
 
 def test_one_recipe_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches settings that are not those of the run, overrides not heard, and lists of what does not exist."""
-    assert run("train", "--list", "finetune/didemo-b32@released", "optim.lr=2e-6") == 0
+    assert run_here("train", "--list", "finetune/didemo-b32@released", "optim.lr=2e-6") == 0
     told = capsys.readouterr().out
     assert "clipvip train finetune/didemo-b32@released optim.lr=2e-6 model.init=INIT data.train=TRAIN" in told
     settings = dict(line.split(None, 1) for line in told.splitlines() if line.startswith("  ") and " " in line.strip())
     assert settings["optim.lr"] == "2e-06"
     assert settings["loss.reduction"] == "mean -> sum"  # the last part of the listing: what the profile changes
     assert settings["model.max_text_tokens"] == "70 -> 50"
-    assert run("train", "--list", "finetune/didemo-b32", "--json") == 0
+    assert run_here("train", "--list", "finetune/didemo-b32", "--json") == 0
     row = json.loads(capsys.readouterr().out)
     assert row["settings"]["data.join_captions"] is True
     assert row["paper"].startswith("t2v R@1 48.6")
@@ -222,5 +213,5 @@ def test_one_recipe_in_full(capsys: pytest.CaptureFixture[str]) -> None:
         (["finetune/didemo-b32@relased"], "did you mean 'finetune/didemo-b32@released'"),
         (["finetune/didemo-b32", "--workdir", "x"], "leave out --workdir"),
     ):
-        assert run("train", "--list", *arguments) == 2
+        assert run_here("train", "--list", *arguments) == 2
         assert message in capsys.readouterr().err

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import clipvip
-from clipvip.cli import main
 from clipvip.search import Library
+from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_serve import first, started, write_library
 from helpers_video import write_video
@@ -28,13 +28,6 @@ TOKEN = "a-token-that-is-long"
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return write_library(tmp_path_factory.mktemp("library of a process"))
-
-
-def run_here(monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["clipvip", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return exit_.value.code
 
 
 @pytest.mark.parametrize(
@@ -52,18 +45,18 @@ def test_mistakes_are_told_in_one_line(place, monkeypatch, capsys, options, code
     """Catches a server that is open by mistake, tracebacks, and wrong exit codes."""
     index = [] if "--index" in options else ["--index", str(place / "index")]
     monkeypatch.setenv("CLIPVIP_TOKEN", "")
-    assert run_here(monkeypatch, "serve", *index, *options) == code
+    assert run_here("serve", *index, *options) == code
     [line] = capsys.readouterr().err.splitlines()
     assert told in line
 
 
-def test_port_in_use(place, monkeypatch, capsys):
+def test_port_in_use(place, capsys):
     """Catches a traceback, or a wait for the model, where one line would do."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        assert run_here(monkeypatch, "serve", "--index", str(place / "index"), "--port", port) == 1
+        assert run_here("serve", "--index", str(place / "index"), "--port", port) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert f"port {port} of 127.0.0.1 is in use" in line
 
@@ -125,7 +118,8 @@ def test_the_example_of_the_docs(place):
         code = example.replace("http://127.0.0.1:8000", str(client.base_url))
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        *_, last = (json.loads(line.removeprefix("data: ")) for line in done.stdout.splitlines() if line)
+        *_, data = (line for line in done.stdout.splitlines() if line.startswith("data: "))  # the others are pings
+        last = json.loads(data.removeprefix("data: "))
         assert (last["state"], last["dir"]) == ("done", str(place / "videos"))
         jobs = client.get("/api/jobs").json()["jobs"]
         assert [job["job_id"] for job in jobs] == [last["job_id"], others]

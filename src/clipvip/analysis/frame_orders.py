@@ -75,10 +75,7 @@ def encode_orders(
 
     def pixels(clip: Clip) -> Tensor | None:
         try:
-            if clip.image is not None:
-                return encoder.processor.image_pixels(clip.image)
-            span = clip.time_range
-            return encoder.processor.video_pixels(clip.path if span is None else (clip.path, *span))
+            return encoder.processor.clip_pixels(clip)
         except VideoDecodeError as error:
             if on_decode_error == "raise":
                 raise

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedToke
 
 from clipvip.errors import CheckpointError, ClipVipWarning, ConfigError, InputError
 from clipvip.model.config import ClipVipConfig
+from clipvip.records import Clip
 from clipvip.video import read_frames, read_image
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD, decoder_size, to_pixel_values
 
@@ -108,6 +109,13 @@ class ClipVipProcessor(ProcessorMixin):
             raise InputError(f"{image[0]}: an image has no time range")
         array = image if isinstance(image, np.ndarray | Tensor) else read_image(image)
         return self.frames_to_pixels(array[None])
+
+    def clip_pixels(self, clip: Clip) -> Tensor:
+        """A clip of a manifest, image or video, to float32 [T, 3, S, S]."""
+        if clip.image is not None:
+            return self.image_pixels(clip.image)
+        span = clip.time_range
+        return self.video_pixels(clip.path if span is None else (clip.path, *span))
 
     def frames_to_pixels(self, frames: np.ndarray | Tensor) -> Tensor:
         """Decoded frames uint8 [T, H, W, 3] to normalised float32 [T, 3, S, S]. Raises: InputError."""

@@ -21,7 +21,7 @@ from clipvip.search import Library
 from clipvip.search.tables import THUMBNAILS
 from helpers_index import assert_same
 from helpers_model import write_model
-from helpers_video import write_video
+from helpers_video import write_video, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def library(model, tmp_path):
-    (tmp_path / "videos").mkdir()
-    for number in range(4):
-        write_video(tmp_path / "videos" / f"{number}.mp4", 40, first_pts=number)
-    (tmp_path / "videos" / "bad.mp4").write_text("no video")
+    videos = write_videos(tmp_path / "videos", 40, 40, 40, 40)
+    (videos / "bad.mp4").write_text("no video")
     library = Library(tmp_path / "index", model, windows_s=2.0)
-    library.add(tmp_path / "videos")
+    library.add(videos)
     return library
 
 

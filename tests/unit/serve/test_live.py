@@ -10,7 +10,7 @@ import clipvip
 from clipvip.search import Library
 from clipvip.serve.live import Live
 from helpers_model import write_model
-from helpers_video import write_video
+from helpers_video import write_video, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,8 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def library(encoder, tmp_path):
-    (tmp_path / "videos").mkdir()
-    for number in range(4):
-        write_video(tmp_path / "videos" / f"{number}.mp4", 12, grain=number + 1)
     library = Library(tmp_path / "index", encoder)
-    library.add(tmp_path / "videos")
+    library.add(write_videos(tmp_path / "videos", 12, 12, 12, 12))
     return library
 
 
