@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -49,3 +52,11 @@ def progress_line(
     ]
     shown = wanted and (console.is_terminal or console.is_jupyter)
     return Progress(*columns, console=console, expand=True, transient=transient, disable=not shown)
+
+
+@contextmanager
+def step_counter(wanted: bool, label: str, total: int) -> Iterator[Callable[..., object]]:
+    """A function to be told how many more of `total` are done (one, if nothing is said), and a line if wanted."""
+    with progress_line(wanted=wanted) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count=1: bar.advance(task, count)

@@ -9,27 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clipvip import distributed
-from clipvip.errors import CheckpointError, InputError, UsageError, VideoDecodeError
+from clipvip.errors import InputError, VideoDecodeError
 from clipvip.jobs.ahead import run_ahead
-from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.clipvip import load_strictly, read_config
+from clipvip.model import ClipVipModel, ClipVipProcessor
 from clipvip.model.processor import Media
-from clipvip.progress import progress_line
+from clipvip.progress import step_counter
 from clipvip.records import Clip, Embeddings
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Encoder:
@@ -93,13 +87,13 @@ class Encoder:
         Raises: VideoDecodeError for the first file that cannot be decoded.
         """
         videos = _as_list("encode_videos", videos)
-        with _told(progress, "encoding videos", len(videos)) as told:
+        with step_counter(progress, "encoding videos", len(videos)) as told:
             return self._encode_media(videos, self.processor.video_pixels, batch_size, told)
 
     def encode_images(self, images: Iterable[Media], *, batch_size: int = 64, progress: bool = False) -> np.ndarray:
         """Images to float32 [N, E], each as a one-frame video. images: paths, or uint8 [H, W, 3]."""
         images = _as_list("encode_images", images)
-        with _told(progress, "encoding images", len(images)) as told:
+        with step_counter(progress, "encoding images", len(images)) as told:
             return self._encode_media(images, self.processor.image_pixels, batch_size, told)
 
     def encode_texts(
@@ -112,7 +106,7 @@ class Encoder:
         # texts of like length share a batch, so little is computed on padding
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        with _told(progress, "encoding texts", len(texts)) as told:
+        with step_counter(progress, "encoding texts", len(texts)) as told:
             for rows in chunks:
                 tokens = self.processor.tokenize([texts[i] for i in rows], multiple_of=multiple_of)
                 with torch.inference_mode():
@@ -133,7 +127,7 @@ class Encoder:
 
         Raises: VideoDecodeError for the first clip that cannot be decoded, or with "skip" if there is no other.
         """
-        with _told(progress, "encoding clips", len(clips)) as told:
+        with step_counter(progress, "encoding clips", len(clips)) as told:
             embeddings = self.encode_decodable(clips, batch_size=batch_size, on_decode_error=on_decode_error, told=told)
         check_some_left(clips, embeddings)
         return embeddings
@@ -206,142 +200,11 @@ class Encoder:
         return vectors
 
 
-class SharedEncoder:
-    """An `Encoder` whose work is shared out among the processes of a run; all get all rows, in the order given.
-
-    Batches are cut first and shared out then: the vectors are those of one process, to the last bit if the same kernels
-    compute them (on CPUs `load` times kernels and takes the fastest; those differ by 2e-7). Without other processes it
-    is that encoder.
-    """
-
-    def __init__(self, encoder: Encoder, *, batch_size: int = 16, text_batch_size: int = 256):
-        self.encoder = encoder
-        self.batch_size = batch_size
-        self.text_batch_size = text_batch_size
-
-    @property
-    def dtype(self) -> str:
-        """As `Encoder.dtype`."""
-        return self.encoder.dtype
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """As `Encoder.sampling`."""
-        return self.encoder.sampling
-
-    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """As `Encoder.encode_texts`."""
-        size, mine = self.text_batch_size, progress and distributed.rank() == 0
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # the encoder's own order, and so its batches
-        shares = _shared(
-            lambda share: self.encoder.encode_texts([texts[i] for i in share], batch_size=size, progress=mine),
-            order,
-            size,
-        )
-        vectors = np.empty((len(texts), self.encoder.embedding_size), np.float32)
-        for number, share in enumerate(shares):
-            vectors[_share(order, size, number)] = share
-        return vectors
-
-    def encode_clips(
-        self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
-    ) -> Embeddings:
-        """As `Encoder.encode_clips`."""
-        size, mine = self.batch_size, progress and distributed.rank() == 0
-
-        def work(share: Sequence[Clip]) -> Embeddings:
-            with _told(mine, "encoding clips", len(share)) as told:
-                return self.encoder.encode_decodable(share, batch_size=size, on_decode_error=on_decode_error, told=told)
-
-        shares = _shared(work, clips, size)
-        vectors = {id_: row for share in shares for id_, row in zip(share.ids, share.vectors, strict=True)}
-        reasons = {id_: reason for share in shares for id_, reason in share.skipped.items()}
-        ids = tuple(clip.clip_id for clip in clips if clip.clip_id not in reasons)
-        skipped = {clip.clip_id: reasons[clip.clip_id] for clip in clips if clip.clip_id in reasons}
-        rows = np.stack([vectors[id_] for id_ in ids]) if ids else shares[0].vectors[:0]
-        embeddings = Embeddings(ids, rows, shares[0].fingerprint, skipped)
-        check_some_left(clips, embeddings)
-        return embeddings
-
-
 def check_some_left(clips: Sequence[Clip], embeddings: Embeddings) -> None:
     """Raises: VideoDecodeError if there were clips, and all had to be left out."""
     if clips and not embeddings.ids:
         first = embeddings.skipped[clips[0].clip_id]
         raise VideoDecodeError(f"not one of {len(clips)} clips can be decoded; the first: {first}")
-
-
-def _shared(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], size: int) -> list[Result]:
-    """What each process makes of its share. An error of one is raised by all."""
-    return distributed.together(lambda: work(_share(items, size, distributed.rank())))
-
-
-def _share(items: Sequence[Item], size: int, number: int) -> list[Item]:
-    """Of the items' batches of `size`, every world-th one, from `number` on."""
-    starts = range(number * size, len(items), distributed.world() * size)
-    return [item for start in starts for item in items[start : start + size]]
-
-
-def load(source: str | Path, *, device: str = "auto", dtype: str = "auto", optimize: bool = True) -> Encoder:
-    """An `Encoder` from a clipvip model folder, a CLIP folder, or a hub id of either, optimised for inference.
-
-    device: "auto" (CUDA, then MPS, then CPU) or a torch device name.
-    dtype: "auto" (bfloat16 on CUDA, else float32: embeddings of different CPUs agree to 1e-5), "float32", or "bfloat16"
-    (on a CPU that computes in it several times faster). Plain CLIP weights load with aggregator="mean": search works
-    with any CLIP.
-    optimize: False starts sooner, for a handful of inputs, and encodes slower; bfloat16 is optimised all the same.
-    Raises: CheckpointError if the folder is missing, incomplete or not such a model.
-    """
-    kind = pick_device(device)
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"dtype={dtype!r}: choose auto, float32 or bfloat16")
-    if dtype == "auto" and kind.type != "cuda":
-        dtype = "float32"
-    config = read_config(source)
-    if isinstance(config, ClipVipConfig):
-        model = load_strictly(ClipVipModel, source)
-        processor = _load_processor(source, model)
-    else:
-        model = ClipVipModel.from_clip(source, aggregator="mean")
-        processor = ClipVipProcessor.from_clip(source)
-        processor.check_fits(source, model.config)
-    encoder = Encoder(model.to(kind), processor, str(source))
-    _ = encoder.fingerprint  # of the weights as stored: fusing and rounding must not make it another model
-    if optimize or dtype != "float32":
-        model.optimize_for_inference(dtype)
-    else:
-        model.eval().requires_grad_(False)
-    return encoder
-
-
-@contextmanager
-def _told(progress: bool, title: str, total: int) -> Iterator[Callable[..., object]]:
-    """A function to be told how many more (one, if nothing is said) of `total` are done, and a bar if one is wanted."""
-    with progress_line(wanted=progress) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count=1: bar.advance(task, count)
-
-
-def _load_processor(source: str | Path, model: ClipVipModel) -> ClipVipProcessor:
-    try:
-        processor = ClipVipProcessor.from_pretrained(source)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{source}: no usable processor there: {' '.join(str(error).split())}") from error
-    processor.check_fits(source, model.config)
-    return processor
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" (CUDA, then MPS, then CPU) or a device by its name. Raises: UsageError if this machine has none such."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device={name!r}: {reason}; choose auto, cpu, or a device this machine has") from None
-    return device
 
 
 def _as_list(what: str, items: Iterable[Any]) -> list[Any]:
