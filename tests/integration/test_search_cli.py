@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import date, datetime
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
+from rich.text import Text
 
 import clipvip
 from clipvip.cli import main
@@ -89,6 +92,16 @@ def test_index_and_search(place, monkeypatch, capsys):
     table = capsys.readouterr().out
     assert "a [red] circle" in table
     assert table.count("-0:1") == 1  # two windows that share most of their time are one answer
+    assert re.search(rf"│ {re.escape(str(long))} │ 0:0\d-0:1\d │\n", table)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_here(monkeypatch, "search", "a [red] circle", "--index", "mein index") == 0
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert all(cell_len(line) <= 80 for line in lines)
+    [line] = [line for line in lines if "-0:1" in line]
+    assert re.search(r"│ /.+….+ \[2024\]/größer\.mkv │ 0:0\d-0:1\d │$", line)
+    assert len(lines) == 7  # title, heading and frame; two answers
+    monkeypatch.delenv("FORCE_COLOR")
     for arguments in (
         (*index[:2], "--model", "anderes", "--index", "mein index"),
         ("search", "a dog", "--model", "anderes", "--index", "mein index"),

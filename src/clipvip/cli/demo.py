@@ -271,7 +271,7 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     """Index the test videos and ask three things; each answer as `clipvip search --json` prints it."""
     from dataclasses import asdict
 
-    from clipvip.cli.search import hits_table
+    from clipvip.cli.hits_table import print_hits
     from clipvip.data.manifest import read_manifest
     from clipvip.search import Library
 
@@ -288,7 +288,7 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     answers = []
     for query in EXAMPLES:
         hits = library.search(query, 3)
-        console.print(hits_table(query, hits))
+        print_hits(query, hits)
         answers.append({"query": query, "results": [asdict(hit) | {"video": str(hit.video)} for hit in hits]})
     return answers
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipvip.cli.hits_table import print_hits
 from clipvip.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.table import Table
 
     from clipvip.search import Filters, Library, Query, Results, Term
     from clipvip.search.query import VideoPart
@@ -104,8 +103,6 @@ def command(
     with EncoderAhead() if encodes and not late else nullcontext() as ahead:  # before anything large is imported here
         import json
 
-        from rich.console import Console
-
         from clipvip.search import Filters, Library
 
         filters = Filters(
@@ -134,31 +131,9 @@ def command(
                 row |= files
             typer.echo(json.dumps(told))
         elif results.found and len(results):
-            Console().print(hits_table(str(query), results))
+            print_hits(str(query), results)
         else:
             typer.echo(_nothing(results, filters))
-
-
-def hits_table(query: str, hits: Results) -> Table:
-    """The answers as people read them."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(query))
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("file", overflow="fold")
-    table.add_column("time", no_wrap=True)
-    for hit in hits:
-        span = f"{clock(hit.start_s)}-{clock(hit.end_s)}"
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(str(hit.video)), span)
-    return table
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, as players show them: 75 -> "1:15"."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"
 
 
 def clip_part(given: str) -> VideoPart:

@@ -1,0 +1,77 @@
+"""The answers of a search as people read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
+
+    from clipvip.search import Results
+
+UNLIMITED = 100_000
+"""Cells: wider than any table."""
+
+
+def print_hits(query: str, hits: Results) -> None:
+    """A line an answer. Paths lose their middle where a terminal is too narrow, and nothing anywhere else."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = UNLIMITED
+    table = Table(title=Text(_printable(query)))
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("file")
+    table.add_column("time", no_wrap=True)
+    tenths = any(hit.end_s - hit.start_s < 1 for hit in hits)
+    for hit in hits:
+        span = f"{clock(hit.start_s, tenths=tenths)}-{clock(hit.end_s, tenths=tenths)}"
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", _Path(_printable(str(hit.video)).replace("\n", "\\n")), span)
+    console.print(table)
+
+
+def clock(seconds: float, *, tenths: bool = False) -> str:
+    """Minutes and seconds, as players show them: 75 -> "1:15", or "1:15.0"."""
+    if tenths:
+        minutes, rest = divmod(round(10 * seconds), 600)
+        return f"{minutes}:{rest // 10:02d}.{rest % 10}"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def shortened(text: str, width: int) -> str:
+    """`text` in so many cells of a terminal, without its middle if need be: its end tells more than its beginning."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    head = (width - 1) // 3
+    return f"{set_cell_size(text, head)}…{set_cell_size(text[::-1], width - 1 - head)[::-1]}"
+
+
+class _Path:
+    """In as many cells as its column gets."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.cells import cell_len
+        from rich.measure import Measurement
+
+        return Measurement(1, cell_len(self.text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        yield Text(shortened(self.text, options.max_width), no_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """What may stand in UTF-8: names of files may hold other bytes."""
+    return text.encode(errors="backslashreplace").decode()
