@@ -110,8 +110,12 @@ def test_an_awkward_library(clipvip, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["lib"], "a new index needs folders and --model M"),
+        (["lib"], "index: no search index there; a new one needs --model M"),
+        (["lib", "--prune"], "index: no search index there; a new one needs --model M"),
         (["--status", "--prune"], "go alone"),
+        (["--status", "--forget", "lib"], "go alone"),
+        (["--verify", "--window", "6"], "go alone"),
+        (["--forget", "lib", "--background", "texts.txt"], "go alone"),
         (["--verify", "lib"], "go alone"),
         (["--rebuild", "lib"], "--rebuild takes the folders that were added before"),
         (["lib", "--segment", "scenes"], "choose windows or shots"),
@@ -129,8 +133,17 @@ def test_wrong_usage_is_one_line(clipvip, tmp_path, arguments, told):
 
 
 def test_looks_at_no_index(clipvip, tmp_path):
-    """Catches an empty index that is made by a look at it."""
-    for look in (["--status"], ["--verify"], ["--forget", "lib"]):
-        code, _, err = clipvip("index", "--index", "index", *look)
-        assert (code, "no search index there" in err) == (1, True)
+    """Catches an empty index that is made by a look at it, and an advice that speaks of something else."""
+    for look in (
+        ["--status"],
+        ["--verify"],
+        ["--forget", "lib"],
+        ["--prune"],
+        ["--rebuild", "--model", "m"],
+        ["--model", "m"],
+        [],
+    ):
+        told = "clipvip: index: no search index there; make one: clipvip index DIR --model M --index index\n"
+        assert clipvip("index", "--index", "index", *look) == (1, "", told)
+    assert clipvip("index", "--index", "", "--status")[0] == 2
     assert not (tmp_path / "index").exists()

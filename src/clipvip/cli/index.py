@@ -89,7 +89,9 @@ def command(
     started = time.perf_counter()
     if embeddings and (dirs or model):
         raise UsageError("--embeddings goes without folders and without --model")
-    if (status or verify or forget) and (dirs or embeddings or prune or rebuild or model or (status and verify)):
+    alone = status + verify + bool(forget)
+    others = (dirs, embeddings, prune, rebuild, model, window, stride, segment, background, strict)
+    if alone > 1 or (alone and any(others)):
         raise UsageError("--status, --verify and --forget go alone: each is a command of its own")
     if rebuild and (dirs or embeddings):
         raise UsageError("--rebuild takes the folders that were added before; add others afterwards")
@@ -109,8 +111,8 @@ def command(
         removed = sum(library.forget(folder).removed for folder in forget)
         return typer.echo(json.dumps({"removed": removed}) if as_json else f"{removed} videos taken out of {index}")
     texts = None if background is None else read_texts(background)  # a mistake shall not wait for the videos
-    if not library.exists and not embeddings and (not dirs or model is None):
-        raise UsageError("a new index needs folders and --model M, or else --embeddings SET")
+    if not library.exists and dirs and model is None:
+        raise UsageError(f"{index}: no search index there; a new one needs --model M")
     summary = IndexSummary()
     with _bar() as (on_progress, on_hours):
         if embeddings:

@@ -56,6 +56,8 @@ class Library:
         load: Callable[..., Any] | None = None,
     ):
         uri = os.fspath(uri)
+        if not uri:
+            raise UsageError("an index needs a name: a folder, or s3://BUCKET/FOLDER")
         self.uri = uri if "://" in uri else os.path.expanduser(uri)
         self._model: str | None = None
         self._encoder: Encoder | None = None
