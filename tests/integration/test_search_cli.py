@@ -135,6 +135,7 @@ def test_every_kind_of_query(place, monkeypatch, capsys):
         (["a dog", "--and", "a cat", "--not", "night"], {}, ["a dog", "a cat", ("night", -0.5)]),
         (["a dog", "--not", "night", "--weight", "text=2", "--weight", "not=1"], {}, [("a dog", 2.0), ("night", -1.0)]),
         (["--clip", f"{part[0]}:1-0:03.5"], {}, [Term(video=part)]),
+        (["--clip", f"{whole}:0:00.5-59"], {}, [Term(video=(whole, 0.5, 1.2))]),
         (["--clip", whole, "--weight", "clip=0.3", "a dog"], {}, ["a dog", Term(video=whole, weight=0.3)]),
         (["--like", first.segment_id], {}, [Term(segment=first.segment_id)]),
         (["a dog", "-k", 1, "--offset", 1, "--no-merge"], {"k": 1, "offset": 1, "merge": False}, ["a dog"]),
@@ -161,7 +162,7 @@ def test_every_kind_of_query(place, monkeypatch, capsys):
         assert answers[-1] == pytest.approx([hit.score for hit in results] if results.found else [], abs=1e-5)
         assert told.get("p_value") == results.p_value
         assert told["found"] == (results.found and len(results) > 0)
-    assert answers[10] == []  # the files are of today
+    assert answers[11] == []  # the files are of today
     assert run_here(monkeypatch, "search", "a dog", "--root", ".", "--index", "mein index") == 2
     assert f"not a folder of this index; it has {place / folder} " in capsys.readouterr().err
 
@@ -171,7 +172,7 @@ def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert run_here(monkeypatch, "index", "Meine Vidéos 日本", "--model", "ein modell", "--index", "mein index") == 0
     capsys.readouterr()
-    Path("fragen.txt").write_text("a red circle\n\nthe night\n", encoding="utf-8")
+    Path("fragen.txt").write_text("a red circle\n\nthe night\n", encoding="utf-8-sig")  # as Windows' Notepad does
     assert run_here(monkeypatch, "search", "--queries", "fragen.txt", "--index", "mein index", "-k", "1") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["query"] for line in lines] == ["a red circle", "the night"]
@@ -195,15 +196,42 @@ def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
     assert "25 background queries tell no rate below 0.0385" in capsys.readouterr().err
     assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--path", "none") == 0
     assert "passes the filters" in capsys.readouterr().out
+    assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--offset", "5") == 0
+    assert capsys.readouterr().out == "nothing found: there is no answer beyond the first 5\n"
+    for mistake, told in ((["--root", "."], "not a folder of this index"), (["--path", "["], "never closed")):
+        arguments = ("--queries", "fragen.txt", "--index", "mein index", "--model", "no model", *mistake)
+        assert run_here(monkeypatch, "search", *arguments) == 2  # before the model is looked for
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
         (["search", " ", "--index", "nowhere"], 2, "empty"),
-        (["search", "--not", "a dog", "--index", "nowhere"], 1, "no search index"),
+        (["search", "a dog", "--index", ""], 2, "an index needs a name"),
+        (["search", "--not", "a dog", "--index", "nowhere"], 2, "say what to look for"),
+        (["search", "a dog \udcff", "--index", "nowhere"], 2, "not valid UTF-8"),
+        (["search", "--image", "x", "--false-alarm", "0.05", "--index", "nowhere"], 2, "is for texts"),
         (["search", "--clip", "film.mp4:0:09-3", "--index", "nowhere"], 2, "film.mp4:0:09-3: the part ends before it"),
+        (
+            ["search", "--clip", "ein modell/config.json:9", "--index", "nowhere"],
+            2,
+            "no part of ein modell/config.json;",
+        ),
+        (["search", "--clip", "ein modell/config.json:x-y", "--index", "nowhere"], 2, "write FILE:START-END"),
         (["search", "a dog", "--weight", "dog=3", "--index", "nowhere"], 2, "KIND=NUMBER"),
+        (
+            ["search", "a dog", "--weight", "image=3", "--index", "nowhere"],
+            2,
+            "--weight image=3: the query has no term",
+        ),
+        (
+            ["search", "a dog", "--weight", "text=-1", "--index", "nowhere"],
+            2,
+            "--weight text=-1: choose a number above 0",
+        ),
+        (["search", "--queries", "x.txt", "--weight", "text=2", "--index", "nowhere"], 2, "goes without other terms"),
+        (["search", "--queries", "x.txt", "--index", "nowhere"], 1, "x.txt: no such file"),
         (["search", "a dog", "--path", "[", "--index", "nowhere"], 1, "no search index"),
         (["search", "a dog", "--index", "nowhere"], 1, "no search index"),
         (["index", "nowhere", "--model", "ein modell", "--index", "new"], 2, "no such file or folder"),

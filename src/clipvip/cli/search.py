@@ -12,9 +12,9 @@ from clipvip.cli.hits_table import print_hits
 from clipvip.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from clipvip.search import Filters, Library, Query, Results, Term
+    from clipvip.search import Library, Query, Results, Term
     from clipvip.search.query import VideoPart
 
 NAME = "search"
@@ -33,7 +33,10 @@ def command(
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Like this picture; repeatable.")] = None,
     clip: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:START-END]", help="Like this video, or its part from START to END (s, or m:s)."),
+        typer.Option(
+            metavar="FILE[:START-END]",
+            help="Like this video, or its part from START to END (s, or m:s), at most to its end.",
+        ),
     ] = None,
     like: Annotated[
         list[str] | None, typer.Option(metavar="SEGMENT_ID", help="More like this segment; --json tells the ids.")
@@ -75,9 +78,12 @@ def command(
         str | None, typer.Option(metavar="qbnorm", help="Hold back videos that are near to every query.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Use no approximate index, however large.")] = False,
-    export: Annotated[Path | None, typer.Option(metavar="DIR", help="Cut the answers to MP4 files there.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", file_okay=False, help="Cut the answers to MP4 files there.")
+    ] = None,
     thumbnails: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the answers' middle frames there, as JPEG.")
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Write the answers' middle frames there, as JPEG."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     model: Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")] = None,
@@ -103,7 +109,7 @@ def command(
     with EncoderAhead() if encodes and not late else nullcontext() as ahead:  # before anything large is imported here
         import json
 
-        from clipvip.search import Filters, Library
+        from clipvip.search import Filters, Library, Term
 
         filters = Filters(
             path=path, root=root, after=after, before=before, min_duration_s=min_duration, max_duration_s=max_duration
@@ -113,16 +119,18 @@ def command(
             "false_alarm": false_alarm, "rescore": rescore, "exact": exact,
         }  # fmt: skip
         given = {"text": [*([text] if text else []), *(more or [])], "not": without, "image": image, "clip": clip}
+        if queries is not None and (any(given.values()) or like or weight or export or thumbnails):
+            raise UsageError("--queries goes without other terms, --weight, --export and --thumbnails")
         terms = _terms({**given, "like": like}, weight or [])
+        asked = [_query([Term(text=line)], options) for line in _lines(queries)] if queries is not None else []
+        query = asked[0] if asked else _query(terms, options)
         library = Library(index, model=model, device=device, dtype=dtype, load=ahead.load if ahead else None)
         source = model or library.settings.model
-        if queries is not None:
-            if terms or export or thumbnails:
-                raise UsageError("--queries goes without other terms, --export and --thumbnails")
-            for asked, results in _answers(library, _lines(queries), options):
-                typer.echo(json.dumps(_told(asked, source, results)))
+        if asked:
+            library.check(filters)  # before all texts are encoded
+            for query, results in _answers(library, asked):
+                typer.echo(json.dumps(_told(str(query), source, results)))
             return
-        query = _query(terms, options)
         results = library.search(query)
         written = _write(library, results, export, thumbnails) if results.found else []
         if as_json:
@@ -133,7 +141,7 @@ def command(
         elif results.found and len(results):
             print_hits(str(query), results)
         else:
-            typer.echo(_nothing(results, filters))
+            typer.echo(_nothing(results, query))
 
 
 def clip_part(given: str) -> VideoPart:
@@ -144,7 +152,14 @@ def clip_part(given: str) -> VideoPart:
 
     time = r"(?:\d+:)*\d+(?:\.\d+)?"
     found = re.fullmatch(rf"(.+?):({time})-({time})", given, re.DOTALL)
-    if found is None or Path(given).exists():
+    if Path(given).exists():
+        return Path(given)
+    if found is None:
+        for colon in re.finditer(":", given):
+            if Path(file := given[: colon.start()]).is_file():
+                raise UsageError(
+                    f"--clip {given}: no such file, and no part of {file}; write FILE:START-END, in seconds or m:s"
+                )
         return Path(given)
     start_s, end_s = (
         sum(60**place * float(part) for place, part in enumerate(reversed(found[i].split(":")))) for i in (2, 3)
@@ -156,6 +171,8 @@ def clip_part(given: str) -> VideoPart:
 
 def _terms(given: dict[str, Sequence[Any] | None], weights: Sequence[str]) -> list[Term]:
     """The terms of the options, with the weights of their kinds. Raises: UsageError for a weight of nothing."""
+    from math import inf
+
     from clipvip.errors import UsageError
     from clipvip.search import Term
 
@@ -163,11 +180,16 @@ def _terms(given: dict[str, Sequence[Any] | None], weights: Sequence[str]) -> li
     for entry in weights:
         kind, _, number = entry.partition("=")
         try:
-            amounts[kind] = abs(float(number)) * (-1 if kind == "not" else 1)
+            amount = abs(float(number)) if kind == "not" else float(number)
         except ValueError:
             kind = ""
         if kind not in KINDS:
             raise UsageError(f"--weight {entry}: write KIND=NUMBER; the kinds are {', '.join(KINDS)}")
+        if not given[kind]:
+            raise UsageError(f"--weight {entry}: the query has no term of that kind; leave it out, or add one")
+        if not 0 < amount < inf:
+            raise UsageError(f"--weight {entry}: choose a number above 0 (what answers should not be like is a --not)")
+        amounts[kind] = -amount if kind == "not" else amount
     terms = []
     for kind, values in given.items():
         for value in values or ():
@@ -193,7 +215,7 @@ def _lines(path: Path) -> list[str]:
     from clipvip.errors import UsageError
 
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a text file in UTF-8; write one query a line") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -202,12 +224,13 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _answers(library: Library, lines: Sequence[str], options: dict[str, Any]) -> Any:
-    """Each line with its answers. The texts are encoded together."""
-    from clipvip.search import Term
+def _answers(library: Library, queries: Sequence[Query]) -> Iterator[tuple[Query, Results]]:
+    """Queries of one text with their answers. The texts are encoded together."""
+    from dataclasses import replace
 
-    for line, vector in zip(lines, library.encoder.encode_texts(lines), strict=True):
-        yield line, library.search(_query([Term(text=line, vector=vector)], options))
+    texts = [str(query) for query in queries]
+    for query, vector in zip(queries, library.encoder.encode_texts(texts), strict=True):
+        yield query, library.search(replace(query, terms=(replace(query.terms[0], vector=vector),)))
 
 
 def _told(asked: str, model: str, results: Results) -> dict[str, Any]:
@@ -219,7 +242,7 @@ def _told(asked: str, model: str, results: Results) -> dict[str, Any]:
     return told if results.p_value is None else told | {"p_value": results.p_value}
 
 
-def _nothing(results: Results, filters: Filters) -> str:
+def _nothing(results: Results, query: Query) -> str:
     from clipvip.search import Filters
 
     if not results.found and len(results):
@@ -227,7 +250,9 @@ def _nothing(results: Results, filters: Filters) -> str:
             f"nothing found (p = {results.p_value:.3f}: that often, something that is not there has an answer this "
             "good); without --false-alarm the nearest are shown"
         )
-    return "nothing found: no segment " + ("passes the filters" if filters != Filters() else "left in the index")
+    if query.offset:
+        return f"nothing found: there is no answer beyond the first {query.offset}"
+    return "nothing found: " + ("no segment passes the filters" if query.filters != Filters() else "the index is empty")
 
 
 def _write(library: Library, results: Results, export: Path | None, thumbnails: Path | None) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -29,12 +30,19 @@ def conditions(filters: Filters) -> list[Condition]:
         found += _path_conditions(filters.path)
     if filters.root is not None:
         found.append(Condition("root", "=", os.path.abspath(filters.root).replace(os.sep, "/")))
+    after, before, shortest, longest = filters.after, filters.before, filters.min_duration_s, filters.max_duration_s
     ranges: list[tuple[str, str, int | float | None]] = [
-        ("mtime_ns", ">=", _ns(filters.after)),
-        ("mtime_ns", "<", _ns(filters.before)),
-        ("duration_s", ">=", filters.min_duration_s),
-        ("duration_s", "<=", filters.max_duration_s),
+        ("mtime_ns", ">=", _ns(after)),
+        ("mtime_ns", "<", _ns(before)),
+        ("duration_s", ">=", shortest),
+        ("duration_s", "<=", longest),
     ]
+    if after is not None and before is not None and (_ns(after) or 0) > (_ns(before) or 0):
+        raise UsageError(f"changed after {after} and before {before}: no file is both; exchange the two")
+    if not all(math.isfinite(bound) for bound in (shortest, longest) if bound is not None):
+        raise UsageError(f"a duration of {shortest} to {longest} s: choose finite numbers")
+    if shortest is not None and longest is not None and shortest > longest:
+        raise UsageError(f"a duration of {shortest:g} to {longest:g} s: no video is both; exchange the two")
     return found + [Condition(column, operator, value) for column, operator, value in ranges if value is not None]
 
 
@@ -75,10 +83,14 @@ def _path_conditions(pattern: str) -> list[Condition]:
 def glob_regex(pattern: str) -> str:
     """A path pattern (see `Filters`) as a regular expression that Rust, RE2 and Python read alike.
 
-    Raises: UsageError for an empty pattern, a `[` that is never closed, or a range that runs backwards.
+    Raises: UsageError for an empty or absolute pattern, a `[` that is never closed, or a range that runs backwards.
     """
     if not pattern:
         raise UsageError("path: an empty pattern; write for example 'holiday/**'")
+    if pattern.removeprefix("./").startswith("/"):
+        raise UsageError(
+            f"path: {pattern!r}: begin below the indexed folder, without a /; to choose that, filter by root"
+        )
     parts = pattern.removeprefix("./").split("/")
     if len(parts) == 1:
         parts = ["**", *parts]

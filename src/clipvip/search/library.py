@@ -14,7 +14,7 @@ from clipvip.search.adding import IndexSummary, Progress, add_files
 from clipvip.search.approximate import keep_ann
 from clipvip.search.background import chosen_texts
 from clipvip.search.bank import write_bank
-from clipvip.search.query import Query, Term
+from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Results
 from clipvip.search.scan import Skipped, VideoFile, find_videos, is_there
 from clipvip.search.searching import Searcher, query_vector
@@ -228,13 +228,21 @@ class Library:
         """The best answers to a text or a `Query`. With a text, `k` and `fields` are those of the query.
 
         Raises: UsageError for a query that makes no sense; SearchIndexError for another model or an unknown segment;
-        VideoDecodeError for an image or video that cannot be read.
+        VideoDecodeError for an image or video that cannot be read, or a part of one that lies beyond its end. What
+        needs no model is checked before it is loaded.
         """
         if isinstance(query, str):
             query = Query(terms=(Term(text=query),), k=k, **fields)
+        return self._search().answer(query)
+
+    def check(self, filters: Filters) -> None:
+        """Raises: UsageError for filters that no search takes, such as a root that is none of this index."""
+        self._search().conditions(filters)
+
+    def _search(self) -> Searcher:
         if self._searcher is None:
             self._searcher = Searcher(self.store, lambda: self.encoder)
-        return self._searcher.answer(query)
+        return self._searcher
 
     def set_background(self, texts: Sequence[str]) -> None:
         """Replace the background queries, by which `false_alarm` and `rescore="qbnorm"` go.

@@ -48,6 +48,10 @@ class Term:
             )
         if self.text is not None and not self.text.strip():
             raise UsageError("the query is empty: say what to look for")
+        try:
+            (self.text or "").encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"the query {self.text!r} is not valid UTF-8; write it anew") from None
         if not math.isfinite(self.weight) or self.weight == 0:
             raise UsageError(f"weight {self.weight:g}: choose a number, negative for what answers should not look like")
 
@@ -107,6 +111,11 @@ class Query:
             raise UsageError(f"k={self.k}, offset={self.offset}: k starts at 1, an offset at 0")
         if self.false_alarm is not None and not 0 < self.false_alarm < 1:
             raise UsageError(f"false_alarm={self.false_alarm:g}: a rate between 0 and 1, such as 0.05")
+        if self.false_alarm is not None and any(term.text is None for term in self.terms if term.weight > 0):
+            raise UsageError(
+                "a rate of false alarms is for texts: images, clips and segments have no background queries; leave "
+                "false_alarm out"
+            )
         if self.rescore not in (None, "qbnorm"):
             raise UsageError(f"rescore={self.rescore!r}: choose qbnorm, or leave it out")
 

@@ -26,6 +26,7 @@ from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
 from clipvip.search.snapshot import cache_folder, kept, open_snapshot, version_key
 from clipvip.search.store import Store
+from clipvip.video import read_frames, read_image
 
 if TYPE_CHECKING:
     from clipvip.encode import Encoder
@@ -51,8 +52,8 @@ class Searcher:
 
     def answer(self, query: Query) -> Results:
         """The answers to `query`. Raises: as `Library.search`."""
+        wanted = self.conditions(query.filters)
         vector = query_vector(query.terms, self._store.settings.embedding_size, self._encoder, self._store.vector)
-        wanted = self._conditions(query.filters)
         segments = self.segments(exact=query.exact)
         scan = segments.scan(vector, wanted)
         p = None
@@ -87,8 +88,8 @@ class Searcher:
                 self._bank = open_bank(self._store, self._encoder)
             return self._bank
 
-    def _conditions(self, filters: Filters) -> list[Condition]:
-        """Raises: UsageError for a root that the index does not have, and as `conditions`."""
+    def conditions(self, filters: Filters) -> list[Condition]:
+        """Raises: UsageError for a root that the index does not have, and as `filters.conditions`."""
         wanted = conditions(filters)
         if filters.root is not None:
             roots = self._store.root_names()
@@ -109,14 +110,9 @@ class Searcher:
     def _null_vectors(self, terms: tuple[Term, ...], rate: float) -> np.ndarray:
         """Queries of the form of this one, float32 [B, E]: background texts to be found, and what is not wanted.
 
-        Raises: UsageError if something other than a text is to be found, or for a rate that the bank is too small for.
+        Raises: UsageError for a rate that the bank is too small for.
         """
         vectors = self.bank.vectors
-        if any(term.text is None for term in terms if term.weight > 0):
-            raise UsageError(
-                "a rate of false alarms is for texts: images, clips and segments have no background queries; leave "
-                "false_alarm out"
-            )
         least = 1 / (1 + len(vectors))
         if rate < least:
             raise UsageError(
@@ -131,7 +127,7 @@ class Searcher:
                 total += term.weight * np.roll(vectors, number, axis=0)
             else:
                 size = self._store.settings.embedding_size
-                total += term.weight * _term_vector(term, size, self._encoder, self._store.vector)
+                total += term.weight * _checked(term, size, self._encoder, self._store.vector)()
         return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
     def _best_scores(self, queries: np.ndarray, segments: Segments, wanted: Sequence[Condition]) -> np.ndarray:
@@ -160,7 +156,8 @@ def query_vector(
 
     Raises: VideoDecodeError for a file that cannot be read; UsageError if the terms cancel each other out.
     """
-    vectors = np.stack([_term_vector(term, size, encoder, vector_of) for term in terms])
+    ready = [_checked(term, size, encoder, vector_of) for term in terms]  # a mistake shall not wait for the model
+    vectors = np.stack([vector() for vector in ready])
     weights = np.array([term.weight for term in terms], np.float32)
     total = weights @ vectors
     norm = float(np.linalg.norm(total))
@@ -169,18 +166,23 @@ def query_vector(
     return (total / norm).astype(np.float32)
 
 
-def _term_vector(term: Term, size: int, encoder: Callable[[], Encoder], vector_of: Callable[[str], Any]) -> np.ndarray:
-    if term.vector is not None:
-        if np.shape(term.vector) != (size,):
-            raise InputError(f"a query's vector has shape {list(np.shape(term.vector))}, expected [{size}]")
-        return np.asarray(term.vector, np.float32)
-    if term.segment is not None:
-        return np.asarray(vector_of(term.segment), np.float32)
+def _checked(
+    term: Term, size: int, encoder: Callable[[], Encoder], vector_of: Callable[[str], Any]
+) -> Callable[[], np.ndarray]:
+    """What makes the vector of a term; all that needs no model is done. Raises: as `query_vector`."""
+    if term.vector is not None or term.segment is not None:
+        known = np.asarray(vector_of(term.segment or "") if term.vector is None else term.vector, np.float32)
+        if known.shape != (size,):
+            raise InputError(f"a query's vector has shape {list(known.shape)}, expected [{size}]")
+        return lambda: known
     if term.image is not None:
-        return encoder().encode_images([term.image])[0]
-    if term.video is not None:
-        return encoder().encode_videos([term.video])[0]
-    return encoder().encode_texts([term.text or ""])[0]
+        picture = read_image(term.image)
+        return lambda: encoder().encode_images([picture])[0]
+    if (video := term.video) is not None:
+        path, span = (video[0], video[1:]) if isinstance(video, tuple) else (video, None)
+        read_frames(path, [0], time_range=span)
+        return lambda: encoder().encode_videos([video])[0]
+    return lambda: encoder().encode_texts([term.text or ""])[0]
 
 
 def _page(query: Query, scan: Scan, ground: float) -> list[Hit]:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from clipvip.errors import ClipVipError, SearchIndexError
 from clipvip.files import folder_bytes, locked
@@ -37,13 +39,6 @@ from clipvip.search.tables import (
     rows_of,
     segments_schema,
 )
-
-try:
-    import lancedb
-    import pyarrow as pa
-    import pyarrow.compute as pc
-except ImportError as error:
-    raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`') from error
 
 T = TypeVar("T")
 
@@ -75,7 +70,7 @@ class Store:
         anew: in place of the one that is there, of which only the folders that were added stay.
         """
         with _told(uri, "cannot be written"):
-            database = lancedb.connect(uri)
+            database = _connect(uri)
             with _locked(uri):
                 there = open_if_there(database, "segments") is not None
                 if anew and there:
@@ -99,7 +94,7 @@ class Store:
         if not cls.exists(uri):
             raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
         with _told(uri, "cannot be read"):
-            database = lancedb.connect(uri)
+            database = _connect(uri)
             metadata = database.open_table("segments").schema.metadata or {}
         values = json.loads(metadata.get(b"clipvip", b"{}"))
         version = values.get("schema_version")
@@ -116,7 +111,7 @@ class Store:
         if not _remote(uri) and not os.path.isdir(uri):
             return False  # connecting would make the folder
         with _told(uri, "cannot be read"):
-            return open_if_there(lancedb.connect(uri), "segments") is not None
+            return open_if_there(_connect(uri), "segments") is not None
 
     def refresh(self) -> None:
         """See what other processes have committed."""
@@ -300,6 +295,17 @@ class Store:
                 if "conflict" not in str(error.__cause__).lower() or attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+
+def _connect(uri: str) -> Any:
+    """LanceDB, whose import takes longer than to tell most mistakes."""
+    try:
+        import lancedb
+    except ImportError as error:
+        raise SearchIndexError(
+            'a search index needs LanceDB: install it with `pip install "clipvip[search]"`'
+        ) from error
+    return lancedb.connect(uri)
 
 
 def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import clipvip
-from clipvip.errors import SearchIndexError, UsageError, VideoDecodeError
+from clipvip.errors import CheckpointError, InputError, SearchIndexError, UsageError, VideoDecodeError
 from clipvip.evaluation import querybank_norm
 from clipvip.search import Filters, Library, Query, Term
 from clipvip.search.bank import write_bank
@@ -89,9 +89,35 @@ def test_queries_that_make_no_sense_are_told(library, films):
     for wrong in ({"k": 0}, {"offset": -1}, {"false_alarm": 1.0}, {"rescore": "dsl"}):
         with pytest.raises(UsageError):
             library.search("a dog", **{"k": 1, **wrong})
-    for wrong in ({}, {"text": " "}):
+    for wrong in ({}, {"text": " "}, {"text": "a \udcff"}):
         with pytest.raises(UsageError):
             Term(**wrong)
+
+
+def test_mistakes_do_not_wait_for_the_model(made, films, tmp_path):
+    """Catches a file, a part or a folder that is looked at only once the model is there; here it never will be."""
+    library = Library(made.uri, tmp_path / "no model")
+    (tmp_path / "x.png").write_text("no picture")
+    for term, error, told in [
+        (Term(image=films / "gone.png"), VideoDecodeError, "no such file"),
+        (Term(image=tmp_path / "x.png"), VideoDecodeError, "not a picture"),
+        (Term(video=films / "gone.mp4"), VideoDecodeError, "no such file"),
+        (Term(video=films), VideoDecodeError, "not a regular file"),
+        (
+            Term(video=(films / "0.mp4", 1.5, 4.0)),
+            VideoDecodeError,
+            r"0\.mp4: the range 1.5 to 4 s .* end \(1\.200 s\)",
+        ),
+        (Term(video=(films / "0.mp4", 1.0, 0.5)), InputError, "start_s < end_s"),
+        (Term(segment="nothere"), SearchIndexError, "nothere"),
+        (Term(vector=np.ones(3, np.float32)), InputError, "shape"),
+    ]:
+        with pytest.raises(error, match=told):
+            library.search(Query(terms=(Term(text="a dog"), term)))
+    with pytest.raises(UsageError, match="not a folder of this index"):
+        library.search("a dog", filters=Filters(root=tmp_path))
+    with pytest.raises(CheckpointError, match="no model"):
+        library.search("a dog")
 
 
 def bank_of(library, encoder):
