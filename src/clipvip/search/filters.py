@@ -139,12 +139,15 @@ def _literal(char: str) -> str:
 
 
 def _ns(when: date | datetime | None) -> int | None:
-    """Nanoseconds since 1970; a date stands for its first moment, in local time."""
+    """Nanoseconds since 1970, in 64 bits; a date stands for its first moment, in local time."""
     if when is None:
         return None
     if not isinstance(when, datetime):
         when = datetime(when.year, when.month, when.day)
-    return round(when.timestamp() * 1_000_000) * 1000
+    try:
+        return min(max(round(when.timestamp() * 1_000_000) * 1000, 1 - 2**63), 2**63 - 1)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"{when}: a date out of range; choose another") from None
 
 
 def _sql(condition: Condition) -> str:

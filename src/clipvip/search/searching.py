@@ -25,7 +25,7 @@ from clipvip.search.nearest import ExactSegments, Scan, Scored, Segments
 from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
 from clipvip.search.snapshot import cache_folder, kept, open_snapshot, version_key
-from clipvip.search.store import Store
+from clipvip.search.store import Store, told
 from clipvip.video import read_frames, read_image
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class Searcher:
         if table.count_rows() > EXACT_ROWS:
             return IndexedSegments(table)
         folder = cache_folder(self._store.uri)
-        return ExactSegments(*open_snapshot(table, self._store.settings.embedding_size, folder))
+        with told(self._store.uri, "cannot be read"):
+            return ExactSegments(*open_snapshot(table, self._store.settings.embedding_size, folder))
 
     def _null_vectors(self, terms: tuple[Term, ...], rate: float) -> np.ndarray:
         """Queries of the form of this one, float32 [B, E]: background texts to be found, and what is not wanted.

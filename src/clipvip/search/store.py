@@ -57,7 +57,7 @@ class Store:
         self.uri = uri
         self.database = database
         self.settings = settings
-        with _told(uri, "cannot be read"):
+        with told(uri, "cannot be read"):
             self.segments = database.open_table("segments")
             self.thumbnails = database.open_table("thumbnails")
             self.failures = database.open_table("failures")
@@ -69,7 +69,7 @@ class Store:
 
         anew: in place of the one that is there, of which only the folders that were added stay.
         """
-        with _told(uri, "cannot be written"):
+        with told(uri, "cannot be written"):
             database = _connect(uri)
             with _locked(uri):
                 there = open_if_there(database, "segments") is not None
@@ -93,7 +93,7 @@ class Store:
         """Raises: SearchIndexError if there is none, or one of another schema."""
         if not cls.exists(uri):
             raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
-        with _told(uri, "cannot be read"):
+        with told(uri, "cannot be read"):
             database = _connect(uri)
             metadata = database.open_table("segments").schema.metadata or {}
         values = json.loads(metadata.get(b"clipvip", b"{}"))
@@ -110,7 +110,7 @@ class Store:
         """Whether there is an index."""
         if not _remote(uri) and not os.path.isdir(uri):
             return False  # connecting would make the folder
-        with _told(uri, "cannot be read"):
+        with told(uri, "cannot be read"):
             return open_if_there(_connect(uri), "segments") is not None
 
     def refresh(self) -> None:
@@ -121,7 +121,8 @@ class Store:
     def videos(self, where: str | None = None) -> dict[str, VideoRecord]:
         """Indexed files by video_id."""
         query = self.segments.search().select(list(FILE_COLUMNS))
-        rows = (query.where(where) if where else query).to_arrow()
+        with told(self.uri, "cannot be read"):
+            rows = (query.where(where) if where else query).to_arrow()
         grouped = rows.group_by(list(FILE_COLUMNS)).aggregate([([], "count_all")])
         names = [*FILE_COLUMNS, "num_segments"]
         return {
@@ -288,7 +289,7 @@ class Store:
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with _told(self.uri, "cannot be written"), _locked(self.uri):
+                with told(self.uri, "cannot be written"), _locked(self.uri):
                     self.refresh()
                     return change()
             except SearchIndexError as error:
@@ -342,7 +343,7 @@ def _locked(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _told(uri: str, what: str) -> Iterator[None]:
+def told(uri: str, what: str) -> Iterator[None]:
     """LanceDB's errors, which are of many kinds and many lines, as one line."""
     try:
         yield

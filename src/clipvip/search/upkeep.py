@@ -14,7 +14,7 @@ from clipvip.errors import UsageError, VideoDecodeError
 from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
 from clipvip.search.scan import Skipped, VideoFile, is_gone, is_there
-from clipvip.search.store import Store
+from clipvip.search.store import Store, told
 from clipvip.search.tables import Settings, VideoRecord, segment_id_of
 from clipvip.search.thumbnails import make_thumbnail
 from clipvip.video import read_frames
@@ -145,7 +145,8 @@ def verify(store: Store, *, repair: bool = True) -> Verification:
     store.refresh()
     found = Verification()
     broken: dict[str, str] = {}  # by video_id: what is wrong
-    table = store.segments.to_arrow()
+    with told(store.uri, "cannot be read"):
+        table = store.segments.to_arrow()
     videos = store.videos()
     found.videos, found.segments = len(videos), len(table)
     ids = table["segment_id"].to_pylist()

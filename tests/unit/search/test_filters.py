@@ -127,6 +127,15 @@ def test_dates_begin_at_local_midnight():
     assert (before.operator, before.value) == ("<", midnight)
 
 
+def test_dates_of_any_century(table):
+    """Catches a traceback for dates whose nanoseconds are no 64-bit numbers; the first day may be no date at all."""
+    wanted = conditions(Filters(after=date(2, 1, 1), before=date(9999, 12, 31)))
+    assert mask(wanted, table.to_arrow()).all()
+    assert table.count_rows(sql(wanted)) == len(PATHS)
+    with pytest.raises(UsageError, match="out of range"):
+        conditions(Filters(after=date(1, 1, 1)))
+
+
 @pytest.mark.parametrize("pattern", ["", "holiday/[ab", "[!]", "/home/me/holiday/**", ".//a.mp4"])
 def test_patterns_that_cannot_be_read_are_refused(pattern):
     """Catches a mistyped pattern that finds nothing without a word."""

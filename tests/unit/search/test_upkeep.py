@@ -16,6 +16,7 @@ import pytest
 import clipvip
 from clipvip.data.manifest import write_manifest
 from clipvip.embedding_sets import encode_manifest, open_embeddings
+from clipvip.errors import SearchIndexError
 from clipvip.records import Clip
 from clipvip.search import Library
 from clipvip.search.tables import THUMBNAILS
@@ -197,10 +198,19 @@ def test_an_empty_index_is_sound(library, tmp_path):
     assert (found.videos, found.segments, found.problems) == (0, 0, [])
 
 
+def test_damaged_tables_are_told(library):
+    """Catches LanceDB's own tracebacks where the files of an index are damaged, in looks at it and in searches."""
+    for path in Path(library.uri, "segments.lance", "data").iterdir():
+        path.write_bytes(b"junk")
+    damaged = Library(library.uri, library.encoder)
+    for look in (damaged.status, damaged.verify, damaged.prune, lambda: damaged.search("a dog")):
+        with pytest.raises(SearchIndexError, match=r"index: cannot be read \(") as told:
+            look()
+        assert "\n" not in str(told.value)
+
+
 def test_an_index_of_an_older_clipvip_is_told(library, tmp_path):
     """Catches a traceback for an index that this version cannot read."""
-    from clipvip.errors import SearchIndexError
-
     table = library.store.segments
     metadata = json.dumps({"schema_version": 1}).encode()
     rows = table.to_arrow().replace_schema_metadata({b"clipvip": metadata})
