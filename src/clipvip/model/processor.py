@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -137,9 +138,8 @@ class ClipVipProcessor(ProcessorMixin):
         """
         self.check_texts(texts)
         tokens = self.tokenizer(
-            list(texts), padding="longest", pad_to_multiple_of=multiple_of, truncation=True,
-            max_length=self.max_text_tokens, return_tensors="pt",
-        )  # fmt: skip
+            list(texts), padding="longest", truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
+        )
         if not self._told_of_cut and (cut := [i for i, text in enumerate(tokens.encodings) if text.overflowing]):
             self._told_of_cut = True
             warnings.warn(
@@ -148,7 +148,12 @@ class ClipVipProcessor(ProcessorMixin):
                 ClipVipWarning,
                 stacklevel=2,
             )
-        return {name: tokens[name][:, : self.max_text_tokens] for name in ("input_ids", "attention_mask")}
+        length = tokens["input_ids"].shape[1]
+        more = (0, min(-(-length // multiple_of) * multiple_of, self.max_text_tokens) - length)
+        return {
+            "input_ids": F.pad(tokens["input_ids"], more, value=self.tokenizer.pad_token_id),
+            "attention_mask": F.pad(tokens["attention_mask"], more),
+        }
 
     @staticmethod
     def check_texts(texts: Sequence[str]) -> None:

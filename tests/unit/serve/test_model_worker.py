@@ -68,15 +68,16 @@ def test_batches_are_of_few_sizes(encoder):
     np.testing.assert_allclose(vectors, encoder.encode_texts(texts), atol=1e-6)
 
 
-def test_batches_are_of_few_lengths(encoder, monkeypatch):
+@pytest.mark.parametrize("longest", [32, 30])
+def test_batches_are_of_few_lengths(encoder, monkeypatch, longest):
     """Catches memory that grows with every new length of a text, and positions that the model does not have."""
+    monkeypatch.setattr(encoder.processor, "max_text_tokens", longest)
     shapes = []
     encode = encoder.model.encode_text
     monkeypatch.setattr(encoder.model, "encode_text", lambda ids: (shapes.append(tuple(ids.shape)), encode(ids))[1])
     texts = ["grass", "a red circle", "a red circle grows on the grass at night", "a blue square " * 30]
     with ModelWorker(encoder) as worker:
         vectors = [worker.text(text).result(60) for text in texts]
-    longest = encoder.processor.max_text_tokens
     assert shapes[-1] == (1, longest)
     assert all(length % 8 == 0 or length == longest for _, length in shapes)
     np.testing.assert_allclose(vectors, encoder.encode_texts(texts), atol=1e-6)
