@@ -333,10 +333,10 @@ def test_the_queue_of_the_model_has_an_end(client, monkeypatch):
     monkeypatch.setattr(services, "config", replace(services.config, max_waiting=2))
     encode, busy, go = services.model.encoder.encode_texts, threading.Event(), threading.Event()
 
-    def slowly(texts):
+    def slowly(texts, **options):
         busy.set()
         assert go.wait(60)
-        return encode(texts)
+        return encode(texts, **options)
 
     monkeypatch.setattr(services.model.encoder, "encode_texts", slowly)
 

@@ -121,8 +121,8 @@ def test_the_example_of_the_docs(place):
         *_, data = (line for line in done.stdout.splitlines() if line.startswith("data: "))  # the others are pings
         last = json.loads(data.removeprefix("data: "))
         assert (last["state"], last["dir"]) == ("done", str(place / "videos"))
-        jobs = client.get("/api/jobs").json()["jobs"]
-        assert [job["job_id"] for job in jobs] == [last["job_id"], others]
+        latest = client.get("/api/jobs").json()["jobs"][:2]  # the server before may have left some
+        assert [job["job_id"] for job in latest] == [last["job_id"], others]
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def test_a_library_that_grows_large_gets_its_index(tmp_path, encoder, monkeypatc
     for place in ("approximate", "searching"):
         monkeypatch.setattr(f"clipvip.search.{place}.EXACT_ROWS", 300)
     monkeypatch.setattr("clipvip.search.approximate.LATE_ROWS", 50)
+    monkeypatch.setattr("clipvip.search.approximate.CANDIDATES", 10_000)  # none is missed for its short code
     folder = tmp_path / "videos"
     folder.mkdir()
     library = new_library(tmp_path, encoder, windows_s=0.3, strides_s=0.02)
