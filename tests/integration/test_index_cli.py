@@ -117,6 +117,7 @@ def test_an_awkward_library(clipvip, model, tmp_path):
         (["--verify", "--window", "6"], "go alone"),
         (["--forget", "lib", "--background", "texts.txt"], "go alone"),
         (["--verify", "lib"], "go alone"),
+        (["--status", "--device", "cpu"], "go alone"),
         (["--rebuild", "lib"], "--rebuild takes the folders that were added before"),
         (["lib", "--segment", "scenes"], "choose windows or shots"),
         (["lib", "--window", "12;6"], "expected seconds"),

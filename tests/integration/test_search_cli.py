@@ -176,6 +176,10 @@ def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
     assert run_here(monkeypatch, "search", "--queries", "fragen.txt", "--index", "mein index", "-k", "1") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["query"] for line in lines] == ["a red circle", "the night"]
+    with Path("fragen.txt").open(encoding="utf-8") as questions:
+        monkeypatch.setattr(sys, "stdin", questions)
+        assert run_here(monkeypatch, "search", "--queries", "-", "--index", "mein index", "-k", "1") == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == lines
     for line in lines:
         [alone] = asked(monkeypatch, capsys, line["query"], "-k", 1)["results"]
         assert line["results"] == [alone | {"score": pytest.approx(alone["score"], abs=1e-6)}]

@@ -28,7 +28,7 @@ def print_hits(query: str, hits: Results) -> None:
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("file")
     table.add_column("time", no_wrap=True)
-    tenths = any(hit.end_s - hit.start_s < 1 for hit in hits)
+    tenths = any(hit.end_s - hit.start_s < 1 - 1e-6 for hit in hits)
     for hit in hits:
         span = f"{clock(hit.start_s, tenths=tenths)}-{clock(hit.end_s, tenths=tenths)}"
         table.add_row(str(hit.rank), f"{hit.score:.3f}", _Path(_printable(str(hit.video)).replace("\n", "\\n")), span)

@@ -90,7 +90,8 @@ def command(
     if embeddings and (dirs or model):
         raise UsageError("--embeddings goes without folders and without --model")
     alone = status + verify + bool(forget)
-    others = (dirs, embeddings, prune, rebuild, model, window, stride, segment, background, strict)
+    set_ = (device, dtype) != ("auto", "auto")
+    others = (dirs, embeddings, prune, rebuild, model, window, stride, segment, background, strict, set_)
     if alone > 1 or (alone and any(others)):
         raise UsageError("--status, --verify and --forget go alone: each is a command of its own")
     if rebuild and (dirs or embeddings):

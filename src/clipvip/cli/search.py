@@ -215,10 +215,10 @@ def _lines(path: Path) -> list[str]:
     from clipvip.errors import UsageError
 
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a text file in UTF-8; write one query a line") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
     if not lines:
         raise UsageError(f"{path}: no query in it; write one a line")
     return lines
@@ -250,9 +250,11 @@ def _nothing(results: Results, query: Query) -> str:
             f"nothing found (p = {results.p_value:.3f}: that often, something that is not there has an answer this "
             "good); without --false-alarm the nearest are shown"
         )
+    filtered = query.filters != Filters()
     if query.offset:
-        return f"nothing found: there is no answer beyond the first {query.offset}"
-    return "nothing found: " + ("no segment passes the filters" if query.filters != Filters() else "the index is empty")
+        beyond = f"nothing found: there is no answer beyond the first {query.offset}"
+        return beyond + (" that passes the filters" if filtered else "")
+    return "nothing found: " + ("no segment passes the filters" if filtered else "the index is empty")
 
 
 def _write(library: Library, results: Results, export: Path | None, thumbnails: Path | None) -> list[dict[str, str]]:

@@ -1,5 +1,12 @@
 """A searchable library of videos: cut into segments, encoded, kept in LanceDB (`pip install "clipvip[search]"`)."""
 
+from importlib.util import find_spec
+
+from clipvip.errors import SearchIndexError
+
+if not (find_spec("lancedb") and find_spec("pyarrow")):
+    raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`')
+
 from clipvip.search.adding import IndexSummary
 from clipvip.search.library import Library
 from clipvip.search.query import Filters, Query, Term

@@ -89,7 +89,7 @@ class _Run:
         roots = {root for root in {*self.found.roots, *(file.root for file in self.found.files)} if is_there(root)}
         videos = [video for same in self.by_hash.values() for video in same]  # those that have moved are not among them
         self.summary.missing = sum(video.root in roots and is_gone(video.absolute) for video in videos)
-        failures = [VideoFile(row["root"], row["path"], 0, 0) for row in self.store.failures.to_arrow().to_pylist()]
+        failures = self.store.failed_files()
         self.store.note([], [file for file in failures if file.root in roots and is_gone(file.absolute)])
 
     def _is_unchanged(self, file: VideoFile) -> bool:

@@ -5,7 +5,7 @@ Shapes: n segments, E embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -64,8 +64,10 @@ class IndexedSegments(Segments):
     Rows that came after the index was built are searched as well, one by one.
     """
 
-    def __init__(self, table: Any, *, exact: bool = False):
+    def __init__(self, table: Any, read: Callable[[Any], Any] = lambda query: query.to_arrow(), *, exact: bool = False):
+        """read: what a query finds, as `Store.read`."""
         self.table = table
+        self.read = read
         self.exact = exact
 
     @cached_property
@@ -73,7 +75,7 @@ class IndexedSegments(Segments):
         """As `Segments.sample`."""
         total = self.table.count_rows()
         step = -(-total // SAMPLE_ROWS) or 1
-        return vectors_of(self.table.take_offsets(list(range(0, total, step))).select(["vector"]).to_arrow())
+        return vectors_of(self.read(self.table.take_offsets(list(range(0, total, step))).select(["vector"])))
 
     def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
         """As `Segments.blocks`."""
@@ -84,17 +86,18 @@ class IndexedSegments(Segments):
 
     def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
         """As `Segments.scan`."""
-        return IndexedScan(self.table, vector, sql(wanted), exact=self.exact)
+        return IndexedScan(self, vector, sql(wanted))
 
 
 class IndexedScan:
     """As `Scan`. condition: SQL."""
 
-    def __init__(self, table: Any, vector: np.ndarray, condition: str | None, *, exact: bool):
-        self._table = table
+    def __init__(self, segments: IndexedSegments, vector: np.ndarray, condition: str | None):
+        self._table, self._read = segments.table, segments.read
         self._vector = vector
         self._condition = condition
-        self._exact = exact or (condition is not None and table.count_rows(condition) <= SCANNED_ROWS)
+        few = condition is not None and self._table.count_rows(condition) <= SCANNED_ROWS
+        self._exact = segments.exact or few
 
     def top(self, m: int) -> Scored:
         """As `Scan.top`."""
@@ -105,12 +108,12 @@ class IndexedScan:
             query = query.nprobes(NPROBES).refine_factor(max(REFINE, -(-CANDIDATES // m)))
         if self._condition:
             query = query.where(self._condition, prefilter=True)
-        return self._scored(query.select([*COLUMNS, "vector", "_distance"]).to_arrow())
+        return self._scored(self._read(query.select([*COLUMNS, "vector", "_distance"])))
 
     def of_videos(self, video_ids: Sequence[str]) -> Scored:
         """As `Scan.of_videos`."""
         condition = among("video_id", video_ids) + (f" AND ({self._condition})" if self._condition else "")
-        return self._scored(self._table.search().where(condition).select([*COLUMNS, "vector"]).to_arrow())
+        return self._scored(self._read(self._table.search().where(condition).select([*COLUMNS, "vector"])))
 
     def _scored(self, rows: Any) -> Scored:
         vectors = vectors_of(rows)

@@ -43,7 +43,7 @@ def open_bank(store: Store, encoder: Callable[[], Encoder]) -> Bank:
     """
     texts = None
     if (table := bank_table(store)) is not None:
-        rows = table.to_arrow()
+        rows = store.read(table)
         if (rows.schema.metadata or {}).get(FINGERPRINT, b"").decode() == store.settings.fingerprint:
             return Bank(vectors_of(rows))
         texts = rows["text"].to_pylist()

@@ -37,12 +37,14 @@ def conditions(filters: Filters) -> list[Condition]:
         ("duration_s", ">=", shortest),
         ("duration_s", "<=", longest),
     ]
-    if after is not None and before is not None and (_ns(after) or 0) > (_ns(before) or 0):
-        raise UsageError(f"changed after {after} and before {before}: no file is both; exchange the two")
+    if after is not None and before is not None and (_ns(after) or 0) >= (_ns(before) or 0):
+        raise UsageError(f"changed after {after} and before {before}: no time is both; choose a later end")
     if not all(math.isfinite(bound) for bound in (shortest, longest) if bound is not None):
         raise UsageError(f"a duration of {shortest} to {longest} s: choose finite numbers")
     if shortest is not None and longest is not None and shortest > longest:
         raise UsageError(f"a duration of {shortest:g} to {longest:g} s: no video is both; exchange the two")
+    if longest is not None and longest < 0:
+        raise UsageError(f"a duration of at most {longest:g} s: no video is that short; choose a positive number")
     return found + [Condition(column, operator, value) for column, operator, value in ranges if value is not None]
 
 

@@ -78,7 +78,9 @@ class Searcher:
                 self._read = version, self._open()
                 self._tops.clear()
         segments = self._read[1]
-        return IndexedSegments(table, exact=True) if exact and isinstance(segments, IndexedSegments) else segments
+        if exact and isinstance(segments, IndexedSegments):
+            return IndexedSegments(table, self._store.read, exact=True)
+        return segments
 
     @property
     def bank(self) -> Bank:
@@ -103,7 +105,7 @@ class Searcher:
     def _open(self) -> Segments:
         table = self._store.segments
         if table.count_rows() > EXACT_ROWS:
-            return IndexedSegments(table)
+            return IndexedSegments(table, self._store.read)
         folder = cache_folder(self._store.uri)
         with told(self._store.uri, "cannot be read"):
             return ExactSegments(*open_snapshot(table, self._store.settings.embedding_size, folder))

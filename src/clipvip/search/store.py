@@ -72,7 +72,7 @@ class Store:
         with told(uri, "cannot be written"):
             database = _connect(uri)
             with _locked(uri):
-                there = open_if_there(database, "segments") is not None
+                there = _has_segments(database)
                 if anew and there:
                     for name in set(database.list_tables().tables) - {"segments", "roots"}:
                         schema = {"thumbnails": THUMBNAILS, "failures": FAILURES}.get(name)
@@ -111,7 +111,7 @@ class Store:
         if not _remote(uri) and not os.path.isdir(uri):
             return False  # connecting would make the folder
         with told(uri, "cannot be read"):
-            return open_if_there(_connect(uri), "segments") is not None
+            return _has_segments(_connect(uri))
 
     def refresh(self) -> None:
         """See what other processes have committed."""
@@ -121,8 +121,7 @@ class Store:
     def videos(self, where: str | None = None) -> dict[str, VideoRecord]:
         """Indexed files by video_id."""
         query = self.segments.search().select(list(FILE_COLUMNS))
-        with told(self.uri, "cannot be read"):
-            rows = (query.where(where) if where else query).to_arrow()
+        rows = self.read(query.where(where) if where else query)
         grouped = rows.group_by(list(FILE_COLUMNS)).aggregate([([], "count_all")])
         names = [*FILE_COLUMNS, "num_segments"]
         return {
@@ -133,25 +132,25 @@ class Store:
     def segments_of(self, video_id: str) -> list[Segment]:
         """In the order of their ids, which is that of time."""
         query = self.segments.search().where(among("video_id", [video_id]))
-        rows = query.select(["segment_id", "video_id", "start_s", "end_s"]).to_arrow().sort_by("segment_id")
+        rows = self.read(query.select(["segment_id", "video_id", "start_s", "end_s"])).sort_by("segment_id")
         return [Segment(**row) for row in rows.to_pylist()]
 
     def vectors_of(self, video_id: str) -> tuple[list[Segment], np.ndarray]:
         """The same, with their vectors float32 [n, E]."""
         columns = ["segment_id", "video_id", "start_s", "end_s"]
         query = self.segments.search().where(among("video_id", [video_id])).select([*columns, "vector"])
-        rows = query.to_arrow().sort_by("segment_id")
+        rows = self.read(query).sort_by("segment_id")
         vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.settings.embedding_size)
         return [Segment(**row) for row in rows.select(columns).to_pylist()], vectors
 
     def thumbnail(self, segment_id: str) -> bytes | None:
         """The JPEG of a segment's middle frame, or None if there is no such segment."""
-        found = self.thumbnails.search().where(among("segment_id", [segment_id])).limit(1).to_arrow()
+        found = self.read(self.thumbnails.search().where(among("segment_id", [segment_id])).limit(1))
         return found["jpeg"][0].as_py() if len(found) else None
 
     def vector(self, segment_id: str) -> np.ndarray:
         """float32 [E]. Raises: SearchIndexError if there is no such segment."""
-        found = self.segments.search().where(among("segment_id", [segment_id])).select(["vector"]).to_arrow()
+        found = self.read(self.segments.search().where(among("segment_id", [segment_id])).select(["vector"]))
         if not len(found):
             raise SearchIndexError(
                 f"{self.uri}: no segment {segment_id!r} there; `clipvip search --json` tells the ids"
@@ -267,7 +266,16 @@ class Store:
 
     def root_names(self) -> list[str]:
         """The folders that were added, sorted."""
-        return sorted(set(self.roots.to_arrow()["root"].to_pylist()))
+        return sorted(set(self.read(self.roots)["root"].to_pylist()))
+
+    def failed_files(self) -> list[VideoFile]:
+        """Those that could not be indexed."""
+        return [VideoFile(row["root"], row["path"], 0, 0) for row in self.read(self.failures).to_pylist()]
+
+    def read(self, query: Any) -> Any:
+        """What a query, or a table, holds, as a pyarrow table. Raises: SearchIndexError if that is damaged."""
+        with told(self.uri, "cannot be read"):
+            return query.to_arrow()
 
     def tidy(self) -> None:
         """Gather small fragments, and drop versions of the tables that nobody reads any more, where there are such."""
@@ -300,13 +308,18 @@ class Store:
 
 def _connect(uri: str) -> Any:
     """LanceDB, whose import takes longer than to tell most mistakes."""
-    try:
-        import lancedb
-    except ImportError as error:
-        raise SearchIndexError(
-            'a search index needs LanceDB: install it with `pip install "clipvip[search]"`'
-        ) from error
+    import lancedb
+
     return lancedb.connect(uri)
+
+
+def _has_segments(database: Any) -> bool:
+    """Raises: ValueError if there is data that belongs to no table: what is left of an index is not to be made anew."""
+    if open_if_there(database, "segments") is not None:
+        return True
+    if any(Path(database.uri, "segments.lance", "data").glob("*")):
+        raise ValueError("its segments are there, their versions are not: it was copied in part, or is damaged")
+    return False
 
 
 def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:

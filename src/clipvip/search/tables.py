@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from clipvip.errors import SearchIndexError
 from clipvip.search.scan import EncodedVideo, VideoFile
 from clipvip.video import Scales
-
-try:
-    import pyarrow as pa
-except ImportError as error:
-    raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`') from error
 
 SCHEMA_VERSION = 2
 FILE_COLUMNS = {

@@ -14,7 +14,7 @@ from clipvip.errors import UsageError, VideoDecodeError
 from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
 from clipvip.search.scan import Skipped, VideoFile, is_gone, is_there
-from clipvip.search.store import Store, told
+from clipvip.search.store import Store
 from clipvip.search.tables import Settings, VideoRecord, segment_id_of
 from clipvip.search.thumbnails import make_thumbnail
 from clipvip.video import read_frames
@@ -93,7 +93,7 @@ def status(store: Store) -> Status:
         RootStatus(root, len(within), _segments(within), _hours(within), is_there(root), root in added)
         for root, within in sorted(by_root.items())
     )
-    failures = (Failure(row["root"], row["path"], row["reason"]) for row in store.failures.to_arrow().to_pylist())
+    failures = (Failure(row["root"], row["path"], row["reason"]) for row in store.read(store.failures).to_pylist())
     return Status(
         store.uri, len(videos), _segments(videos), _hours(videos), store.num_bytes(), store.settings, roots,
         tuple(sorted(failures, key=lambda failure: (failure.root, failure.path))),
@@ -108,7 +108,7 @@ def prune(store: Store) -> IndexSummary:
     """
     summary = IndexSummary()
     videos = list(store.videos().values())
-    failures = [VideoFile(row["root"], row["path"], 0, 0) for row in store.failures.to_arrow().to_pylist()]
+    failures = store.failed_files()
     roots = {video.root for video in videos} | {file.root for file in failures}
     absent = sorted(root for root in roots if not is_there(root))
     for root in absent:
@@ -129,7 +129,7 @@ def forget(store: Store, root: str) -> IndexSummary:
     within = [video for video in store.videos().values() if _below(video.root, root)]
     if not within and root not in store.root_names():
         raise UsageError(f"{root}: not a folder of {store.uri}; it has {', '.join(store.root_names()) or 'none'}")
-    failures = [VideoFile(row["root"], row["path"], 0, 0) for row in store.failures.to_arrow().to_pylist()]
+    failures = store.failed_files()
     store.replace([], outdated=[video.video_id for video in within])
     store.note([], [file for file in failures if _below(file.root, root)])
     store.unregister([name for name in store.root_names() if _below(name, root)])
@@ -145,8 +145,7 @@ def verify(store: Store, *, repair: bool = True) -> Verification:
     store.refresh()
     found = Verification()
     broken: dict[str, str] = {}  # by video_id: what is wrong
-    with told(store.uri, "cannot be read"):
-        table = store.segments.to_arrow()
+    table = store.read(store.segments)
     videos = store.videos()
     found.videos, found.segments = len(videos), len(table)
     ids = table["segment_id"].to_pylist()
@@ -199,7 +198,7 @@ def _check_thumbnails(
 ) -> Iterator[Problem]:
     """Those without a segment, those that are there twice, and segments without one."""
     ids = {segment_id for video in videos for segment_id in of_video[video.video_id]}
-    counts = Counter(store.thumbnails.search().select(["segment_id"]).to_arrow()["segment_id"].to_pylist())
+    counts = Counter(store.read(store.thumbnails.search().select(["segment_id"]))["segment_id"].to_pylist())
     orphans = sorted(counts.keys() - ids)
     if orphans:
         if repair:

@@ -198,6 +198,14 @@ def test_other_windows_are_refused(videos, tmp_path, encoder):
             new_library(tmp_path, encoder, **mistake)
 
 
+@pytest.mark.parametrize("missing", ["lancedb", "pyarrow"])
+def test_a_missing_extra_is_told_at_once(missing):
+    """Catches a demo that trains for minutes before it finds that it cannot index, and a bare ImportError."""
+    code = f"import sys; sys.modules[{missing!r}] = None; import clipvip.search"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "SearchIndexError: a search index needs LanceDB: install it with" in done.stderr
+
+
 def test_an_index_that_was_killed_at_its_birth(videos, tmp_path, encoder):
     """Catches an index that can be neither read nor made, since a table without a version is there."""
     library = Library(tmp_path / "index", encoder, windows_s=1.0)

@@ -18,7 +18,7 @@ from clipvip.data.manifest import write_manifest
 from clipvip.embedding_sets import encode_manifest, open_embeddings
 from clipvip.errors import SearchIndexError
 from clipvip.records import Clip
-from clipvip.search import Library
+from clipvip.search import Filters, Library, Query, Term
 from clipvip.search.tables import THUMBNAILS
 from helpers_index import assert_same
 from helpers_model import write_model
@@ -198,15 +198,44 @@ def test_an_empty_index_is_sound(library, tmp_path):
     assert (found.videos, found.segments, found.problems) == (0, 0, [])
 
 
-def test_damaged_tables_are_told(library):
+@pytest.mark.parametrize(
+    ("name", "looks"),
+    [
+        ("segments", ["status", "verify", "prune", "search", "like"]),
+        ("thumbnails", ["verify", "thumbnail"]),
+        ("failures", ["status", "prune"]),
+        ("roots", ["status", "root"]),
+    ],
+)
+def test_damaged_tables_are_told(library, tmp_path, name, looks):
     """Catches LanceDB's own tracebacks where the files of an index are damaged, in looks at it and in searches."""
-    for path in Path(library.uri, "segments.lance", "data").iterdir():
+    (tmp_path / "videos" / "broken.mp4").write_text("no video")
+    library.add()
+    segment_id = library.store.segments.to_arrow()["segment_id"][0].as_py()
+    for path in Path(library.uri, f"{name}.lance", "data").iterdir():
         path.write_bytes(b"junk")
     damaged = Library(library.uri, library.encoder)
-    for look in (damaged.status, damaged.verify, damaged.prune, lambda: damaged.search("a dog")):
+    do = {
+        "status": damaged.status,
+        "verify": damaged.verify,
+        "prune": damaged.prune,
+        "search": lambda: damaged.search("a dog"),
+        "like": lambda: damaged.search(Query(terms=(Term(segment=segment_id),))),
+        "root": lambda: damaged.search("a dog", filters=Filters(root=str(tmp_path / "videos"))),
+        "thumbnail": lambda: damaged.thumbnail(segment_id),
+    }
+    for look in looks:
         with pytest.raises(SearchIndexError, match=r"index: cannot be read \(") as told:
-            look()
+            do[look]()
         assert "\n" not in str(told.value)
+
+
+def test_what_is_left_of_an_index_is_not_made_anew(library, tmp_path):
+    """Catches an index copied in part that is taken for none, and then overwritten with an empty one."""
+    shutil.rmtree(Path(library.uri, "segments.lance", "_versions"))
+    for look in (lambda: Library(library.uri), lambda: Library(library.uri, library.encoder).add(tmp_path / "videos")):
+        with pytest.raises(SearchIndexError, match="copied in part, or is damaged"):
+            look()
 
 
 def test_an_index_of_an_older_clipvip_is_told(library, tmp_path):
