@@ -83,7 +83,7 @@ def test_interrupted_processes_save_once_and_one_process_goes_on(world: Path, re
         run.send_signal(signal.SIGTERM)
         _, told = run.communicate()
     assert run.returncode != 0
-    assert b"the same command goes on" in told
+    assert b"the same command goes on" in told, told.decode()
     [newest] = (tmp_path / "run" / "checkpoints").iterdir()
     assert int(newest.name.removeprefix("step-")) == WorkDir(tmp_path / "run").read_log()[-1]["step"] < 30
     train(load_recipe(str(recipe), settings), tmp_path / "run", progress=False)

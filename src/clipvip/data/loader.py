@@ -173,8 +173,9 @@ def fetched(loader: DataLoader[Batch], noted: Sequence[int]) -> Iterator[Batch]:
         if last == str(error):
             raise
         raise type(error)(last.partition(": ")[2]) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        passed_on = "in DataLoader worker process" in str(error)  # what the data set raised there
+        if passed_on or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
             raise
         if not noted:
             raise ClipVipError(

@@ -318,7 +318,10 @@ def _has_segments(database: Any) -> bool:
     if open_if_there(database, "segments") is not None:
         return True
     if any(Path(database.uri, "segments.lance", "data").glob("*")):
-        raise ValueError("its segments are there, their versions are not: it was copied in part, or is damaged")
+        raise ValueError(
+            "its segments are there, their versions are not: it was copied in part, or is damaged; copy it anew, or "
+            "remove it and index again"
+        )
     return False
 
 

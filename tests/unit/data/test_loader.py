@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from clipvip.data.dataset import ClipDataset, Collator, Sources
 from clipvip.data.loader import Address, PassSampler, fetched, make_loader
 from clipvip.data.source import ManifestClips
-from clipvip.errors import ConfigError, ManifestError
+from clipvip.errors import ClipVipError, ConfigError, ManifestError
 from clipvip.records import Clip
 from clipvip.video.transforms import to_pixel_values
 from helpers_video import write_video
@@ -173,6 +174,40 @@ def test_pixels_are_the_same_wherever_they_are_normalized(clips: list[Clip], siz
         assert sample.frame is not None
         torch.testing.assert_close(normalized.video[i], to_pixels(sample.video), rtol=0, atol=0)
         torch.testing.assert_close(normalized.frame[i], to_pixels(sample.frame), rtol=0, atol=0)
+
+
+class Ending:
+    """A loader with one batch, and then an error."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def __iter__(self) -> Iterator[int]:
+        yield 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        EOFError(),
+    ],
+)
+def test_a_worker_process_that_ends(error: Exception) -> None:
+    """Catches "connection reset by peer" in place of a saved step: torchrun ends workers and trainer by one signal."""
+    assert list(fetched(Ending(error), [signal.SIGTERM])) == [1]  # type: ignore[arg-type]
+    with pytest.raises(ClipVipError, match="a process that loads clips died"):
+        list(fetched(Ending(error), []))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError])
+def test_what_a_data_set_raises_is_no_death(kind: type[Exception]) -> None:
+    """Catches a false trail: an error of a data set, or of a remote store, told as a process that died."""
+    error = kind("Caught it in DataLoader worker process 0.\nOriginal Traceback (most recent call last): ...")
+    with pytest.raises(kind, match="Caught it"):
+        list(fetched(Ending(error), []))  # type: ignore[arg-type]
 
 
 def test_a_source_without_the_wanted_texts(clips: list[Clip]) -> None:
