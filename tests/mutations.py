@@ -52,8 +52,8 @@ MUTATIONS = (
     Mutation(
         "dsl-one-axis-for-both-directions",
         "evaluation/protocol.py",
-        "dual_softmax(similarity, axis=0), dual_softmax(similarity, axis=1)",
-        "dual_softmax(similarity, axis=0), dual_softmax(similarity, axis=0)",
+        'dual_softmax(similarity, axis=1), owners, "v2t"',
+        'dual_softmax(similarity, axis=0), owners, "v2t"',
         "tests/unit/evaluation/test_protocol.py",
     ),
     Mutation(
@@ -379,8 +379,8 @@ MUTATIONS = (
     Mutation(
         "every-validation-is-the-best",
         "training/trainer.py",
-        'if self.best is None or scores["R@1"] > self.best:',
-        'if self.best is None or scores["R@1"] >= 0.0:',
+        'if self.best is not None and scores["R@1"] <= self.best:',
+        'if self.best is not None and scores["R@1"] < 0.0:',
         "tests/unit/training/test_trainer.py::test_the_weights_that_are_handed_over",
     ),
     Mutation(
