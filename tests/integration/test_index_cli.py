@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from clipvip.cli import main
+from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_video import write_audio, write_video
 
@@ -26,10 +25,7 @@ def clipvip(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["clipvip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return exit_.value.code, *capsys.readouterr()
+        return run_here(*arguments), *capsys.readouterr()
 
     return run
 

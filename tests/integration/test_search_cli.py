@@ -14,9 +14,9 @@ from rich.cells import cell_len
 from rich.text import Text
 
 import clipvip
-from clipvip.cli import main
 from clipvip.search import Filters, Library, Query, Term
 from clipvip.video import probe
+from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_video import write_audio, write_video
 
@@ -24,14 +24,6 @@ from helpers_video import write_audio, write_video
 def run(*arguments, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clipvip", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", check=False)
-
-
-def run_here(monkeypatch, *arguments) -> int:
-    """The same without a process of its own, which costs seconds of imports."""
-    monkeypatch.setattr(sys, "argv", ["clipvip", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return exit_.value.code
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +80,14 @@ def test_index_and_search(place, monkeypatch, capsys):
         assert row["score"] == pytest.approx(float(score), abs=1e-5)
 
     monkeypatch.chdir(place)
-    assert run_here(monkeypatch, "search", "a [red] circle", "--index", "mein index") == 0
+    assert run_here("search", "a [red] circle", "--index", "mein index") == 0
     table = capsys.readouterr().out
     assert "a [red] circle" in table
     assert table.count("-0:1") == 1  # two windows that share most of their time are one answer
     assert re.search(rf"│ {re.escape(str(long))} │ 0:0\d-0:1\d │\n", table)
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     monkeypatch.setenv("COLUMNS", "80")
-    assert run_here(monkeypatch, "search", "a [red] circle", "--index", "mein index") == 0
+    assert run_here("search", "a [red] circle", "--index", "mein index") == 0
     lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
     assert all(cell_len(line) <= 80 for line in lines)
     [line] = [line for line in lines if "-0:1" in line]
@@ -106,17 +98,17 @@ def test_index_and_search(place, monkeypatch, capsys):
         (*index[:2], "--model", "anderes", "--index", "mein index"),
         ("search", "a dog", "--model", "anderes", "--index", "mein index"),
     ):
-        assert run_here(monkeypatch, *arguments) == 1
+        assert run_here(*arguments) == 1
         line = capsys.readouterr().err.splitlines()[-1]
         assert str(place / "ein modell") in line
         assert "another --index" in line
-    assert run_here(monkeypatch, *index, "--window", "5") == 2
+    assert run_here(*index, "--window", "5") == 2
     assert "cut into windows of 12 s every 6 s, not" in capsys.readouterr().err
 
 
 def asked(monkeypatch, capsys, *arguments):
     """What `clipvip search ... --json` answers."""
-    assert run_here(monkeypatch, "search", *map(str, arguments), "--index", "mein index", "--json") == 0
+    assert run_here("search", *map(str, arguments), "--index", "mein index", "--json") == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -124,7 +116,7 @@ def test_every_kind_of_query(place, monkeypatch, capsys):
     """Catches an option that is accepted and ignored: each is compared with the same query in Python."""
     monkeypatch.chdir(place)
     folder = "Meine Vidéos 日本"
-    assert run_here(monkeypatch, "index", folder, "--model", "ein modell", "--index", "mein index") == 0
+    assert run_here("index", folder, "--model", "ein modell", "--index", "mein index") == 0
     capsys.readouterr()
     library = Library("mein index")
     first = library.search("a dog", k=1).hits[0]
@@ -163,22 +155,22 @@ def test_every_kind_of_query(place, monkeypatch, capsys):
         assert told.get("p_value") == results.p_value
         assert told["found"] == (results.found and len(results) > 0)
     assert answers[11] == []  # the files are of today
-    assert run_here(monkeypatch, "search", "a dog", "--root", ".", "--index", "mein index") == 2
+    assert run_here("search", "a dog", "--root", ".", "--index", "mein index") == 2
     assert f"not a folder of this index; it has {place / folder} " in capsys.readouterr().err
 
 
 def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
     """Catches answers in another order, clips and pictures of another moment, and `found` that is always true."""
     monkeypatch.chdir(place)
-    assert run_here(monkeypatch, "index", "Meine Vidéos 日本", "--model", "ein modell", "--index", "mein index") == 0
+    assert run_here("index", "Meine Vidéos 日本", "--model", "ein modell", "--index", "mein index") == 0
     capsys.readouterr()
     Path("fragen.txt").write_text("a red circle\n\nthe night\n", encoding="utf-8-sig")  # as Windows' Notepad does
-    assert run_here(monkeypatch, "search", "--queries", "fragen.txt", "--index", "mein index", "-k", "1") == 0
+    assert run_here("search", "--queries", "fragen.txt", "--index", "mein index", "-k", "1") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["query"] for line in lines] == ["a red circle", "the night"]
     with Path("fragen.txt").open(encoding="utf-8") as questions:
         monkeypatch.setattr(sys, "stdin", questions)
-        assert run_here(monkeypatch, "search", "--queries", "-", "--index", "mein index", "-k", "1") == 0
+        assert run_here("search", "--queries", "-", "--index", "mein index", "-k", "1") == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == lines
     for line in lines:
         [alone] = asked(monkeypatch, capsys, line["query"], "-k", 1)["results"]
@@ -190,21 +182,21 @@ def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
         assert probe(row["clip"]).duration_s == pytest.approx(row["end_s"] - row["start_s"], abs=0.3)
         assert Path(row["thumbnail"]).read_bytes() == Library("mein index").thumbnail(row["segment_id"])
 
-    assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--false-alarm", "0.004") == 0
+    assert run_here("search", "a red circle", "--index", "mein index", "--false-alarm", "0.004") == 0
     assert capsys.readouterr().out.startswith("nothing found (p = ")
     texts = [f"a text about {i}" for i in range(25)]
     Path("bank.txt").write_text("\n".join(texts), encoding="utf-8")
-    assert run_here(monkeypatch, "index", "--index", "mein index", "--background", "bank.txt") == 0
+    assert run_here("index", "--index", "mein index", "--background", "bank.txt") == 0
     assert Library("mein index").store.database.open_table("background").to_arrow()["text"].to_pylist() == texts
-    assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--false-alarm", "0.004") == 2
+    assert run_here("search", "a red circle", "--index", "mein index", "--false-alarm", "0.004") == 2
     assert "25 background queries tell no rate below 0.0385" in capsys.readouterr().err
-    assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--path", "none") == 0
+    assert run_here("search", "a red circle", "--index", "mein index", "--path", "none") == 0
     assert "passes the filters" in capsys.readouterr().out
-    assert run_here(monkeypatch, "search", "a red circle", "--index", "mein index", "--offset", "5") == 0
+    assert run_here("search", "a red circle", "--index", "mein index", "--offset", "5") == 0
     assert capsys.readouterr().out == "nothing found: there is no answer beyond the first 5\n"
     for mistake, told in ((["--root", "."], "not a folder of this index"), (["--path", "["], "never closed")):
         arguments = ("--queries", "fragen.txt", "--index", "mein index", "--model", "no model", *mistake)
-        assert run_here(monkeypatch, "search", *arguments) == 2  # before the model is looked for
+        assert run_here("search", *arguments) == 2  # before the model is looked for
         assert told in capsys.readouterr().err
 
 
@@ -245,7 +237,7 @@ def test_queries_of_a_file_and_files_of_answers(place, monkeypatch, capsys):
 def test_mistakes_are_told_in_one_line(place, monkeypatch, capsys, arguments, code, told):
     """Catches tracebacks, wrong exit codes, and an index folder left behind by a mistake."""
     monkeypatch.chdir(place)
-    assert run_here(monkeypatch, *arguments) == code
+    assert run_here(*arguments) == code
     [line] = capsys.readouterr().err.splitlines()
     assert told in line
     assert not (place / "new").exists()

@@ -18,8 +18,9 @@ from clipvip.errors import ClipVipWarning, SearchIndexError
 from clipvip.evaluation.rescoring import inverted_softmax
 from clipvip.search.approximate import vectors_of
 from clipvip.search.background import chosen_texts, default_texts
+from clipvip.search.database import open_if_there
 from clipvip.search.nearest import Scan, Scored, best_first
-from clipvip.search.store import Store, open_if_there
+from clipvip.search.store import Store
 
 if TYPE_CHECKING:
     from clipvip.encode import Encoder

@@ -19,13 +19,14 @@ from clipvip.errors import InputError, UsageError
 from clipvip.search.approximate import EXACT_ROWS, IndexedSegments
 from clipvip.search.background import best_scores, p_value
 from clipvip.search.bank import Bank, RescoredScan, open_bank
+from clipvip.search.database import told
 from clipvip.search.filters import Condition, conditions
 from clipvip.search.merging import Answer, merge_windows
 from clipvip.search.nearest import ExactSegments, Scan, Scored, Segments
 from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
 from clipvip.search.snapshot import cache_folder, kept, open_snapshot, version_key
-from clipvip.search.store import Store, told
+from clipvip.search.store import Store
 from clipvip.video import read_frames, read_image
 
 if TYPE_CHECKING:

@@ -7,13 +7,10 @@ a JPEG a segment; `failures` a row a file that could not be indexed; `roots` a r
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipvip.errors import ClipVipError, SearchIndexError
-from clipvip.files import folder_bytes, locked
+from clipvip.errors import SearchIndexError
+from clipvip.files import folder_bytes
+from clipvip.search.database import alone, connect, has_segments, is_remote, told
 from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
 from clipvip.search.tables import (
     FAILURES,
@@ -70,9 +68,9 @@ class Store:
         anew: in place of the one that is there, of which only the folders that were added stay.
         """
         with told(uri, "cannot be written"):
-            database = _connect(uri)
-            with _locked(uri):
-                there = _has_segments(database)
+            database = connect(uri)
+            with alone(uri):
+                there = has_segments(database)
                 if anew and there:
                     for name in set(database.list_tables().tables) - {"segments", "roots"}:
                         schema = {"thumbnails": THUMBNAILS, "failures": FAILURES}.get(name)
@@ -94,7 +92,7 @@ class Store:
         if not cls.exists(uri):
             raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
         with told(uri, "cannot be read"):
-            database = _connect(uri)
+            database = connect(uri)
             metadata = database.open_table("segments").schema.metadata or {}
         values = json.loads(metadata.get(b"clipvip", b"{}"))
         version = values.get("schema_version")
@@ -108,10 +106,10 @@ class Store:
     @staticmethod
     def exists(uri: str) -> bool:
         """Whether there is an index."""
-        if not _remote(uri) and not os.path.isdir(uri):
+        if not is_remote(uri) and not os.path.isdir(uri):
             return False  # connecting would make the folder
         with told(uri, "cannot be read"):
-            return _has_segments(_connect(uri))
+            return has_segments(connect(uri))
 
     def refresh(self) -> None:
         """See what other processes have committed."""
@@ -256,7 +254,7 @@ class Store:
 
     def num_bytes(self) -> int:
         """Of the whole index: of a folder on disk, or of the newest version of its tables."""
-        if not _remote(self.uri):
+        if not is_remote(self.uri):
             return folder_bytes(Path(self.uri))
         return sum(table.stats()["total_bytes"] for table in self._tables)
 
@@ -297,7 +295,7 @@ class Store:
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with told(self.uri, "cannot be written"), _locked(self.uri):
+                with told(self.uri, "cannot be written"), alone(self.uri):
                     self.refresh()
                     return change()
             except SearchIndexError as error:
@@ -306,72 +304,9 @@ class Store:
         raise AssertionError("unreachable")
 
 
-def _connect(uri: str) -> Any:
-    """LanceDB, whose import takes longer than to tell most mistakes."""
-    import lancedb
-
-    return lancedb.connect(uri)
-
-
-def _has_segments(database: Any) -> bool:
-    """Raises: ValueError if there is data that belongs to no table: what is left of an index is not to be made anew."""
-    if open_if_there(database, "segments") is not None:
-        return True
-    if any(Path(database.uri, "segments.lance", "data").glob("*")):
-        raise ValueError(
-            "its segments are there, their versions are not: it was copied in part, or is damaged; copy it anew, or "
-            "remove it and index again"
-        )
-    return False
-
-
 def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:
     """Insert or update `rows` by their key and delete others by a condition, in one version of the table."""
     merge = table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
     if delete:
         merge = merge.when_not_matched_by_source_delete(delete)
     merge.execute(rows)
-
-
-def open_if_there(database: Any, name: str) -> Any:
-    """The latest version of a table; None if there is none: one that is only just made, or was at a kill, is listed."""
-    try:
-        return database.open_table(name)
-    except ValueError as error:
-        if "was not found" not in str(error):
-            raise
-        return None
-
-
-def _remote(uri: str) -> bool:
-    return "://" in uri
-
-
-@contextmanager
-def _locked(uri: str) -> Iterator[None]:
-    """The index for this process alone: folders have a lock; object stores refuse the slower of two commits instead."""
-    if _remote(uri):
-        yield
-        return
-    os.makedirs(uri, exist_ok=True)
-    with locked(Path(uri), wait=True):
-        yield
-
-
-@contextmanager
-def told(uri: str, what: str) -> Iterator[None]:
-    """LanceDB's errors, which are of many kinds and many lines, as one line."""
-    try:
-        yield
-    except (RuntimeError, OSError, ValueError) as error:
-        if isinstance(error, ClipVipError):
-            raise
-        raise SearchIndexError(f"{uri}: {what} ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without LanceDB's own places in its code."""
-    text = " ".join(str(error).split())
-    if "No space left" in text or getattr(error, "errno", None) == errno.ENOSPC:
-        return "no space left on the device; free some, and the same command goes on: what was committed is kept"
-    return re.split(r", /\S+\.rs:\d+", text)[0][:300]

@@ -1,0 +1,81 @@
+"""How an index is reached: LanceDB's connection, its locks, and its errors as one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clipvip.errors import ClipVipError, SearchIndexError
+from clipvip.files import locked
+
+
+def connect(uri: str) -> Any:
+    """LanceDB, whose import takes longer than to tell most mistakes."""
+    import lancedb
+
+    return lancedb.connect(uri)
+
+
+def open_if_there(database: Any, name: str) -> Any:
+    """The latest version of a table; None if there is none: one that is only just made, or was at a kill, is listed."""
+    try:
+        return database.open_table(name)
+    except ValueError as error:
+        if "was not found" not in str(error):
+            raise
+        return None
+
+
+def has_segments(database: Any) -> bool:
+    """Whether there is an index.
+
+    Raises: ValueError if there is data that belongs to no table: what is left of an index is not to be made anew.
+    """
+    if open_if_there(database, "segments") is not None:
+        return True
+    if any(Path(database.uri, "segments.lance", "data").glob("*")):
+        raise ValueError(
+            "its segments are there, their versions are not: it was copied in part, or is damaged; copy it anew, or "
+            "remove it and index again"
+        )
+    return False
+
+
+def is_remote(uri: str) -> bool:
+    """Whether an index lies in an object store, not in a folder."""
+    return "://" in uri
+
+
+@contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """The index for this process alone: folders have a lock; object stores refuse the slower of two commits instead."""
+    if is_remote(uri):
+        yield
+        return
+    os.makedirs(uri, exist_ok=True)
+    with locked(Path(uri), wait=True):
+        yield
+
+
+@contextmanager
+def told(uri: str, what: str) -> Iterator[None]:
+    """LanceDB's errors, which are of many kinds and many lines, as one line."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        if isinstance(error, ClipVipError):
+            raise
+        raise SearchIndexError(f"{uri}: {what} ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without LanceDB's own places in its code."""
+    text = " ".join(str(error).split())
+    if "No space left" in text or getattr(error, "errno", None) == errno.ENOSPC:
+        return "no space left on the device; free some, and the same command goes on: what was committed is kept"
+    return re.split(r", /\S+\.rs:\d+", text)[0][:300]
