@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clipvip.errors import VideoDecodeError
 from clipvip.video import read_frames, read_image
-from clipvip.video.container import IMAGES
+from clipvip.video.images import IMAGES
 
 if TYPE_CHECKING:
     from clipvip.model import ClipVipProcessor

@@ -1,8 +1,9 @@
 """Which frames of a video, and how to get them. Knows no torch: tensors are made in `clipvip.video.transforms`."""
 
-from clipvip.video.container import Source, read_image
+from clipvip.video.container import Source
 from clipvip.video.cutting import Scales
 from clipvip.video.decode import read_frames, stream_frames
+from clipvip.video.images import read_image
 from clipvip.video.info import VideoInfo, probe
 from clipvip.video.sampling import jittered_indices, middle_index, uniform_indices
 from clipvip.video.segments import SegmentFrames, stream_segments

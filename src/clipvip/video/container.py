@@ -11,12 +11,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, BinaryIO, TypeAlias
 
 import av
-import numpy as np
 from av.stream import Disposition
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipvip.errors import InputError, VideoDecodeError
 
@@ -25,15 +24,22 @@ Source: TypeAlias = StrPath | bytes | BinaryIO  # a path, a file's content, or a
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name for the family
 # Self-contained formats; the audio ones only so that their error can say "audio only".
-CONTAINERS = f"{MP4},matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,gif,ivf,mxf,mp3,wav,flac,aac"
-IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows more, among them EPS, which runs a program.
+CONTAINERS = f"{MP4},matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,gif,ivf,mxf,dv,mp3,wav,flac,aac"
 HEAD_BYTES = 4096  # more than enough for what a container says of its own length
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # the two elements that a Matroska file consists of
+STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"avif")  # image sequences have other brands
+NOT_SHOWN = Disposition.attached_pic | Disposition.dependent | Disposition.timed_thumbnails
+MAX_PIXEL_ASPECT = 16
+"""Real pixels are at most twice as wide as high, or high as wide; a file may claim anything."""
 
 
 @dataclass(slots=True)
 class OpenVideo:
-    """An open source and the stream to decode. `head`: its first bytes."""
+    """An open source and the stream to decode.
+
+    head: its first bytes. damage: why it could not be read as a whole, as far as decoding has shown by now.
+    pixel_aspect: width of a pixel by its height, as stored (before rotation).
+    """
 
     source: Source
     threads: int
@@ -41,6 +47,9 @@ class OpenVideo:
     head: bytes
     container: Any = None
     stream: Any = None
+    audio: Any = None
+    damage: str | None = None
+    pixel_aspect: Fraction = Fraction(1)
 
     @property
     def step_s(self) -> float:
@@ -65,25 +74,32 @@ class OpenVideo:
         except (av.FFmpegError, ValueError, OSError) as error:
             raise decode_error(self.name, _why_unreadable(self.head, error)) from error
         streams = self.container.streams
-        stream = next((s for s in streams.video if not s.disposition & Disposition.attached_pic), None)
-        if stream is None:
+        shown = shown_streams(self.container)
+        if not shown:
             raise decode_error(self.name, f"no video stream{' (audio only)' if streams.audio else ''}", "leave it out")
-        if stream.codec_context is None:
+        decodable = [stream for stream in shown if stream.codec_context is not None]
+        if not decodable:
             raise decode_error(self.name, "no decoder for its codec")
-        stream.codec_context.thread_count = self.threads
-        self.stream = stream
+        self.stream = max(decodable, key=lambda s: (bool(s.disposition & Disposition.default), _num_pixels(s)))
+        self.stream.codec_context.thread_count = self.threads
+        heard = [stream for stream in streams.audio if stream.codec_context is not None]
+        self.audio = max(heard, key=lambda s: bool(s.disposition & Disposition.default), default=None)
+        self.damage = None
+        self.pixel_aspect = _pixel_aspect(self.stream)
 
     def close(self) -> None:
         """Let go of the file; a file object of the caller's stays open."""
         if self.container is not None:
             self.container.close()
-        self.container = self.stream = None
+        self.container = self.stream = self.audio = None
 
 
 @contextmanager
 def open_video(source: Source, threads: int) -> Iterator[OpenVideo]:
     """A source opened for decoding from its start. Raises: VideoDecodeError; InputError for what is no source."""
-    video = OpenVideo(source, threads, source_name(source), _checked_head(source))
+    video = OpenVideo(source, threads, source_name(source), read_head(source))
+    if is_still(video.head):
+        raise decode_error(video.name, "a HEIC or AVIF picture, not a video", "use it as an image or leave it out")
     try:
         video.reopen()
         yield video
@@ -91,19 +107,14 @@ def open_video(source: Source, threads: int) -> Iterator[OpenVideo]:
         video.close()
 
 
-def read_image(source: Source) -> np.ndarray:
-    """A picture (path, bytes or binary file object), turned as its EXIF tag says: uint8 [H, W, 3], RGB.
+def shown_streams(container: Any) -> list[Any]:
+    """The video streams that are films: no cover art, no tiles or layers of another stream, no thumbnails."""
+    return [stream for stream in container.streams.video if not stream.disposition & NOT_SHOWN]
 
-    Raises: VideoDecodeError; InputError for what is no source.
-    """
-    _checked_head(source)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGES) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise decode_error(source_name(source), f"not a picture in one of the formats {', '.join(IMAGES)}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise decode_error(source_name(source), f"damaged picture ({error})") from error
+
+def is_still(head: bytes) -> bool:
+    """Whether a file is a HEIF or AVIF picture, by its first bytes; FFmpeg would give the tiles it is made of."""
+    return head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS
 
 
 def source_name(source: Source) -> str:
@@ -140,6 +151,18 @@ def _element_end(head: bytes, at: int) -> int:
     return at + num_bytes + size if num_bytes <= 8 and size < most else 0
 
 
+def _num_pixels(stream: Any) -> int:
+    return stream.codec_context.width * stream.codec_context.height
+
+
+def _pixel_aspect(stream: Any) -> Fraction:
+    """As the container has it, or else the codec; 1 where they are silent or it makes no sense."""
+    aspect = stream.sample_aspect_ratio
+    if not aspect or not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+        return Fraction(1)
+    return aspect
+
+
 def _handle(source: Source) -> str | BinaryIO:
     """What to give to FFmpeg, at its start."""
     if isinstance(source, bytes):
@@ -152,7 +175,7 @@ def _handle(source: Source) -> str | BinaryIO:
 
 def _why_unreadable(head: bytes, error: Exception) -> str:
     if isinstance(error, OSError):
-        return _told_by(error)
+        return _reason_of(error)
     if isinstance(error, av.error.ArgumentError) or head.startswith(b"#EXTM3U"):
         return "not a media container; playlists, scripts and pictures are refused as video"
     if head[4:8] == b"ftyp":
@@ -160,7 +183,7 @@ def _why_unreadable(head: bytes, error: Exception) -> str:
     return "not a media file, or its header is damaged"
 
 
-def _checked_head(source: Source) -> bytes:
+def read_head(source: Source) -> bytes:
     """The first bytes of a source that can be read and is not empty; a file object is left at its start."""
     way_out = "give an open, seekable file with something in it"
     if isinstance(source, str | os.PathLike):
@@ -183,7 +206,7 @@ def _checked_head(source: Source) -> bytes:
     except FileNotFoundError as error:
         raise decode_error(name, "no such file", way_out) from error
     except (OSError, ValueError) as error:
-        raise decode_error(name, _told_by(error), way_out) from error
+        raise decode_error(name, _reason_of(error), way_out) from error
     if not head:
         raise decode_error(name, "the file is empty", way_out)
     return head
@@ -193,8 +216,7 @@ def _is_seekable_file(source: object) -> bool:
     return all(hasattr(source, method) for method in ("read", "seek", "tell"))
 
 
-def _told_by(error: Exception) -> str:
-    """The error's own words, without number and path."""
+def _reason_of(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).lower()
 
 
