@@ -99,19 +99,25 @@ def write_audio(path: Path) -> Path:
 
 
 def sequential_decode(path: Path) -> np.ndarray:
-    """The oracle: every frame, in the order in which a plain decode yields them, neither rotated nor scaled."""
+    """The oracle: every frame in the order of a plain decode, neither rotated nor scaled, on white."""
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        rgba = np.stack([frame.to_ndarray(format="rgba") for frame in container.decode(video=0)])
+    opacity = rgba[..., 3:] / 255
+    return np.rint(rgba[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
 
 
 def sequential_times(path: Path) -> tuple[list[float], list[float]]:
     """The oracle of time: of every frame, and of the keyframes among them, the seconds after the first frame.
 
-    Frames without a timestamp are counted at the stream's rate.
+    Frames without a timestamp are counted at the stream's rate; those that are a little early go between others.
     """
     with av.open(str(path)) as container:
         step_s = 1 / container.streams.video[0].guessed_rate
         frames = [(frame.pts, frame.time_base, frame.key_frame) for frame in container.decode(video=0)]
     first = frames[0][0]
-    times = [float(i * step_s if pts is None else (pts - first) * base) for i, (pts, base, _) in enumerate(frames)]
+    raw = np.array(
+        [float(i * step_s if pts is None else (pts - first) * base) for i, (pts, base, _) in enumerate(frames)]
+    )
+    good = np.flatnonzero(raw > np.maximum.accumulate(np.append(-1.0, raw[:-1])))
+    times = np.interp(np.arange(len(raw)), good, raw[good]).tolist()
     return times, [time_s for time_s, (_, _, is_key) in zip(times, frames, strict=True) if is_key]

@@ -1,35 +1,32 @@
 """Parts of videos as files of their own, MP4 with sound.
 
 The first frame is the one asked for. Where it is a keyframe of an MP4 file with usual codecs, packets are copied
-as they are; otherwise picture and sound are encoded anew.
+as they are; otherwise, or where the muxer refuses them, picture and sound are encoded again.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 
 from clipvip.errors import InputError
 from clipvip.files import replacing
 from clipvip.search.results import Hit
-from clipvip.video.container import MP4, OpenVideo, decode_error, open_video
-from clipvip.video.frames import frames_within, to_rgb
+from clipvip.video.container import MP4, OpenVideo, open_video
 from clipvip.video.index import PacketIndex, packet_index
+from clipvip.video.mp4 import REFUSALS, write_mp4
 
 COPIED_VIDEO = ("h264", "hevc", "av1")
 COPIED_AUDIO = ("aac", "mp3")
-H264 = {"crf": "20", "preset": "veryfast"}
-_TICK = Fraction(1, 90_000)  # s; exact for 24, 25, 30, 30/1.001, ... frames a second
+KEPT_TAGS = ("hvc1",)
+"""Apple's players take HEVC under this name only; the muxer would choose another."""
+NAME_BYTES = 255 - len(".mp4.partial")
+"""What most file systems take, less what is put behind a name while the file is written."""
 
 
 def export_hit(hit: Hit, folder: str | os.PathLike[str]) -> Path:
@@ -45,40 +42,47 @@ def export_hit(hit: Hit, folder: str | os.PathLike[str]) -> Path:
 
 def file_name(hit: Hit) -> str:
     """What a hit's files are called, without an extension; of the video's name what every file system takes."""
-    stem = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", hit.video.stem)[:80]
+    stem = re.sub(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]', "_", hit.video.stem)[:80]
     times = "-".join(f"{int(time_s) // 60}.{int(time_s) % 60:02d}" for time_s in (hit.start_s, hit.end_s))
-    return f"{hit.rank:03d} {stem} {times}"
+    room = NAME_BYTES - len(f"{hit.rank:03d}  {times}")
+    return f"{hit.rank:03d} {os.fsencode(stem)[:room].decode(errors='ignore').strip()} {times}"
 
 
 def cut(source: str | os.PathLike[str], start_s: float, end_s: float, target: str | os.PathLike[str]) -> None:
     """Write the part of a video from start_s to end_s, in seconds after its first frame, as MP4.
 
-    The file is there as a whole or not at all. Raises: VideoDecodeError; InputError for an empty range.
+    The file is there as a whole or not at all.
+    Raises: VideoDecodeError if there is no such part or it cannot be written; InputError for an empty range.
     """
     if not 0 <= start_s < end_s:
         raise InputError(f"{source}: from {start_s:g} to {end_s:g} s is no part of a video")
-    with replacing(Path(target)) as temporary, open_video(os.fspath(source), 0) as video:
+    with replacing(Path(target)) as temporary:
+        if not _copy(source, start_s, end_s, temporary):
+            write_mp4(os.fspath(source), temporary, time_range=(start_s, end_s))
+
+
+def _copy(source: str | os.PathLike[str], start_s: float, end_s: float, target: Path) -> bool:
+    """Write the packets of a part as they are, if that is possible."""
+    with open_video(os.fspath(source), 0) as video:
+        index = packet_index(video)
+        key = None if index is None else _copied_from(video, index, start_s)
+        if index is None or key is None:
+            return False
         try:
-            with av.open(os.fspath(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-                index = packet_index(video)
-                key = None if index is None else _copied_from(video, index, start_s)
-                if index is not None and key is not None:
-                    _copy(video, index, key, end_s, out)
-                else:
-                    _encode(video, start_s, end_s, out)
-        except av.FFmpegError as error:
-            reason = f"cannot be cut from {start_s:g} to {end_s:g} s ({error.strerror})"
-            raise decode_error(video.name, reason) from error
+            with av.open(os.fspath(target), "w", format="mp4", options={"movflags": "+faststart"}) as out:
+                _copy_packets(video, index, key, end_s, out)
+        except REFUSALS:
+            return False  # decoding will show whether the file is to blame
+        return True
 
 
 def _copied_from(video: OpenVideo, index: PacketIndex, start_s: float) -> int | None:
     """The first frame at or after `start_s`, if it is a keyframe and can be copied."""
-    audio = _audio(video)
     if video.container.format.name != MP4:  # others leave out the times of decoding, which MP4 cannot do without
         return None
     if video.stream.codec_context.codec.canonical_name not in COPIED_VIDEO:
         return None
-    if audio is not None and audio.codec_context.codec.canonical_name not in COPIED_AUDIO:
+    if video.audio is not None and video.audio.codec_context.codec.canonical_name not in COPIED_AUDIO:
         return None
     first = int(index.times_s.searchsorted(start_s - 1e-6))
     if first == len(index.pts) or index.pts[first] not in index.keys:
@@ -86,10 +90,13 @@ def _copied_from(video: OpenVideo, index: PacketIndex, start_s: float) -> int | 
     return int(index.pts[first])
 
 
-def _copy(video: OpenVideo, index: PacketIndex, key: int, end_s: float, out: Any) -> None:
+def _copy_packets(video: OpenVideo, index: PacketIndex, key: int, end_s: float, out: Any) -> None:
     """Packets as they are. Frames that come after `end_s` only in the order of decoding are copied too."""
-    streams = [stream for stream in (video.stream, _audio(video)) if stream is not None]
-    copies = {stream.index: out.add_stream_from_template(stream) for stream in streams}
+    streams = [stream for stream in (video.stream, video.audio) if stream is not None]
+    copies = {stream.index: out.add_stream_from_template(stream, opaque=True) for stream in streams}
+    tag = video.stream.codec_context.codec_tag
+    if tag in KEPT_TAGS:
+        copies[video.stream.index].codec_context.codec_tag = tag
     origin = key * video.stream.time_base
     end = (int(index.pts[0]) * video.stream.time_base) + Fraction(end_s)
     done = set()
@@ -107,66 +114,3 @@ def _copy(video: OpenVideo, index: PacketIndex, key: int, end_s: float, out: Any
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             packet.stream = copies[packet.stream.index]
             out.mux(packet)
-
-
-def _encode(video: OpenVideo, start_s: float, end_s: float, out: Any) -> None:
-    """H.264 and AAC, upright, in even sizes."""
-    frames = frames_within(video, (start_s, end_s))
-    first = next(frames)
-    height, width = (side // 2 * 2 for side in to_rgb(first, None).shape[:2])
-    if not height or not width:
-        raise decode_error(video.name, f"{first.width} x {first.height} pixels are too few for H.264")
-    stream = out.add_stream("libx264", rate=video.stream.guessed_rate or 25, options=H264)
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    stream.time_base = stream.codec_context.time_base = _TICK
-    with open_video(video.source, 0) as twin:  # for the sound, with its own place in the file
-        audio = _audio(twin)
-        packets = [_video_packets(itertools.chain([first], frames), stream)]
-        if audio is not None and first.pts is not None:
-            sound = out.add_stream("aac", rate=audio.codec_context.sample_rate)
-            sound.layout = "mono" if audio.codec_context.layout.nb_channels == 1 else "stereo"
-            packets.append(_audio_packets(twin, first.pts * first.time_base, end_s - start_s, sound))
-        for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
-            out.mux(packet)
-
-
-def _video_packets(frames: Iterable[Any], stream: Any) -> Iterator[Any]:
-    origin, last = None, -1
-    for number, raw in enumerate(frames):
-        if raw.pts is not None:
-            origin = raw.pts if origin is None else origin
-            time = (raw.pts - origin) * raw.time_base
-        else:
-            time = number / Fraction(stream.codec_context.framerate)
-        picture = to_rgb(raw, None)[: stream.height, : stream.width]
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        last = max(round(time / _TICK), last + 1)
-        frame.pts, frame.time_base = last, _TICK
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
-
-
-def _audio_packets(video: OpenVideo, start: Fraction, length_s: float, stream: Any) -> Iterator[Any]:
-    """start: on the container's own clock, where the first frame is shown."""
-    audio = _audio(video)
-    rate = stream.codec_context.sample_rate
-    resampler = av.AudioResampler("fltp", stream.layout, rate)
-    video.container.seek(max(int((start - 1) / audio.time_base), 0), stream=audio)
-    for raw in video.container.decode(audio):
-        for frame in resampler.resample(raw):
-            at = round((frame.pts * frame.time_base - start) * rate)  # samples after the start
-            if at >= length_s * rate:
-                yield from stream.encode(None)
-                return
-            samples = frame.to_ndarray()[:, max(-at, 0) : max(math.ceil(length_s * rate) - at, 0)]
-            if samples.shape[1]:
-                cut_frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", stream.layout.name)
-                cut_frame.sample_rate, cut_frame.time_base = rate, Fraction(1, rate)
-                cut_frame.pts = max(at, 0)
-                yield from stream.encode(cut_frame)
-    yield from stream.encode(None)
-
-
-def _audio(video: OpenVideo) -> Any:
-    """The first sound track that can be decoded, or None."""
-    return next((stream for stream in video.container.streams.audio if stream.codec_context is not None), None)

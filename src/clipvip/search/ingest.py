@@ -162,9 +162,10 @@ class _Reader:
         with closing(found):
             for part in found:
                 if isinstance(part, VideoInfo):
-                    job = _Job(file, digest, part)
+                    job = job or _Job(file, digest, part)
+                    job.info = part  # the last one knows whether the file is damaged
                     continue
-                assert job is not None  # the first thing that is told
+                assert job is not None  # what there is to know comes first
                 job.segments.append((part.start_s, part.end_s))
                 job.thumbnails.append(
                     make_thumbnail(part.frames[len(part.frames) // 2], job.info.width, job.info.height)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clipvip.files import replacing
 
-RECIPE = 1
+RECIPE = 2
 """Another number for every change of how copies are made."""
 
 ABANDONED_S = 3600.0

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from itertools import count, takewhile
 from typing import TypeAlias
 
+import numpy as np
+
 from clipvip.errors import InputError, UsageError
 
 Spans: TypeAlias = list[tuple[float, float]]
 """(start_s, end_s) of parts of a video."""
 
+EPSILON_S = 1e-6
+"""A start of 3 * 0.1 s means the frame at 0.3 s."""
+STILL_S = 1.0
+"""A frame that is shown for longer makes no more windows of the same picture."""
 STRIDE_SHARE = 0.5
 """Of a window, from one to the next: an event shorter than half a window is whole in one of them."""
 
@@ -32,6 +38,33 @@ def cut_segments(duration_s: float, window_s: float, stride_s: float) -> Spans:
     last_start_s = duration_s - window_s
     starts = takewhile(lambda start_s: start_s < last_start_s, (i * stride_s for i in count()))
     return [*((start_s, start_s + window_s) for start_s in starts), (last_start_s, duration_s)]
+
+
+def cut_where_frames_are(times_s: np.ndarray, until_s: float, window_s: float, stride_s: float) -> Spans:
+    """Return those of `cut_segments(until_s, ...)` in which there are frames, without listing the others.
+
+    A frame counts until the next one, for STILL_S at most: a file's clock may jump by years, or say that its last frame
+    is shown so long. times_s: when the frames begin, ascending.
+    Raises: as `cut_segments`.
+    """
+    check_windows(window_s, stride_s)
+    if not 0 < until_s < float("inf"):
+        raise InputError(f"until_s={until_s}: must be positive and finite")
+    if until_s <= window_s:
+        return [(0.0, until_s)]
+    last_start_s = until_s - window_s
+    ends_s = np.minimum(np.append(times_s[1:], until_s), times_s + STILL_S)
+    # The windows that a frame may be in, one more on each side for rounding, less those of frames before it.
+    first = np.maximum(np.floor((times_s - window_s) / stride_s), 0).astype(np.int64)
+    stop = np.maximum.accumulate(np.floor(ends_s / stride_s).astype(np.int64) + 2)
+    first[1:] = np.maximum(first[1:], stop[:-1])
+    numbers = np.concatenate([np.arange(a, b) for a, b in zip(first.tolist(), stop.tolist(), strict=True) if a < b])
+    starts = numbers * stride_s
+    starts = starts[starts < last_start_s].tolist()
+    spans = np.array([*((start_s, start_s + window_s) for start_s in starts), (last_start_s, until_s)])
+    latest = np.searchsorted(times_s, spans[:, 1] - EPSILON_S) - 1  # the last frame that begins before a window ends
+    filled = (latest >= 0) & (ends_s[latest] > spans[:, 0] + EPSILON_S)
+    return [(start_s, end_s) for start_s, end_s in spans[filled].tolist()]
 
 
 def check_windows(window_s: float, stride_s: float) -> None:
@@ -67,9 +100,15 @@ class Scales:
         return cls(tuple(window_s for window_s, _ in pairs), tuple(stride_s for _, stride_s in pairs))
 
     def cut(self, duration_s: float) -> Spans:
-        """The windows of a video, scale by scale; a part that several scales have in common stands there once."""
+        """The windows of a video, scale by scale; a part that several scales have in common is there once."""
         scales = zip(self.windows_s, self.strides_s, strict=True)
         parts = (part for window_s, stride_s in scales for part in cut_segments(duration_s, window_s, stride_s))
+        return list(dict.fromkeys(parts))
+
+    def cut_where_frames_are(self, times_s: np.ndarray, until_s: float) -> Spans:
+        """Those of them in which there are frames (see the function of this name)."""
+        scales = zip(self.windows_s, self.strides_s, strict=True)
+        parts = (part for scale in scales for part in cut_where_frames_are(times_s, until_s, *scale))
         return list(dict.fromkeys(parts))
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """Frames out of media files, through PyAV: always those of a full sequential decode, edit lists applied.
 
-Every failure is one `VideoDecodeError` line: name, reason, way out.
+Every failure is one `VideoDecodeError` line: name, reason, way out. Of a damaged file, what can be decoded is used.
 
 Shapes: T frames, H x W pixels (after rotation).
 """
@@ -8,13 +8,14 @@ Shapes: T frames, H x W pixels (after rotation).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from clipvip.errors import InputError
-from clipvip.video.container import OpenVideo, Source, open_video
+from clipvip.errors import ClipVipWarning, InputError
+from clipvip.video.container import OpenVideo, Source, decode_error, open_video
 from clipvip.video.frames import (
     EPSILON_S,
     DecodedFrame,
@@ -23,11 +24,11 @@ from clipvip.video.frames import (
     frames_within,
     places_within,
     stacked,
-    timed_frames,
 )
 from clipvip.video.index import packet_index
 from clipvip.video.plan import decode_planned
 from clipvip.video.sampling import uniform_indices
+from clipvip.video.timeline import timed_frames
 
 SCAN_BYTES = 512 * 2**20  # Larger files are not read as a whole for the frames of a time range.
 SPARE_BYTES = 256 * 2**20  # Decoded frames kept in case they turn out to be wanted.
@@ -41,6 +42,7 @@ def read_frames(
     time_range: TimeRange | None = None,
     size: Size = None,
     threads: int = 1,
+    strict: bool = False,
 ) -> np.ndarray:
     """Frames of a video: those of a full sequential decode, then rotated, then scaled.
 
@@ -51,13 +53,16 @@ def read_frames(
     after the first frame and means the frames with start_s <= t < end_s, or, if there is none, the frame shown at
     start_s. `size`: None for the file's own, (H, W), or the length of the shorter side; the decoder scales (bicubic).
 
-    The file's display matrix (rotation, mirroring) is applied, alpha is dropped, and HDR (PQ, HLG) is converted to
-    8 bits as if it were SDR, without tone mapping. A file that was cut short still gives what stands before the cut;
-    reading on is an error for mp4, mkv, webm and avi, while the others, and mkv and webm recorded live, do not say how
-    long they should be: one that FFmpeg reads without an error counts as whole.
+    Frames are upright (display matrix: rotation, mirroring) and have square pixels (the width is scaled by the pixel
+    aspect ratio); transparent parts show white; HDR (PQ, HLG) is converted to 8 bits as if it were SDR, without tone
+    mapping. Where the frame size changes in the file, each frame is scaled on its own (see `frames.stack_pictures`).
+    Where timestamps run backwards, time continues after the last frame.
+
+    Of a damaged file, or one that was cut short, what can be decoded is used as if it were all, with a ClipVipWarning;
+    `strict` makes that a VideoDecodeError. Damage is only found in what had to be decoded.
 
     Returns: uint8 [T, H, W, 3], RGB.
-    Raises: VideoDecodeError if the file cannot be read to the last wanted frame; InputError for impossible arguments.
+    Raises: VideoDecodeError if no frame can be decoded, or not the wanted ones; InputError for impossible arguments.
     """
     _check_arguments(size, time_range)
     fixed = None if indices is None or callable(indices) else [int(i) for i in indices]
@@ -73,10 +78,10 @@ def read_frames(
         index = packet_index(video, max_bytes=math.inf if time_range is None else SCAN_BYTES)
         if index is not None:
             pts = index.pts[places_within(video, index.times_s, index.until_s, time_range)]
-            chosen = _checked_indices(video.name, choose(len(pts)), len(pts))
+            chosen = _checked_indices(video, choose(len(pts)), len(pts))
             planned = decode_planned(video, index, pts[chosen])
             if planned is not None:
-                return stacked(video.name, [planned[t] for t in pts[chosen].tolist()], size)
+                return stacked(video, [planned[t] for t in pts[chosen].tolist()], size)
             video.reopen()
 
         header_total = video.stream.frames if time_range is None else 0
@@ -85,29 +90,43 @@ def read_frames(
         total, kept = _collect(video, set(chosen), time_range, spare_bytes, stop_early=fixed is not None)
         if fixed is None and total != header_total:
             chosen = choose(total)
-        _checked_indices(video.name, chosen, total)
+        _checked_indices(video, chosen, total)
+        damage = video.damage
         if not kept.keys() >= set(chosen):
             video.reopen()
             _, kept = _collect(video, set(chosen), time_range, 0, stop_early=True)
-        return stacked(video.name, [kept[i] for i in chosen], size)
+        if damage is not None:
+            _report_damage(video.name, damage, strict)
+        return stacked(video, [kept[i] for i in chosen], size)
 
 
 def stream_frames(source: Source, *, size: Size = None, threads: int = 1) -> Iterator[tuple[float, DecodedFrame]]:
     """Every frame in turn as (seconds after the first frame, frame); only frames asked for `.rgb()` are converted.
 
     `source` and pixels as in `read_frames`; a file object is in use until the last frame.
-    Raises: VideoDecodeError, also after some frames if the file breaks off; InputError for impossible arguments.
+    Warns: ClipVipWarning, after the last frame of a damaged file.
+    Raises: VideoDecodeError if no frame can be decoded; InputError for impossible arguments.
     """
     _check_arguments(size, None)
     with open_video(source, threads) as video:
         for time_s, frame in timed_frames(video):
-            yield time_s, DecodedFrame(frame, size)
+            yield time_s, DecodedFrame(frame, size, video.pixel_aspect)
+        if video.damage is not None:
+            _report_damage(video.name, video.damage, strict=False)
 
 
-def _checked_indices(name: str, chosen: list[int], total: int) -> list[int]:
+def _checked_indices(video: OpenVideo, chosen: list[int], total: int) -> list[int]:
     if not chosen or not 0 <= min(chosen) <= max(chosen) < total:
-        raise InputError(f"{name}: frame indices {chosen} must be a few of 0 to {total - 1}")
+        if chosen and min(chosen) >= 0 and video.damage is not None:
+            raise decode_error(video.name, video.damage)
+        raise InputError(f"{video.name}: frame indices {chosen} must be a few of 0 to {total - 1}")
     return chosen
+
+
+def _report_damage(name: str, damage: str, strict: bool) -> None:
+    if strict:
+        raise decode_error(name, damage)
+    warnings.warn(f"{name}: damaged: {damage}; what can be decoded is used", ClipVipWarning, stacklevel=3)
 
 
 def _collect(
@@ -116,7 +135,7 @@ def _collect(
     """Decode; the number of frames seen and, by index, the wanted ones and the first `spare_bytes` of the others."""
     kept: dict[int, Any] = {}
     total, last = 0, max(wanted, default=-1)
-    for i, frame in enumerate(frames_within(video, time_range)):
+    for i, (_, frame) in enumerate(frames_within(video, time_range)):
         total = i + 1
         if i in wanted or spare_bytes > 0:
             kept[i] = frame

@@ -20,6 +20,8 @@ from clipvip.video.container import MP4, OpenVideo
 INDEXED = (MP4, "matroska,webm")  # containers that give every packet a timestamp and have exact keyframe indices
 ONE_PACKET_ONE_FRAME = ("h264", "hevc", "vp9", "av1", "mpeg4")
 CACHED_FILES = 128
+MAX_REORDER = 32
+"""By so many places the order of packets and that of frames may differ: codecs keep at most 16 frames back."""
 
 _cache: OrderedDict[tuple[str, int, int], PacketIndex | None] = OrderedDict()
 _lock = threading.Lock()
@@ -68,7 +70,7 @@ def packet_index(video: OpenVideo, *, max_bytes: float = math.inf) -> PacketInde
         index = _scan(video)
         video.container.seek(0, backward=True)
     except (av.FFmpegError, OSError):
-        index = None  # whoever decodes will say where the file breaks off
+        index = None  # decoding will show where the file breaks off
     if index is None:
         video.reopen()
     if key is not None:
@@ -89,7 +91,7 @@ def _key(video: OpenVideo) -> tuple[str, int, int] | None:
 
 def _scan(video: OpenVideo) -> PacketIndex | None:
     stream = video.stream
-    shown, keys, first, last = [], [], None, None
+    shown, keys, first, last, newest = [], [], None, None, None
     for packet in video.container.demux(stream):
         if packet.size == 0:  # the flush packet at the end
             continue
@@ -100,15 +102,20 @@ def _scan(video: OpenVideo) -> PacketIndex | None:
             if not packet.is_keyframe:
                 return None
         if packet.is_keyframe:
+            if newest is not None and packet.pts <= newest:
+                return None  # time runs backwards: only decoding shows what comes out, and when
             keys.append(packet.pts)
+        newest = packet.pts if newest is None else max(newest, packet.pts)
         if not packet.is_discard:  # an edit list leaves it out
             shown.append(packet.pts)
             last = packet if last is None or packet.pts > last.pts else last
     pts = np.unique(np.array(shown, np.int64))
     if first is None or last is None or len(pts) != len(shown) or pts[0] < first.pts:
         return None  # frames before the first keyframe: whether they come out is the decoder's business
+    if np.abs(np.argsort(np.array(shown, np.int64), kind="stable") - np.arange(len(shown))).max() > MAX_REORDER:
+        return None  # as above
     if video.cut_short:
-        return None  # the error is for those who decode to the end
+        return None  # decoding will show how much is there
     time_base_s = float(stream.time_base)
     last_s = last.duration * time_base_s if last.duration else video.step_s
     return PacketIndex(pts, np.array(sorted(keys), np.int64), time_base_s, last_s, _skippable(stream.codec_context))

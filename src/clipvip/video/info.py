@@ -10,8 +10,9 @@ import av
 import numpy as np
 
 from clipvip.video.container import OpenVideo, Source, open_video
-from clipvip.video.frames import shown_s, timed_frames
+from clipvip.video.frames import display_size
 from clipvip.video.index import PacketIndex, packet_index
+from clipvip.video.timeline import shown_s, timed_frames
 
 Length: TypeAlias = tuple[int | None, float | None, tuple[float, ...] | None]  # frames, seconds, keyframes' seconds
 
@@ -23,7 +24,9 @@ class VideoInfo:
     """What `probe` finds out. `exact`: `num_frames` is what a sequential decode yields, else it is an estimate.
 
     duration_s: of the pictures if `exact`, else as the header has it, which may mean a longer sound track.
-    rotation: degrees counter-clockwise (0, 90, 180, 270), already applied in `width` and `height`.
+    width, height: as shown, with square pixels and upright. rotation: degrees counter-clockwise (0, 90, 180, 270) that
+    were applied for it. pixel_aspect: width by height of the stored pixels.
+    damage: why only a part of the file can be decoded, as far as that was found out without decoding more.
     keyframes_s: their seconds after the first frame. fps: the average. None: unknown, mostly for want of a `scan`.
     """
 
@@ -36,6 +39,8 @@ class VideoInfo:
     codec: str
     keyframes_s: tuple[float, ...] | None
     exact: bool
+    pixel_aspect: float = 1.0
+    damage: str | None = None
 
 
 def probe(source: Source, *, scan: bool = False) -> VideoInfo:
@@ -46,7 +51,7 @@ def probe(source: Source, *, scan: bool = False) -> VideoInfo:
     numbers exact for any file, at the price of reading it as a whole and, without trusted packets, decoding it; only
     decoding finds damage within the pictures.
 
-    Raises: VideoDecodeError, with `scan` also for a file that was cut short; InputError for what is no source.
+    Raises: VideoDecodeError; InputError for what is no source.
     """
     with open_video(source, threads=1) as video:
         index = packet_index(video, max_bytes=math.inf if scan else PROBE_BYTES)
@@ -60,18 +65,20 @@ def probe(source: Source, *, scan: bool = False) -> VideoInfo:
             length = _told_by_decoding(video)
         else:
             length = _told_by_header(video)
-        rotation = round(frame.rotation / 90) * 90 % 360
+        height, width = display_size(frame, video.pixel_aspect)
         rate = video.stream.average_rate
         return VideoInfo(
             num_frames=length[0],
             duration_s=length[1],
             fps=float(rate) if rate else None,
-            width=frame.height if rotation % 180 else frame.width,
-            height=frame.width if rotation % 180 else frame.height,
-            rotation=rotation,
+            width=width,
+            height=height,
+            rotation=round(frame.rotation / 90) * 90 % 360,
             codec=video.stream.codec_context.codec.canonical_name,
             keyframes_s=length[2],
             exact=scan or index is not None,
+            pixel_aspect=float(video.pixel_aspect),
+            damage=video.damage,
         )
 
 

@@ -6,8 +6,10 @@ that memory does not grow with the length of the file. Shapes: T frames, H x W p
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,23 +17,14 @@ from typing import Any
 import numpy as np
 
 from clipvip.video.container import OpenVideo, Source, open_video
-from clipvip.video.cutting import Scales, Spans, cut_segments
-from clipvip.video.frames import (
-    EPSILON_S,
-    Size,
-    TimeRange,
-    places_within,
-    shown_s,
-    stack_pictures,
-    stacked,
-    timed_frames,
-    to_rgb,
-)
+from clipvip.video.cutting import EPSILON_S, STILL_S, Scales, Spans, cut_where_frames_are
+from clipvip.video.frames import Size, TimeRange, places_within, stack_pictures, stacked, to_rgb
 from clipvip.video.index import PacketIndex, packet_index
 from clipvip.video.info import VideoInfo, probe
 from clipvip.video.plan import OffPlan, planned_frames
 from clipvip.video.sampling import uniform_indices
 from clipvip.video.shots import LUMA_SIZE, CutDetector
+from clipvip.video.timeline import shown_s, timed_frames
 
 KEPT_BYTES = 512 * 2**20
 """Decoded frames of a shot under way. Of one that needs more, the frames are read again when its end is known."""
@@ -49,75 +42,81 @@ class SegmentFrames:
 def stream_segments(
     source: Source, scales: Scales, *, shots: bool = False, num_frames: int = 12, size: Size = None, threads: int = 1
 ) -> Iterator[VideoInfo | SegmentFrames]:
-    """What there is to know of a video, its duration always, and then its segments as they are complete.
+    """Yield what there is to know of a video, its duration always, and then its segments as they are complete.
 
-    scales: how it is cut. shots: at its cuts; only a shot that is longer than the longest window is cut into those.
-    num_frames: uniform ones of each segment, or the only one there is. source, size, threads, frames: as `read_frames`.
+    scales: how it is cut, into windows in which there are frames. shots: at its cuts; only a shot that is longer than
+    the longest window is cut into those. num_frames: uniform ones of each segment, or the only one there is. source,
+    size, threads, frames: as `read_frames`.
 
-    Where packets tell what frames there are (mp4, mov, mkv, webm with the usual codecs), everything is decoded once,
+    Of a damaged file, what can be decoded is used; what there is to know then comes again at the end, with `damage`.
+    Where packets show what frames there are (mp4, mov, mkv, webm with the usual codecs), everything is decoded once,
     without what nobody asked for; elsewhere twice, the first time to see how long it is.
-    Raises: VideoDecodeError, also after some segments if the file breaks off.
+    Raises: VideoDecodeError if no frame can be decoded.
     """
     info = probe(source)
     with open_video(source, threads) as video:
         timeline = _timeline(video)
-        duration_s = round(timeline.until_s, 6)
-        yield replace(info, duration_s=duration_s, num_frames=len(timeline.times_s))
-        spans: Spans = []
+        yield _with_timeline(info, timeline)
         if shots:
-            yield from _stream_shots(video, duration_s, scales, num_frames, size, missed=spans)
-            video.reopen()
+            missed: Spans = []
+            end = yield from _stream_shots(video, timeline, scales, num_frames, size, missed)
+            if missed:
+                video.reopen()
+                yield from _stream_spans(video, end, lambda _: missed, num_frames, size)
         else:
-            spans = scales.cut(duration_s)
-        if spans:
-            yield from _stream_spans(video, timeline, spans, num_frames, size)
+
+            def cut(timeline: _Timeline) -> Spans:
+                return scales.cut_where_frames_are(timeline.times_s, timeline.until_s)
+
+            end = yield from _stream_spans(video, timeline, cut, num_frames, size)
+        if end is not timeline or end.damage is not None:
+            yield _with_timeline(info, end)
 
 
 @dataclass(frozen=True, slots=True)
 class _Timeline:
-    """Seconds after the first frame of all frames, float64 [frames]; when the last one ceases to be shown."""
+    """Times of all frames, float64 [frames]; when the last one ceases to be shown; why there are no more."""
 
     times_s: np.ndarray
     until_s: float
     index: PacketIndex | None = None
+    damage: str | None = None
+
+
+def _with_timeline(info: VideoInfo, timeline: _Timeline) -> VideoInfo:
+    return replace(info, duration_s=timeline.until_s, num_frames=len(timeline.times_s), damage=timeline.damage)
 
 
 def _timeline(video: OpenVideo) -> _Timeline:
     """Of a video as just opened, which it is afterwards."""
     index = packet_index(video)
-    return _decoded_timeline(video) if index is None else _Timeline(index.times_s, index.until_s, index)
+    if index is None:
+        return _decoded_timeline(video)
+    return _Timeline(index.times_s, round(index.until_s, 6), index)
 
 
 def _decoded_timeline(video: OpenVideo) -> _Timeline:
-    times_s, until_s = [], 0.0
+    times_s, until_s = array("d"), 0.0
     for time_s, frame in timed_frames(video):
         times_s.append(time_s)
         until_s = max(until_s, time_s + shown_s(video, frame))
+    damage = video.damage
     video.reopen()
-    return _Timeline(np.array(times_s), until_s)
+    return _Timeline(np.array(times_s), round(until_s, 6), damage=damage)
 
 
 def _stream_spans(
-    video: OpenVideo, timeline: _Timeline, spans: Spans, num_frames: int, size: Size
-) -> Iterator[SegmentFrames]:
-    """Parts of a video that is as just opened, in the order in which they end."""
-    left = dict(enumerate(spans))
-
-    def gathered(
-        timeline: _Timeline, keys: np.ndarray, decode: Callable[[np.ndarray], Iterator[tuple[int, Any]]]
-    ) -> Iterator[SegmentFrames]:
-        """keys: by which `decode` calls the frames; it gets those that are wanted."""
-        wanted: dict[int, np.ndarray] = {}
-        for number, span in left.items():
-            within = keys[places_within(video, timeline.times_s, timeline.until_s, span)]
-            wanted[number] = within[uniform_indices(len(within), num_frames if len(within) > 1 else 1)]
-        for number, pictures in _gather(decode(np.concatenate([*wanted.values()])), wanted, size):
-            yield SegmentFrames(*left.pop(number), stack_pictures(video.name, pictures))
-
+    video: OpenVideo, timeline: _Timeline, cut: Callable[[_Timeline], Spans], num_frames: int, size: Size
+) -> Generator[SegmentFrames, None, _Timeline]:
+    """Parts of a video that is as just opened, in the order in which they end. Returns: the timeline that was right."""
+    done: set[TimeRange] = set()
     if timeline.index is not None:
+        decode = partial(planned_frames, video, timeline.index)
         try:
-            yield from gathered(timeline, timeline.index.pts, partial(planned_frames, video, timeline.index))
-            return
+            for part in _gather_spans(video, timeline, cut(timeline), timeline.index.pts, decode, num_frames, size):
+                done.add((part.start_s, part.end_s))
+                yield part
+            return timeline
         except OffPlan:
             video.reopen()
             timeline = _decoded_timeline(video)
@@ -125,11 +124,33 @@ def _stream_spans(
     def every(_: np.ndarray) -> Iterator[tuple[int, Any]]:
         return ((number, frame) for number, (_, frame) in enumerate(timed_frames(video)))
 
-    yield from gathered(timeline, np.arange(len(timeline.times_s)), every)
+    left = [span for span in cut(timeline) if span not in done]
+    yield from _gather_spans(video, timeline, left, np.arange(len(timeline.times_s)), every, num_frames, size)
+    return timeline
+
+
+def _gather_spans(
+    video: OpenVideo,
+    timeline: _Timeline,
+    spans: Spans,
+    keys: np.ndarray,
+    decode: Callable[[np.ndarray], Iterator[tuple[int, Any]]],
+    num_frames: int,
+    size: Size,
+) -> Iterator[SegmentFrames]:
+    """keys: by which `decode` calls the frames of the timeline; it gets those that are wanted."""
+    wanted: dict[int, np.ndarray] = {}
+    for number, span in enumerate(spans):
+        within = keys[places_within(video, timeline.times_s, timeline.until_s, span)]
+        wanted[number] = within[uniform_indices(len(within), num_frames if len(within) > 1 else 1)]
+    if wanted:
+        frames = decode(np.concatenate([*wanted.values()]))
+        for number, pictures in _gather(frames, wanted, lambda frame: to_rgb(frame, size, video.pixel_aspect)):
+            yield SegmentFrames(*spans[number], stack_pictures(pictures, size))
 
 
 def _gather(
-    frames: Iterator[tuple[int, Any]], wanted: dict[int, np.ndarray], size: Size
+    frames: Iterator[tuple[int, Any]], wanted: dict[int, np.ndarray], draw: Callable[[Any], np.ndarray]
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     """The pictures of each part as soon as its last one is there. wanted: the keys of its frames, ascending."""
     uses = Counter(key for keys in wanted.values() for key in set(keys.tolist()))
@@ -140,7 +161,7 @@ def _gather(
     for key, frame in frames:
         if key not in uses:
             continue
-        pictures[key] = to_rgb(frame, size)
+        pictures[key] = draw(frame)
         for number in ends[key]:
             yield number, [pictures[key] for key in wanted[number].tolist()]
             for used in set(wanted[number].tolist()):
@@ -150,54 +171,82 @@ def _gather(
 
 
 def _stream_shots(
-    video: OpenVideo, duration_s: float, scales: Scales, num_frames: int, size: Size, missed: Spans
-) -> Iterator[SegmentFrames]:
-    """Shots, long ones in windows. missed: gets the parts whose frames could not all be kept."""
-    window_s, stride_s = scales.windows_s[0], scales.strides_s[0]
-    detector, shot = CutDetector(), _Shot(0.0)
+    video: OpenVideo, timeline: _Timeline, scales: Scales, num_frames: int, size: Size, missed: Spans
+) -> Generator[SegmentFrames, None, _Timeline]:
+    """Shots, long ones in windows. missed: gets the parts whose frames could not all be kept. Returns: the timeline."""
+    detector, shot = CutDetector(), _Shot(0.0, scales.windows_s[0], scales.strides_s[0])
+    num_seen, until_s = 0, 0.0
 
-    def taken(span: TimeRange) -> Iterator[SegmentFrames]:
-        frames = shot.within(span)
-        if frames is None:
-            missed.append(span)
-        else:
-            chosen = uniform_indices(len(frames), num_frames if len(frames) > 1 else 1)
-            yield SegmentFrames(*span, stacked(video.name, [frames[i] for i in chosen.tolist()], size))
-
-    def rest(end_s: float) -> Iterator[SegmentFrames]:
-        parts = cut_segments(end_s - shot.start_s, window_s, stride_s)
-        for part_start_s, part_end_s in parts[shot.num_taken :]:
-            last = part_end_s == parts[-1][1]
-            yield from taken((shot.start_s + part_start_s, end_s if last else shot.start_s + part_end_s))
+    def take(spans: Spans) -> Iterator[SegmentFrames]:
+        for span in spans:
+            frames = shot.within(span)
+            if frames is None:
+                missed.append(span)
+            else:
+                chosen = uniform_indices(len(frames), num_frames if len(frames) > 1 else 1)
+                yield SegmentFrames(*span, stacked(video, [frames[i] for i in chosen.tolist()], size))
 
     for time_s, frame in timed_frames(video):
+        num_seen, until_s = num_seen + 1, time_s + shown_s(video, frame)
         height, width = LUMA_SIZE
         luma = frame.to_ndarray(format="gray", width=width, height=height, interpolation="AREA", threads=1)
         if detector.sees(time_s, luma) and time_s > shot.start_s:
-            yield from rest(time_s)
-            shot = _Shot(time_s)
-        part_start_s = shot.num_taken * stride_s
-        while shot.start_s + (part_start_s + window_s) <= time_s:  # the shot goes on: this is not its last window
-            yield from taken((shot.start_s + part_start_s, shot.start_s + (part_start_s + window_s)))
-            shot.num_taken += 1
-            part_start_s = shot.num_taken * stride_s
-        shot.keep(time_s, frame, since_s=min(shot.start_s + part_start_s, time_s - window_s))
-    yield from rest(duration_s)
+            yield from take(shot.rest(time_s))
+            shot = _Shot(time_s, shot.window_s, shot.stride_s)
+        yield from take(shot.complete_at(time_s))
+        shot.keep(time_s, frame)
+    if video.damage is not None:
+        timeline = _Timeline(timeline.times_s[:num_seen], round(until_s, 6), damage=video.damage)
+    yield from take(shot.rest(timeline.until_s))
+    return timeline
 
 
 @dataclass(slots=True)
 class _Shot:
-    """A shot under way: those of its frames that may still be wanted, and how many of its windows are taken."""
+    """A shot under way: when its frames begin, those that may still be wanted, and its next window's number."""
 
     start_s: float
-    num_taken: int = 0
+    window_s: float
+    stride_s: float
+    next_number: int = 0
+    times_s: array[float] = field(default_factory=lambda: array("d"))
     kept: deque[tuple[float, Any, int]] = field(default_factory=deque)
     kept_bytes: int = 0
     lost_s: float = -1.0
 
-    def keep(self, time_s: float, frame: Any, since_s: float) -> None:
-        """since_s: no earlier frame will be wanted."""
+    def complete_at(self, time_s: float) -> Spans:
+        """The windows that end by `time_s`, where the shot goes on: so none of them is its last."""
+        spans: Spans = []
+        while (end_s := self.start_s + (self.next_number * self.stride_s + self.window_s)) <= time_s:
+            start_s = self.start_s + self.next_number * self.stride_s
+            place = bisect_left(self.times_s, start_s - EPSILON_S)
+            next_s = self.times_s[place] if place < len(self.times_s) else time_s
+            shown_s = self.times_s[place - 1] + STILL_S if place else start_s
+            if next_s < end_s - EPSILON_S or start_s + EPSILON_S < min(shown_s, next_s):
+                spans.append((start_s, end_s))
+                self.next_number += 1
+            else:  # no frame in it; the next one may be years away
+                number = int((next_s - self.start_s - self.window_s) // self.stride_s)
+                self.next_number = max(self.next_number + 1, number)
+        return spans
+
+    def rest(self, end_s: float) -> Spans:
+        """The windows that are left when the shot ends, the last one with it."""
+        times_s = np.array(self.times_s) - self.start_s
+        parts = cut_where_frames_are(times_s, end_s - self.start_s, self.window_s, self.stride_s)
+        taken_s = (self.next_number - 1) * self.stride_s + EPSILON_S
+        length_s = end_s - self.start_s
+        return [
+            (self.start_s + part_s, end_s if part_end_s == length_s else self.start_s + part_end_s)
+            for part_s, part_end_s in parts
+            if part_s > taken_s
+        ]
+
+    def keep(self, time_s: float, frame: Any) -> None:
+        """Add a frame; forget those that no window will want, and others if they are too many."""
+        since_s = min(self.start_s + self.next_number * self.stride_s, time_s - self.window_s)
         num_bytes = sum(plane.buffer_size for plane in frame.planes)
+        self.times_s.append(time_s)
         self.kept.append((time_s, frame, num_bytes))
         self.kept_bytes += num_bytes
         while self.kept and (self.kept[0][0] < since_s - EPSILON_S or self.kept_bytes > KEPT_BYTES):

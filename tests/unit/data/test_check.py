@@ -156,15 +156,15 @@ def test_quick_reads_a_few_frames_only(tmp_path: Path) -> None:
     rows = [{"clip_id": "hole", "video": "hole.mp4"}]
     assert checked(tmp_path, rows, tmp_path, quick=True, num_frames=2)["counts"]["ok"] == 1
     report = checked(tmp_path, rows, tmp_path, num_frames=2, work=tmp_path / "full")
-    assert report["bad"][0]["reason"].startswith("decoding breaks off after 3")
+    assert report["bad"][0]["reason"].startswith("decoding fails after 35 frames")
 
 
-def test_frames_of_several_sizes_are_bad(tmp_path: Path) -> None:
-    """Catches a file that decodes to its end and still cannot be read as one array."""
+def test_frames_of_several_sizes_are_fine(tmp_path: Path) -> None:
+    """Catches a file called bad whose every frame can be used: training scales each on its own."""
     small, large = (write_video(tmp_path / f"{width}.ts", 30, width=width) for width in (64, 96))
     (tmp_path / "both.ts").write_bytes(small.read_bytes() + large.read_bytes())
     report = checked(tmp_path, [{"clip_id": "both", "video": "both.ts"}], tmp_path)
-    assert report["bad"][0]["reason"].startswith("the frame size changes on the way")
+    assert report["counts"]["ok"] == 1
 
 
 def test_other_limits_need_no_second_decode(tmp_path: Path, media: Path) -> None:

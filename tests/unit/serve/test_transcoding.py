@@ -56,7 +56,7 @@ def test_copies_stand_upright_and_are_not_larger_than_screens(tmp_path):
     copy = tmp_path / "copy.mp4"
     transcode(source, copy, 1 << 30, beat)
     info = probe(copy)
-    assert (info.width, info.height, info.rotation) == (720, 1280, 90)
+    assert (info.width, info.height, info.rotation) == (720, 1280, 0)
 
 
 def test_sound_comes_along(tmp_path):

@@ -20,7 +20,9 @@ from clipvip.jobs.worker import Beat
 from clipvip.records import Clip
 from clipvip.video import probe, read_frames, read_image, uniform_indices
 from clipvip.video.container import decode_error, open_video
-from clipvip.video.frames import EPSILON_S, DecodedFrame, frames_within
+from clipvip.video.cutting import EPSILON_S
+from clipvip.video.frames import frames_within, to_rgb
+from clipvip.video.timeline import shown_s
 
 TIMEOUT_S = 300.0
 WORKER_BYTES = 4 << 30
@@ -101,26 +103,23 @@ class CheckTask:
 def _decode_all(clip: Clip, beat: Beat) -> tuple[int, float]:
     """Frames and seconds of a clip, every frame of it decoded, with a sign of life every hundred.
 
-    Raises: VideoDecodeError, also where `read_frames` could not return what was decoded: frames of several sizes.
+    Raises: VideoDecodeError, also for damage that leaves frames to be used.
     """
     start_s, end_s = clip.time_range or (0.0, math.inf)
     if end_s - start_s <= EPSILON_S:
         raise decode_error(str(clip.path), f"the range {start_s} to {end_s} s is empty", "correct it or leave it out")
-    num_frames, size, first, last = 0, (0, 0), None, None
+    num_frames, first_s, until_s = 0, 0.0, 0.0
     with open_video(clip.path, threads=1) as video:
-        for frame in frames_within(video, clip.time_range):
+        for time_s, frame in frames_within(video, clip.time_range):
             if num_frames == 0:
-                size, first = (frame.width, frame.height), frame
-                DecodedFrame(frame, None).rgb()  # decoded is not enough: its pixel format may have no way to RGB
-            elif size != (frame.width, frame.height):
-                raise decode_error(video.name, "the frame size changes on the way")
-            num_frames, last = num_frames + 1, frame
+                first_s = time_s
+                to_rgb(frame, None)  # decoded is not enough: its pixel format may have no way to RGB
+            num_frames, until_s = num_frames + 1, time_s + shown_s(video, frame)
             if num_frames % 100 == 0:
                 beat(0)
-        if first is None or last is None or first.pts is None or last.pts is None:
-            return num_frames, round(num_frames * video.step_s, 6)
-        shown_s = float(last.duration * last.time_base) if last.duration else video.step_s
-        return num_frames, round(max(float((last.pts - first.pts) * last.time_base), 0.0) + shown_s, 6)
+        if video.damage is not None:
+            raise decode_error(video.name, video.damage)
+        return num_frames, round(until_s - first_s, 6)
 
 
 def _decode_some(clip: Clip, num_frames: int) -> tuple[int, float]:
@@ -132,7 +131,7 @@ def _decode_some(clip: Clip, num_frames: int) -> tuple[int, float]:
         total = counted  # asked again where the header was wrong: the last answer holds
         return uniform_indices(counted, num_frames)
 
-    read_frames(clip.path, choose, time_range=clip.time_range)
+    read_frames(clip.path, choose, time_range=clip.time_range, strict=True)
     info = probe(clip.path)
     if info.duration_s is None:
         return total, round(total / (info.fps or 25), 6)

@@ -20,7 +20,8 @@ from PIL import Image
 
 from clipvip.video import VideoInfo, probe, read_image
 from clipvip.video.container import decode_error, open_video
-from clipvip.video.frames import DecodedFrame, TimeRange, frames_within, shown_s
+from clipvip.video.frames import TimeRange, frames_within, to_rgb
+from clipvip.video.timeline import shown_s
 
 JPEG_QUALITY = 90
 H264 = {
@@ -104,11 +105,10 @@ def _cut_frames(
         # A frame is nearest if it lies within half a step of the source; timestamps may be rounded to milliseconds.
         early_s = 0.0 if fps is None else 0.5 / max(info.fps or _USUAL_FPS, fps)
         held: tuple[float, Any] | None = None  # waits for the next one: only then is known how long it is shown
-        origin, shown_until_s, due_number = None, 0.0, 0
-        for number, raw in enumerate(frames_within(video, time_range)):
-            origin = raw.pts if origin is None else origin
-            timed = raw.pts is not None and origin is not None
-            time_s = float((raw.pts - origin) * raw.time_base) if timed else number * video.step_s
+        first_s, shown_until_s, due_number = None, 0.0, 0
+        for at_s, raw in frames_within(video, time_range):
+            first_s = at_s if first_s is None else first_s
+            time_s = at_s - first_s
             shown_until_s = time_s + shown_s(video, raw)
             if fps is not None:
                 slot = math.floor((time_s + early_s) * fps + 1e-6)
@@ -118,13 +118,15 @@ def _cut_frames(
             if held is not None:
                 yield _frame(held, time_s, size)
             held = (time_s, raw)
+        if video.damage is not None:
+            raise decode_error(video.name, video.damage)
     if held is not None:
         yield _frame(held, min(shown_until_s, end_s - start_s), size)
 
 
 def _frame(held: tuple[float, Any], until_s: float, size: tuple[int, int]) -> CutFrame:
     time_s, raw = held
-    return CutFrame(time_s, max(until_s - time_s, float(_TICK)), DecodedFrame(raw, size).rgb())
+    return CutFrame(time_s, max(until_s - time_s, float(_TICK)), to_rgb(raw, size))
 
 
 def _encoded(frames: Iterable[CutFrame], rate: float, size: tuple[int, int]) -> bytes:

@@ -117,7 +117,7 @@ class ShardTask:
             media = [(".mp4", shrink_video(clip.path, clip.time_range, **limits))]
         else:
             probe(clip.path)
-            read_frames(clip.path, lambda total: np.array([0, total - 1]))
+            read_frames(clip.path, lambda total: np.array([0, total - 1]), strict=True)
             media = [(_extension(clip), clip.path)]
         return to_row(clip, source=self._source(clip), media=kind, cut=cut, frame_times_s=times_s), media
 
