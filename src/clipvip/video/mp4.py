@@ -32,8 +32,8 @@ MAX_SILENCE_S = 3600.0
 """Sound after a longer gap is left out."""
 INTERLEAVED_S = 2.0
 """Sound of a moment is at most so far behind its picture in a file."""
-MAX_STEP_S, MAX_STEPS = 6 * 3600.0, 1000
-"""MP4 cannot say that a frame is shown for longer than 13 hours: it is repeated, so many times at most."""
+MAX_STEP_S, MAX_STEPS = 3600.0, 5000
+"""MP4 cannot say that a frame is shown for many hours: it is repeated, so many times at most."""
 BT709, LIMITED = 1, 1  # FFmpeg's numbers for colour matrices, primaries and transfer; and for ranges
 REFUSALS = (av.FFmpegError, ValueError, OSError, ArithmeticError, LookupError, NotImplementedError, RuntimeError)
 """What PyAV raises where an encoder, muxer, filter or resampler does not take what it is given."""
