@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipvip.video import read_frames, read_image
+from clipvip.video import probe, read_frames, read_image
 
 GAP = 2
 """Grey pixels between frames."""
+MAX_STRIP = 65_500
+"""Pixels: JPEG takes no more."""
 
 
 def film_strip(
@@ -26,7 +28,8 @@ def film_strip(
 
     Raises: VideoDecodeError.
     """
-    frames = read_frames(path, num_frames=num_frames, time_range=time_range, size=short_side)
+    size = probe(path).fit(short_side, MAX_STRIP // num_frames - GAP)
+    frames = read_frames(path, num_frames=num_frames, time_range=time_range, size=size)
     apart = np.pad(frames, ((0, 0), (0, 0), (0, GAP), (0, 0)), constant_values=128)
     return image_uri(Image.fromarray(np.concatenate(list(apart), axis=1)))
 
@@ -34,8 +37,9 @@ def film_strip(
 def still(path: Path, *, short_side: int) -> str:
     """A picture as a JPEG data URI. Raises: VideoDecodeError."""
     picture = Image.fromarray(read_image(path))
-    scale = short_side / min(picture.size)
-    return image_uri(picture.resize((round(picture.width * scale), round(picture.height * scale))))
+    scale = min(short_side / min(picture.size), MAX_STRIP / max(picture.size))
+    width, height = (max(round(side * scale), 1) for side in picture.size)
+    return image_uri(picture.resize((width, height)))
 
 
 def image_uri(image: Image.Image) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,13 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from clipvip.errors import VideoDecodeError
+import av
+
+from clipvip.errors import ClipVipError, VideoDecodeError
 from clipvip.jobs.worker import Beat, Worker, WorkerDied, usable_cpus
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 4 << 30
 """Address space of a decoding process: room for a dozen frames of 8K video."""
@@ -36,7 +40,8 @@ class DecodePool:
     ) -> T:
         """`function(path, *args)` in a process that is free, or will be; `on_beat` as in `Worker.call`.
 
-        Raises: VideoDecodeError if the process crashed, hung or wanted too much memory; what the function raised.
+        Raises: VideoDecodeError if the process crashed, hung or wanted too much memory, or the function failed in a way
+        that nobody expected; ClipVipError and OSError as the function raised them.
         """
         with self._worker(path) as worker:
             return worker.call(function, path, *args, timeout_s=time_limit_s(path), on_beat=on_beat)
@@ -50,7 +55,7 @@ class DecodePool:
 
     @contextmanager
     def _worker(self, path: str | os.PathLike[str]) -> Iterator[Worker]:
-        """One that is free; its death is the file's fault."""
+        """One that is free; its death, or any error that nobody expected, is the file's fault."""
         worker = self._idle.get()
         try:
             yield worker
@@ -59,6 +64,14 @@ class DecodePool:
             raise VideoDecodeError(
                 f"{name}: the process that decoded it {error}; re-encode it or leave it out"
             ) from None
+        except Exception as error:
+            if isinstance(error, ClipVipError | OSError) and not isinstance(error, av.FFmpegError):
+                raise
+            logger.warning("%s: decoding failed unexpectedly", os.fspath(path), exc_info=error)
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+            raise VideoDecodeError(
+                f"{os.fspath(path)}: cannot be decoded ({type(error).__name__}: {reason}); re-encode it or leave it out"
+            ) from error
         finally:
             self._idle.put(worker)
 

@@ -32,7 +32,7 @@ NAME_BYTES = 255 - len(".mp4.partial")
 def export_hit(hit: Hit, folder: str | os.PathLike[str]) -> Path:
     """Cut a hit into `folder`, which is made: "RANK NAME M.SS-M.SS.mp4". Returns: the file.
 
-    Raises: VideoDecodeError if the video cannot be read (any more).
+    Raises: VideoDecodeError if the video cannot be read (any more); OSError if the folder cannot be written.
     """
     target = Path(folder) / f"{file_name(hit)}.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,8 @@ def cut(source: str | os.PathLike[str], start_s: float, end_s: float, target: st
     """Write the part of a video from start_s to end_s, in seconds after its first frame, as MP4.
 
     The file is there as a whole or not at all.
-    Raises: VideoDecodeError if there is no such part or it cannot be written; InputError for an empty range.
+    Raises: VideoDecodeError if there is no such part or it cannot be encoded; OSError if `target` cannot be written;
+    InputError for an empty range.
     """
     if not 0 <= start_s < end_s:
         raise InputError(f"{source}: from {start_s:g} to {end_s:g} s is no part of a video")

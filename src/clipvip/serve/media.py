@@ -80,11 +80,11 @@ class Media:
 
     async def copy_of(self, file: ServedFile) -> Path:
         """A copy that browsers play, made now if there is none."""
-        with _told(file):
+        with _faults_of(file, writing=True):
             copy = await run_sync(self._copies.find, file.path)
         if copy is None:
             work = lambda: self._copies.find_or_make(file.path, self._make_copy)  # noqa: E731
-            copy = await self._run(self._slow_threads, file, work)
+            copy = await self._run(self._slow_threads, file, work, writing=True)
         return copy
 
     async def strip(self, file: ServedFile, time_range: tuple[float, float]) -> bytes:
@@ -106,11 +106,13 @@ class Media:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def _run(self, threads: anyio.CapacityLimiter, file: ServedFile, work: Callable[[], T]) -> T:
-        """`work()` when its turn has come. Raises: Problem if too many wait, and as `_told`."""
+    async def _run(
+        self, threads: anyio.CapacityLimiter, file: ServedFile, work: Callable[[], T], *, writing: bool = False
+    ) -> T:
+        """`work()` when its turn has come. Raises: Problem if too many wait, and as `_faults_of`."""
         if threads.statistics().tasks_waiting >= self._config.max_waiting:
             raise busy("too many requests wait for decoding; try again")
-        with _told(file):
+        with _faults_of(file, writing):
             return await run_sync(work, limiter=threads)
 
     async def _picture(
@@ -149,8 +151,8 @@ class _Pictures:
 
 
 @contextmanager
-def _told(file: ServedFile) -> Iterator[None]:
-    """Raises: Problem for what goes wrong with a file: it is gone, or damaged, or its copy cannot be kept."""
+def _faults_of(file: ServedFile, writing: bool = False) -> Iterator[None]:
+    """Raises: Problem for what goes wrong with a file: it is gone or damaged. writing: or its copy cannot be kept."""
     try:
         yield
     except (VideoDecodeError, OSError) as error:
@@ -158,7 +160,9 @@ def _told(file: ServedFile) -> Iterator[None]:
             raise Problem(404, "gone", f"{file.path.name}: no longer there; index its folder again") from None
         if isinstance(error, VideoDecodeError):
             raise Problem(422, "undecodable", str(error).replace(str(file.path), file.path.name)) from None
+        reason = (error.strerror or str(error)).lower()
+        if not writing:
+            raise Problem(422, "undecodable", f"{file.path.name}: cannot be read ({reason})") from None
         logger.warning("%s: no copy for browsers could be made", file.path, exc_info=error)
-        reason = (error.strerror or "it cannot be written").lower()
         message = f"{file.path.name}: no room for a copy that browsers play ({reason}); serve with another --cache"
         raise Problem(507, "no_copy", message) from None

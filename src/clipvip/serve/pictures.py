@@ -14,14 +14,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipvip.errors import VideoDecodeError
-from clipvip.video import read_frames, read_image
-from clipvip.video.images import IMAGES
+from clipvip.video import probe, read_frames, read_image
+from clipvip.video.container import is_still, read_head
+from clipvip.video.images import formats_of
 
 if TYPE_CHECKING:
     from clipvip.model import ClipVipProcessor
 
 STRIP_FRAMES = 6
-SHORT_SIDE = 120
+SHORT_SIDE, LONG_SIDE = 120, 960
+"""Pixels of a frame in a strip, whose length JPEG limits."""
 MAX_PIXELS = 40_000_000
 """Of an uploaded picture: 8K video has 33 million."""
 
@@ -80,21 +82,27 @@ def film_strip(path: str | os.PathLike[str], time_range: tuple[float, float]) ->
 
     Raises: VideoDecodeError.
     """
-    frames = read_frames(path, num_frames=STRIP_FRAMES, time_range=time_range, size=SHORT_SIDE)
+    frames = _small_frames(path, STRIP_FRAMES, time_range)
     chosen = np.minimum(np.arange(STRIP_FRAMES), len(frames) - 1)  # a still has one
     return _jpeg(np.concatenate(list(frames[chosen]), axis=1))
 
 
 def still(path: str | os.PathLike[str], time_range: tuple[float, float]) -> bytes:
     """The middle frame of a part of a video, for segments without a thumbnail: JPEG. Raises: VideoDecodeError."""
-    frames = read_frames(path, num_frames=3, time_range=time_range, size=SHORT_SIDE)
+    frames = _small_frames(path, 3, time_range)
     return _jpeg(frames[len(frames) // 2])
+
+
+def _small_frames(path: str | os.PathLike[str], num_frames: int, time_range: tuple[float, float]) -> np.ndarray:
+    size = probe(path).fit(SHORT_SIDE, LONG_SIDE)
+    return read_frames(path, num_frames=num_frames, time_range=time_range, size=size)
 
 
 def _is_picture(path: str | os.PathLike[str]) -> bool:
     """Whether it is in one of the picture formats; its size is checked before anything is decoded."""
+    head = read_head(path)
     try:
-        with Image.open(path, formats=IMAGES) as image:
+        with Image.open(path, formats=formats_of(head)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise VideoDecodeError(
@@ -104,7 +112,7 @@ def _is_picture(path: str | os.PathLike[str]) -> bool:
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         if isinstance(error, Image.DecompressionBombError):
             raise VideoDecodeError(f"{os.fspath(path)}: a picture of too many pixels; make it smaller") from error
-        return False
+        return is_still(head)
     except (OSError, SyntaxError, ValueError) as error:
         raise VideoDecodeError(f"{os.fspath(path)}: damaged picture ({error})") from error
 

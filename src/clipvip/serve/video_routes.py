@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any, Literal
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
+from starlette.staticfiles import NotModifiedResponse
 
 from clipvip.search.store import Segment, VideoRecord
 from clipvip.serve.media import ServedFile, served_file
@@ -20,10 +21,17 @@ CACHED = {"Cache-Control": "private, max-age=3600"}
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 FILM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"video/*": {}, "application/octet-stream": {}}},
+    304: {"description": "The file has not changed since the version named in If-None-Match"},
     206: {"description": "The range asked for", "content": {"video/*": {}, "multipart/byteranges": {}}},
     400: {"description": "A range that makes no sense", "content": {"text/plain": {}}},
     416: {"description": "A range beyond the end", "content": {"text/plain": {}}},
 }
+
+
+def is_wanted(request: Request, response: Response) -> bool:
+    """False if the client has this version: its ETag is among those of If-None-Match (RFC 9110, section 13.1.2)."""
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    return "*" not in known and response.headers["etag"] not in known
 
 
 def video_routes(services: Services) -> APIRouter:
@@ -70,16 +78,22 @@ def video_routes(services: Services) -> APIRouter:
     @routes.get(
         "/videos/{video_id}/stream", response_class=FileResponse, responses={**errors_beside(404, 503, 507), **FILM}
     )
-    async def stream(video_id: str, transcode: Literal["auto", "never"] = "auto") -> Response:
-        """The film, in ranges if asked for. What browsers cannot play comes as a copy that they can, made at the first
+    async def stream(request: Request, video_id: str, transcode: Literal["auto", "never"] = "auto") -> Response:
+        """The video, in ranges if asked for. What browsers cannot play comes as a copy that they can, made at the first
         request and kept; with `transcode=never` the file comes as it is.
         """
         file = await file_of(services.live.current.video(video_id))
         media_type = await services.media.type_of(file) if transcode == "auto" else None
+        path, name, status = file.path, file.path.name, file.status
+        if media_type is None and transcode == "auto":
+            path, name, media_type = await services.media.copy_of(file), f"{file.path.stem}.mp4", "video/mp4"
+            status = await run_sync(path.stat)
         headers = {"Cache-Control": "private, no-cache"}
-        if media_type is not None or transcode == "never":
-            return FileResponse(file.path, media_type=media_type, stat_result=file.status, headers=headers)
-        return FileResponse(await services.media.copy_of(file), media_type="video/mp4", headers=headers)
+        film = FileResponse(
+            path, media_type=media_type, stat_result=status, headers=headers, filename=name,
+            content_disposition_type="inline",
+        )  # fmt: skip
+        return film if is_wanted(request, film) else NotModifiedResponse(film.headers)
 
     @routes.get(
         "/segments/{segment_id}/thumbnail", response_class=Response, responses={**errors_beside(404, 503), **JPEG}

@@ -5,7 +5,9 @@ H x W pixels (after EXIF orientation).
 
 from __future__ import annotations
 
+import importlib
 import io
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
@@ -29,15 +31,29 @@ def read_image(source: Source) -> np.ndarray:
     """
     head = read_head(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGES) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats_of(head)) as image:
             return np.array(_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:
         if is_still(head):
-            reason = "a HEIC or AVIF picture, which cannot be read here"
-            raise decode_error(source_name(source), reason, "save it as JPEG or PNG") from error
+            reason = "a HEIC or AVIF picture that cannot be read here"
+            raise decode_error(source_name(source), reason, "pip install pi-heif, or save it as JPEG") from error
         raise decode_error(source_name(source), f"not a picture in one of the formats {', '.join(IMAGES)}") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise decode_error(source_name(source), f"damaged picture ({error})") from error
+
+
+def formats_of(head: bytes) -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, for a file that begins so: HEIC needs a package of its own."""
+    return (*IMAGES, "HEIF") if is_still(head) and _reads_heif() else IMAGES
+
+
+@lru_cache(maxsize=1)
+def _reads_heif() -> bool:
+    try:
+        importlib.import_module("pi_heif").register_heif_opener()
+    except ImportError:
+        return False
+    return True
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -42,6 +42,12 @@ class VideoInfo:
     pixel_aspect: float = 1.0
     damage: str | None = None
 
+    def fit(self, short_side: int | None, long_side: int) -> tuple[int, int]:
+        """Height and width of a small picture of it: neither side is longer than asked for (None: as it is)."""
+        scale = 1.0 if short_side is None else short_side / min(self.height, self.width)
+        scale = min(scale, long_side / max(self.height, self.width))
+        return max(round(self.height * scale), 1), max(round(self.width * scale), 1)
+
 
 def probe(source: Source, *, scan: bool = False) -> VideoInfo:
     """Length, size, codec and keyframes of a video. `source` as in `read_frames`.

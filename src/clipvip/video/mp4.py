@@ -6,6 +6,7 @@ HDR is not tone-mapped: with its tags, players do that.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -38,6 +39,9 @@ BT709, LIMITED = 1, 1  # FFmpeg's numbers for colour matrices, primaries and tra
 REFUSALS = (av.FFmpegError, ValueError, OSError, ArithmeticError, LookupError, NotImplementedError, RuntimeError)
 """What PyAV raises where an encoder, muxer, filter or resampler does not take what it is given."""
 
+TARGET_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ENOTDIR)
+"""No fault of the source."""
+
 
 def write_mp4(
     source: Source,
@@ -56,7 +60,8 @@ def write_mp4(
     Of a damaged file, what can be decoded is written. Where the frame size changes, later frames are fitted into the
     size of the first. Sound that cannot be decoded or converted is left out.
     Returns: the damage, if any was found.
-    Raises: VideoDecodeError if there is no such part, if it cannot be encoded, or would take more than `max_bytes`.
+    Raises: VideoDecodeError if there is no such part, if it cannot be encoded, or would take more than `max_bytes`;
+    OSError if `target` cannot be written.
     """
     with open_video(source, threads) as video:
         try:
@@ -69,6 +74,8 @@ def write_mp4(
         except ClipVipError:
             raise
         except REFUSALS as error:
+            if isinstance(error, OSError) and error.errno in TARGET_FAULTS:
+                raise OSError(error.errno, os.strerror(error.errno), os.fspath(target)) from error
             part = "" if time_range is None else f" from {time_range[0]:g} to {time_range[1]:g} s"
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise decode_error(video.name, f"cannot be written as MP4{part} ({reason})") from error
