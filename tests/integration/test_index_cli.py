@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from clipvip.search.scan import EncodedVideo
 from helpers_cli import run_here
 from helpers_model import write_model
-from helpers_video import write_audio, write_video
+from helpers_video import write_audio, write_video, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,11 @@ def test_an_awkward_library(clipvip, model, tmp_path):
         (["--verify", "lib"], "go alone"),
         (["--status", "--device", "cpu"], "go alone"),
         (["--rebuild", "lib"], "--rebuild takes the folders that were added before"),
+        (["lib", "--upgrade"], "--upgrade takes what is in the index"),
+        (["--upgrade", "--rebuild"], "--upgrade takes what is in the index"),
+        (["--upgrade", "--embeddings", "set"], "--upgrade takes what is in the index"),
+        (["--upgrade", "--prune"], "--upgrade takes what is in the index"),
+        (["--upgrade", "--status"], "--upgrade takes what is in the index"),
         (["lib", "--segment", "scenes"], "choose windows or shots"),
         (["lib", "--window", "12;6"], "expected seconds"),
         (["lib", "--window", "6,6"], "give each window once"),
@@ -135,6 +142,7 @@ def test_looks_at_no_index(clipvip, tmp_path):
         ["--verify"],
         ["--forget", "lib"],
         ["--prune"],
+        ["--upgrade"],
         ["--rebuild", "--model", "m"],
         ["--model", "m"],
         [],
@@ -143,3 +151,19 @@ def test_looks_at_no_index(clipvip, tmp_path):
         assert clipvip("index", "--index", "index", *look) == (1, "", told)
     assert clipvip("index", "--index", "", "--status")[0] == 2
     assert not (tmp_path / "index").exists()
+
+
+def test_an_upgrade_of_what_an_older_clipvip_read(clipvip, model, tmp_path, monkeypatch):
+    """Catches a status that hides what is older, and an upgrade that encodes what is not."""
+    write_videos(tmp_path / "lib", 20)
+    with monkeypatch.context() as patched:
+        patched.setattr("clipvip.search.ingest.EncodedVideo", partial(EncodedVideo, reading_rules=1))
+        assert clipvip("index", "lib", "--model", model, "--index", "index")[0] == 0
+    _, out, _ = clipvip("index", "--index", "index", "--status")
+    assert "read by older rules: 1 videos, 1 segments (--upgrade encodes them again)" in out
+    status = json.loads(clipvip("index", "--index", "index", "--status", "--json")[1])
+    assert (status["num_older_videos"], status["num_older_segments"]) == (1, 1)
+    assert json.loads(clipvip("index", "--index", "index", "--upgrade", "--json")[1])["videos"] == 1
+    told = "index: every video was read by the current rules; there is nothing to upgrade\n"
+    assert clipvip("index", "--index", "index", "--upgrade") == (0, told, "")
+    assert "older rules" not in clipvip("index", "--index", "index", "--status")[1]

@@ -55,6 +55,9 @@ def command(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Another --model, --window or --segment: encode everything again.")
     ] = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Encode again what an older clipvip read by other rules (see --status).")
+    ] = False,
     background: Annotated[
         Path | None,
         typer.Option(
@@ -79,6 +82,8 @@ def command(
     clipvip index --index my-index --prune      (all folders again, and what is gone goes)
 
     clipvip index --index my-index --status
+
+    clipvip index --index my-index --upgrade    (after a new clipvip that reads videos better)
     """
     import time
 
@@ -96,6 +101,8 @@ def command(
         raise UsageError("--status, --verify and --forget go alone: each is a command of its own")
     if rebuild and (dirs or embeddings):
         raise UsageError("--rebuild takes the folders that were added before; add others afterwards")
+    if upgrade and (alone or any((dirs, embeddings, prune, rebuild, window, stride, segment, background))):
+        raise UsageError("--upgrade takes what is in the index; index, rebuild or prune before or afterwards")
     if segment not in (None, "windows", "shots"):
         raise UsageError(f"--segment {segment}: choose windows or shots")
     library = Library(
@@ -120,6 +127,8 @@ def command(
             from clipvip.embedding_sets import open_embeddings
 
             summary = library.add_embeddings(open_embeddings(*embeddings), on_progress=on_progress)
+        elif upgrade:
+            summary = library.upgrade(on_progress=on_progress, on_hours=on_hours)
         elif rebuild:
             summary = library.rebuild(on_progress=on_progress, on_hours=on_hours)
         else:
@@ -131,6 +140,8 @@ def command(
         summary.removed += pruned.removed
         summary.missing = 0
         summary.skipped += [skip for skip in pruned.skipped if skip.video not in {s.video for s in summary.skipped}]
+    if upgrade and summary == IndexSummary() and not as_json:
+        return typer.echo(f"{index}: every video was read by the current rules; there is nothing to upgrade")
     _tell_summary(summary, index, time.perf_counter() - started, as_json)
     if strict and summary.skipped:
         raise typer.Exit(1)
@@ -200,6 +211,11 @@ def _tell_status(status: Status, as_json: bool) -> None:
         f"model: {settings.model} (fingerprint {settings.fingerprint}), {settings.embedding_size} numbers a vector"
     )
     typer.echo(f"cut into: {cut}")
+    if status.num_older_videos:
+        typer.echo(
+            f"read by older rules: {status.num_older_videos} videos, {status.num_older_segments} segments "
+            "(--upgrade encodes them again)"
+        )
     for root in status.roots:
         missing = "" if root.there else "  MISSING OR EMPTY (not mounted?)"
         typer.echo(

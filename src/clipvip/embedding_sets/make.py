@@ -21,6 +21,7 @@ from clipvip.jobs import Beat, Engine, local, run_job
 from clipvip.jobs.decoding import time_limit_s
 from clipvip.records import Clip
 from clipvip.versions import versions
+from clipvip.video import READING_RULES
 
 PATIENCE_S = 600.0
 """A worker may be silent this long: loading a model over a network counts."""
@@ -79,7 +80,8 @@ class EncodeTask:
             row["vector"] = vector
         table = pa.Table.from_pylist(rows, schema=schema(encoder.embedding_size))
         pq.write_table(table, path, compression="zstd")
-        return {"rows": len(rows), "failures": [list(failure) for failure in found.skipped.items()]}
+        failures = [list(failure) for failure in found.skipped.items()]
+        return {"rows": len(rows), "failures": failures, "reading_rules": READING_RULES}
 
 
 def encode_manifest(
@@ -128,6 +130,7 @@ def encode_manifest(
         sampling=encoder.sampling,
         failures={name: reason for receipt in receipts for name, reason in receipt["failures"]},
         versions=versions("clipvip", "torch", "av"),
+        reading_rules=min((receipt.get("reading_rules", 1) for receipt in receipts), default=READING_RULES),
     )
     write_facts(out, facts)
     return facts

@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from clipvip.search.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile, is_gone, is_there
 from clipvip.search.store import Store
 from clipvip.search.tables import VideoRecord
+from clipvip.video import READING_RULES
 
 COMMIT_FILES, COMMIT_S = 64, 30.0
 """An interrupted run loses at most this much; more commits would make more versions to clean up."""
@@ -39,27 +41,32 @@ class IndexSummary:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def add_files(store: Store, found: Found, encode: Encode, on_progress: Progress | None = None) -> IndexSummary:
+def add_files(
+    store: Store, found: Found, encode: Encode, on_progress: Progress | None = None, *, upgrade: bool = False
+) -> IndexSummary:
     """Index those of the files that are new or changed.
 
-    on_progress: called with the number of files done and the number of all.
+    on_progress: called with the number of files done and the number of all. upgrade: also files that are unchanged but
+    were read by older rules (see `clipvip.video.READING_RULES`); no vectors of older rules are copied then.
     """
     store.register(found.roots)
-    return _Run(store, found).work(encode, on_progress or (lambda done, total: None))
+    return _Run(store, found, upgrade).work(encode, on_progress or (lambda done, total: None))
 
 
 class _Run:
-    def __init__(self, store: Store, found: Found):
-        self.store, self.found = store, found
+    def __init__(self, store: Store, found: Found, upgrade: bool):
+        self.store, self.found, self.upgrade = store, found, upgrade
         self.summary = IndexSummary(skipped=list(found.skipped))
         self.indexed = {video.absolute: video for video in store.videos().values()}
         self.by_hash: dict[str, list[VideoRecord]] = {}
         for video in self.indexed.values():
-            self.by_hash.setdefault(video.content_hash, []).append(video)
+            if not (upgrade and _is_older(video)):
+                self.by_hash.setdefault(video.content_hash, []).append(video)
         self.videos: list[EncodedVideo] = []
         self.copies: list[KnownContent] = []
         self.failed: list[Skipped] = list(found.skipped)
         self.outdated: list[str] = []
+        self.moved: set[str] = set()  # video_ids
         self.written: set[str] = set()  # content hashes, in this run
         self.last_commit = time.monotonic()
 
@@ -87,30 +94,38 @@ class _Run:
     def _look_for_missing(self) -> None:
         """Count the videos that are gone, and forget failures of files that are."""
         roots = {root for root in {*self.found.roots, *(file.root for file in self.found.files)} if is_there(root)}
-        videos = [video for same in self.by_hash.values() for video in same]  # those that have moved are not among them
+        videos = [video for video in self.indexed.values() if video.video_id not in self.moved]
         self.summary.missing = sum(video.root in roots and is_gone(video.absolute) for video in videos)
         failures = self.store.failed_files()
         self.store.note([], [file for file in failures if file.root in roots and is_gone(file.absolute)])
 
     def _is_unchanged(self, file: VideoFile) -> bool:
-        old = self.indexed.get(file.absolute)
-        return old is not None and (old.size_bytes, old.mtime_ns) == file.state
+        return self._is_as_indexed(file) and not (self.upgrade and _is_older(self.indexed[file.absolute]))
+
+    def _is_as_indexed(self, file: VideoFile | None) -> bool:
+        old = None if file is None else self.indexed.get(file.absolute)
+        return old is not None and file is not None and (old.size_bytes, old.mtime_ns) == file.state
 
     def _take(self, outcome: EncodedVideo | KnownContent | Skipped) -> None:
         """Have it written with the next commit."""
-        path = outcome.video if isinstance(outcome, Skipped) else outcome.file.absolute
-        if path in self.indexed:
-            self.outdated.append(self.indexed[path].video_id)
         if isinstance(outcome, KnownContent):
             self.copies.append(outcome)
         elif isinstance(outcome, Skipped):
             self.summary.skipped.append(outcome)
-            self.failed.append(outcome)
+            if not (self.upgrade and self._is_as_indexed(outcome.file)):  # its older rows are better than none
+                self.failed.append(outcome)
+                self._replace(outcome.video)
         else:
+            self._replace(outcome.file.absolute)
             self.summary.videos += 1
             self.summary.segments += len(outcome.segments)
             self.summary.hours += outcome.duration_s / 3600
             self.videos.append(outcome)
+
+    def _replace(self, path: Path) -> None:
+        """Have what is indexed of this path deleted with the next commit."""
+        if path in self.indexed:
+            self.outdated.append(self.indexed[path].video_id)
 
     def _commit(self) -> None:
         self.written |= {video.content_hash for video in self.videos}
@@ -123,6 +138,8 @@ class _Run:
         )
         for start in range(0, len(ready) or 1, COMMIT_FILES):
             part = ready[start : start + COMMIT_FILES]
+            for copy in part:
+                self._replace(copy.file.absolute)
             kinds = [self._kind(copy) for copy in part]
             lost = self.store.replace(self.videos, part, self.outdated)
             for copy, kind in zip(part, kinds, strict=True):
@@ -137,12 +154,18 @@ class _Run:
 
     def _kind(self, copy: KnownContent) -> str:
         """What has happened to the file: the name of the summary's count."""
-        same = self.by_hash.get(copy.content_hash, [])
+        same = [] if self.upgrade else self.by_hash.get(copy.content_hash, [])
         if any(video.absolute == copy.file.absolute for video in same):
             return "unchanged"
         for video in same:
             if os.path.isdir(video.root) and is_gone(video.absolute):
                 same.remove(video)
+                self.moved.add(video.video_id)
                 self.outdated.append(video.video_id)
                 return "moved"
         return "copied"
+
+
+def _is_older(video: VideoRecord) -> bool:
+    """Whether it was read by older rules than those of this clipvip."""
+    return video.reading_rules < READING_RULES

@@ -53,7 +53,7 @@ def open_bank(store: Store, encoder: Callable[[], Encoder]) -> Bank:
     try:
         latest = Store.open(store.uri)
         if latest.settings.fingerprint == store.settings.fingerprint:
-            _write(latest, texts, bank)
+            _write(latest, texts, bank, upgrade=False)  # a search changes no schema
     except SearchIndexError as error:
         warnings.warn(f"{error}; the background queries are encoded each time", ClipVipWarning, stacklevel=2)
     return bank
@@ -69,7 +69,7 @@ def bank_table(store: Store) -> Any:
     return open_if_there(store.database, "background")
 
 
-def _write(store: Store, texts: Sequence[str], bank: Bank) -> None:
+def _write(store: Store, texts: Sequence[str], bank: Bank, *, upgrade: bool = True) -> None:
     column = pa.FixedSizeListArray.from_arrays(bank.vectors.ravel(), store.settings.embedding_size)
     rows = pa.table({"text": list(texts), "vector": column})
     rows = rows.replace_schema_metadata({FINGERPRINT: store.settings.fingerprint})
@@ -78,7 +78,7 @@ def _write(store: Store, texts: Sequence[str], bank: Bank) -> None:
         mode = "create" if bank_table(store) is None else "overwrite"
         store.database.create_table("background", rows, mode=mode)
 
-    store.write(write)
+    store.write(write, upgrade=upgrade)
 
 
 def _encoded(texts: Sequence[str], encoder: Encoder) -> np.ndarray:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from clipvip.data.media import VIDEO_EXTENSIONS
 from clipvip.errors import ClipVipError, SearchIndexError, UsageError
-from clipvip.search.adding import IndexSummary, Progress, add_files
+from clipvip.search.adding import Encode, IndexSummary, Progress, add_files
 from clipvip.search.approximate import keep_ann
 from clipvip.search.background import chosen_texts
 from clipvip.search.bank import write_bank
 from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Results
-from clipvip.search.scan import Skipped, VideoFile, find_videos, is_there
+from clipvip.search.scan import ABSENT, Skipped, VideoFile, find_videos, is_there
 from clipvip.search.searching import Searcher, query_vector
 from clipvip.search.store import Store
 from clipvip.search.tables import Segment, Settings, VideoRecord
-from clipvip.search.upkeep import Status, Verification, forget, prune, status, verify
+from clipvip.search.upkeep import Status, Verification, find_older, forget, prune, status, verify
 from clipvip.video import Scales
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Library:
         if dirs is not None and not found.files and not found.skipped:
             names = ", ".join(os.fspath(name) for name in asked)
             raise ClipVipError(f"{names}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
-        found.skipped += [Skipped(Path(root), "the folder is missing or empty; its videos stay") for root in absent]
+        found.skipped += [Skipped(Path(root), ABSENT) for root in absent]
         if self._store is None or self._model is not None or self._encoder is not None:
             store = self._made(self.encoder, self.encoder.source)
         else:  # its own model is only loaded if there is something new
@@ -159,6 +159,28 @@ class Library:
             self._check_cut()
         settings = store.settings
 
+        return self._ready(add_files(store, found, self._encode(settings, on_hours), on_progress))
+
+    def upgrade(
+        self, *, on_progress: Progress | None = None, on_hours: Callable[[float], None] | None = None
+    ) -> IndexSummary:
+        """Encode the videos again that were read by older rules than this clipvip's (`clipvip.video.READING_RULES`).
+
+        Other files are not looked at. Each file is replaced as a whole, so that after an interruption the same call
+        continues. Segments of embedding sets stay, and so does what cannot be read (`skipped`); a file that has changed
+        is indexed as it is now; `missing` counts files that are gone. on_progress, on_hours: as `add`.
+        """
+        store = self.store
+        self._check_cut()
+        found, num_gone = find_older(store)
+        if not found.files:
+            return IndexSummary(skipped=found.skipped, missing=num_gone)
+        encode = self._encode(store.settings, on_hours)
+        summary = self._ready(add_files(store, found, encode, on_progress, upgrade=True))
+        summary.missing = num_gone
+        return summary
+
+    def _encode(self, settings: Settings, on_hours: Callable[[float], None] | None) -> Encode:
         def encode(files: list[VideoFile], known: Collection[str] | None) -> Iterator[Outcome]:
             from clipvip.search.ingest import encode_files
 
@@ -167,7 +189,7 @@ class Library:
                 on_hours=on_hours or (lambda hours: None),
             )  # fmt: skip
 
-        return self._ready(add_files(store, found, encode, on_progress))
+        return encode
 
     def rebuild(
         self, *, on_progress: Progress | None = None, on_hours: Callable[[float], None] | None = None
@@ -180,7 +202,8 @@ class Library:
         dirs, _ = self._added()
         encoder = self._load()
         settings = self._wanted(encoder, encoder.source)
-        if replace(settings, model=self.settings.model) != self.settings:
+        own = self.settings
+        if replace(settings, model=own.model, schema_version=own.schema_version) != own:
             self._store, self._searcher = Store.create(self.uri, settings, anew=True), None
             return self.add(dirs or None, on_progress=on_progress, on_hours=on_hours)
         return self.add(on_progress=on_progress, on_hours=on_hours)

@@ -16,6 +16,9 @@ import numpy as np
 
 from clipvip.data.media import VIDEO_EXTENSIONS
 from clipvip.errors import UsageError
+from clipvip.video import READING_RULES
+
+ABSENT = "the folder is missing or empty; its videos stay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class Skipped:
 class EncodedVideo:
     """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG, or None).
 
-    given: the segments are what somebody chose, not the windows of the index.
+    given: the segments are what somebody chose, not the windows of the index. reading_rules: the version of the rules
+    by which the frames were read.
     """
 
     file: VideoFile
@@ -81,6 +85,7 @@ class EncodedVideo:
     vectors: np.ndarray
     thumbnails: list[bytes | None]
     given: bool = False
+    reading_rules: int = READING_RULES
 
 
 @dataclass(slots=True)

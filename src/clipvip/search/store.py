@@ -8,9 +8,11 @@ a JPEG a segment; `failures` a row a file that could not be indexed; `roots` a r
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,8 +28,11 @@ from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
 from clipvip.search.tables import (
     FAILURES,
     FILE_COLUMNS,
+    FIRST_RULES,
     ROOTS,
+    RULE_COLUMNS,
     SCHEMA_VERSION,
+    SEGMENT_COLUMNS,
     THUMBNAILS,
     Segment,
     Settings,
@@ -40,10 +45,14 @@ from clipvip.search.tables import (
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+OLD_SCHEMA = 2
+"""The oldest that can be read: segments without `RULE_COLUMNS`."""
 KEEP_VERSIONS = timedelta(hours=1)
 """For readers that are at work while a run ends."""
 SMALL_FRAGMENTS = 8
 """So many are gathered; that writes large ones anew, too."""
+BY_TIME = [("start_s", "ascending"), ("end_s", "ascending"), ("segment_id", "ascending")]
 ATTEMPTS = 5
 """At a commit that another process was quicker with (object stores; a folder has a lock)."""
 
@@ -88,19 +97,25 @@ class Store:
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """Raises: SearchIndexError if there is none, or one of another schema."""
+        """Raises: SearchIndexError if there is none, or one of a schema that cannot be read."""
         if not cls.exists(uri):
             raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
         with told(uri, "cannot be read"):
             database = connect(uri)
-            metadata = database.open_table("segments").schema.metadata or {}
-        values = json.loads(metadata.get(b"clipvip", b"{}"))
+            schema = database.open_table("segments").schema
+        values = json.loads((schema.metadata or {}).get(b"clipvip", b"{}"))
         version = values.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if not isinstance(version, int) or version < OLD_SCHEMA:
             raise SearchIndexError(
-                f"{uri}: an index of schema {version}, this clipvip reads {SCHEMA_VERSION}; index again elsewhere"
+                f"{uri}: an index of schema {version}, this clipvip reads {OLD_SCHEMA} to {SCHEMA_VERSION}; "
+                "index again elsewhere"
             )
+        newer = set(schema.names) - {*SEGMENT_COLUMNS, *RULE_COLUMNS, "vector"}  # upgraded tables keep their metadata
+        if version > SCHEMA_VERSION or newer:
+            what = f"schema {version}" if version > SCHEMA_VERSION else f"with columns {', '.join(sorted(newer))}"
+            raise SearchIndexError(f"{uri}: made by a newer clipvip ({what}); upgrade clipvip")
         values |= {name: tuple(values[name]) for name in ("windows_s", "strides_s")}
+        values["schema_version"] = SCHEMA_VERSION if _has_rules(schema) else OLD_SCHEMA
         return cls(uri, database, Settings(**values))
 
     @staticmethod
@@ -118,26 +133,36 @@ class Store:
 
     def videos(self, where: str | None = None) -> dict[str, VideoRecord]:
         """Indexed files by video_id."""
-        query = self.segments.search().select(list(FILE_COLUMNS))
+        stored = _has_rules(self.segments.schema)
+        query = self.segments.search().select([*FILE_COLUMNS, *(RULE_COLUMNS if stored else ())])
         rows = self.read(query.where(where) if where else query)
-        grouped = rows.group_by(list(FILE_COLUMNS)).aggregate([([], "count_all")])
-        names = [*FILE_COLUMNS, "num_segments"]
-        return {
-            row["video_id"]: VideoRecord(**row)
-            for row in grouped.select([*FILE_COLUMNS, "count_all"]).rename_columns(names).to_pylist()
-        }
+        if not stored:
+            for name, kind in RULE_COLUMNS.items():
+                rows = rows.append_column(name, pa.nulls(len(rows), kind))
+        place = rows.schema.get_field_index("reading_rules")
+        rows = rows.set_column(place, "reading_rules", pc.fill_null(rows["reading_rules"], FIRST_RULES))
+        counts = [([], "count_all"), ("reading_rules", "min"), ("num_windows", "max")]
+        grouped = rows.group_by(list(FILE_COLUMNS)).aggregate(counts)
+        grouped = grouped.select([*FILE_COLUMNS, "count_all", "reading_rules_min", "num_windows_max"])
+        names = [*FILE_COLUMNS, "num_segments", *RULE_COLUMNS]
+        return {row["video_id"]: VideoRecord(**row) for row in grouped.rename_columns(names).to_pylist()}
+
+    def given_videos(self) -> set[str]:
+        """The video_ids whose segments were not cut by the index (see `segment_id_of`)."""
+        query = self.segments.search().where("segment_id LIKE '%-given'").select(["video_id"])
+        return set(self.read(query)["video_id"].to_pylist())
 
     def segments_of(self, video_id: str) -> list[Segment]:
-        """In the order of their ids, which is that of time."""
+        """In the order of time."""
         query = self.segments.search().where(among("video_id", [video_id]))
-        rows = self.read(query.select(["segment_id", "video_id", "start_s", "end_s"])).sort_by("segment_id")
+        rows = self.read(query.select(["segment_id", "video_id", "start_s", "end_s"])).sort_by(BY_TIME)
         return [Segment(**row) for row in rows.to_pylist()]
 
     def vectors_of(self, video_id: str) -> tuple[list[Segment], np.ndarray]:
         """The same, with their vectors float32 [n, E]."""
         columns = ["segment_id", "video_id", "start_s", "end_s"]
         query = self.segments.search().where(among("video_id", [video_id])).select([*columns, "vector"])
-        rows = self.read(query).sort_by("segment_id")
+        rows = self.read(query).sort_by(BY_TIME)
         vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.settings.embedding_size)
         return [Segment(**row) for row in rows.select(columns).to_pylist()], vectors
 
@@ -200,7 +225,7 @@ class Store:
         if not hashes:
             return {}
         stored = self.segments.search().where(among("content_hash", hashes)).to_arrow()
-        stored = stored.select(rows.column_names).cast(rows.schema)
+        stored = stored.select(rows.column_names).cast(rows.schema).sort_by([("reading_rules", "descending")])
         sources: dict[str, tuple[Any, Any]] = {}
         for content_hash in hashes:
             same = rows.filter(pc.equal(rows["content_hash"], content_hash))
@@ -288,20 +313,38 @@ class Store:
 
         self.write(write)
 
-    def write(self, change: Callable[[], T]) -> T:
+    def write(self, change: Callable[[], T], *, upgrade: bool = True) -> T:
         """`change()` on the latest version of the tables, alone as far as the store allows.
 
+        upgrade: an index of an older schema gets the current one first; otherwise `change` leaves the segments alone.
         Raises: SearchIndexError if it cannot be written; what was committed before stays.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with told(self.uri, "cannot be written"), alone(self.uri):
                     self.refresh()
+                    if upgrade:
+                        self._upgrade_schema()
                     return change()
             except SearchIndexError as error:
                 if "conflict" not in str(error.__cause__).lower() or attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+    def _upgrade_schema(self) -> None:
+        """Add the columns that an index of schema 2 lacks: one commit, so that a kill leaves the old schema or the new.
+
+        The columns show which schema an index has; its metadata, which LanceDB cannot change, names the first one. Only
+        new, empty columns are written, and indices of other columns stay.
+        """
+        if not _has_rules(self.segments.schema):
+            self.segments.add_columns(pa.schema(list(RULE_COLUMNS.items())))
+            logger.warning("%s: upgraded from schema %d to %d", self.uri, OLD_SCHEMA, SCHEMA_VERSION)
+        self.settings = replace(self.settings, schema_version=SCHEMA_VERSION)
+
+
+def _has_rules(schema: Any) -> bool:
+    return set(RULE_COLUMNS) <= set(schema.names)
 
 
 def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:

@@ -25,6 +25,7 @@ class StoredVideos:
 
     def __init__(self, embeddings: EmbeddingSet, roots: Collection[str] = ()):
         rows, self._vectors = embeddings.rows(MEDIA)
+        self._reading_rules = min(facts.reading_rules for facts in embeddings.facts)
         self._rows_of: dict[Path, list[tuple[int, dict[str, Any]]]] = {}
         for number, row in enumerate(rows.select(["path", "start_s", "end_s"]).to_pylist()):
             path = Path(row["path"]).absolute()
@@ -53,5 +54,5 @@ class StoredVideos:
             segments, rows = list(row_of), np.array(list(row_of.values()))
             yield EncodedVideo(
                 file, digest, info.duration_s, info.width, info.height, segments, self._vectors[rows],
-                [None] * len(segments), given=True,
+                [None] * len(segments), given=True, reading_rules=self._reading_rules,
             )  # fmt: skip

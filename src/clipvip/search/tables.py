@@ -17,7 +17,8 @@ import pyarrow as pa
 from clipvip.search.scan import EncodedVideo, VideoFile
 from clipvip.video import Scales
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""3: segments have `RULE_COLUMNS`. An index of schema 2 is read as it is, and gets them when it is first written to."""
 FILE_COLUMNS = {
     "video_id": pa.string(),
     "root": pa.string(),
@@ -34,7 +35,11 @@ SEGMENT_COLUMNS = {
     **FILE_COLUMNS,
     "start_s": pa.float64(),
     "end_s": pa.float64(),
-}  # and `vector`, whose type needs E
+}  # and `vector`, whose type needs E, and `RULE_COLUMNS`
+RULE_COLUMNS = {"reading_rules": pa.int32(), "num_windows": pa.int32()}
+"""By which version of the reading rules a row was made (null: 1), and into how many segments its video was cut then
+(null: not recorded, or the segments were not cut by the index)."""
+FIRST_RULES = 1
 THUMBNAILS = pa.schema({"segment_id": pa.string(), "jpeg": pa.binary()})
 FAILURES = pa.schema(
     {"root": pa.string(), "path": pa.string(), "size_bytes": pa.int64(), "mtime_ns": pa.int64(), "reason": pa.string()}
@@ -66,7 +71,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """An indexed file, as it was when it was read. root is absolute, path relative to it."""
+    """An indexed file, as it was when it was read. root is absolute, path relative to it.
+
+    reading_rules: the oldest version of the reading rules among its segments. num_windows: into how many segments it
+    was cut; None where that was not recorded.
+    """
 
     video_id: str
     root: str
@@ -78,6 +87,8 @@ class VideoRecord:
     width: int
     height: int
     num_segments: int
+    reading_rules: int = FIRST_RULES
+    num_windows: int | None = None
 
     @property
     def absolute(self) -> Path:
@@ -111,7 +122,7 @@ def moved(table: Any, file: VideoFile) -> Any:
 
 
 def segment_id_of(video_id: str, start_s: float, end_s: float, *, given: bool = False) -> str:
-    """Ids sort by video, then time. given: not one of the index's own windows, though it may have the times of one."""
+    """Ids sort by video, then time up to 10^6 s. given: not cut by the index; times may be those of a window."""
     return f"{video_id}-{round(start_s * 1000):09d}-{round(end_s * 1000):09d}{'-given' if given else ''}"
 
 
@@ -123,7 +134,8 @@ def rows_of(videos: Sequence[EncodedVideo], size: int) -> tuple[Any, Any]:
         whole = {
             "video_id": file.video_id, "root": file.root, "path": file.path, "content_hash": video.content_hash,
             "size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns, "duration_s": video.duration_s,
-            "width": video.width, "height": video.height,
+            "width": video.width, "height": video.height, "reading_rules": video.reading_rules,
+            "num_windows": None if video.given else len(video.segments),
         }  # fmt: skip
         for (start_s, end_s), jpeg in zip(video.segments, video.thumbnails, strict=True):
             segment_id = segment_id_of(file.video_id, start_s, end_s, given=video.given)
@@ -131,8 +143,9 @@ def rows_of(videos: Sequence[EncodedVideo], size: int) -> tuple[Any, Any]:
             if jpeg is not None:
                 thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
     vectors = np.concatenate([np.empty((0, size), np.float32), *(video.vectors for video in videos)])
-    table = pa.Table.from_pylist(rows, schema=pa.schema(SEGMENT_COLUMNS))
-    table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
+    table = pa.Table.from_pylist(rows, schema=pa.schema({**SEGMENT_COLUMNS, **RULE_COLUMNS}))
+    place = len(SEGMENT_COLUMNS)  # where it is in an index of schema 2
+    table = table.add_column(place, "vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
     return table, pa.Table.from_pylist(thumbnails, schema=THUMBNAILS)
 
 
@@ -143,5 +156,5 @@ def among(column: str, values: Sequence[str]) -> str:
 
 
 def segments_schema(settings: Settings) -> Any:
-    columns = {**SEGMENT_COLUMNS, "vector": pa.list_(pa.float32(), settings.embedding_size)}
+    columns = {**SEGMENT_COLUMNS, "vector": pa.list_(pa.float32(), settings.embedding_size), **RULE_COLUMNS}
     return pa.schema(list(columns.items()), metadata={"clipvip": json.dumps(asdict(settings))})

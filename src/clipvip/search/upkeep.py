@@ -13,11 +13,11 @@ import numpy as np
 from clipvip.errors import UsageError, VideoDecodeError
 from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
-from clipvip.search.scan import Skipped, VideoFile, is_gone, is_there
+from clipvip.search.scan import ABSENT, Found, Skipped, VideoFile, is_gone, is_there
 from clipvip.search.store import Store
 from clipvip.search.tables import Settings, VideoRecord, segment_id_of
 from clipvip.search.thumbnails import make_thumbnail
-from clipvip.video import read_frames
+from clipvip.video import READING_RULES, read_frames
 
 UNIT_WITHIN = 1e-3
 """Vectors are of unit norm, up to rounding."""
@@ -48,7 +48,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What an index holds. num_bytes: on disk, with the versions that readers may still be at."""
+    """What an index holds. num_bytes: on disk, with the versions that readers may still be at. num_older_videos,
+    num_older_segments: of those, how many were read by older rules than this clipvip's (`Library.upgrade`).
+    """
 
     uri: str
     videos: int
@@ -58,6 +60,8 @@ class Status:
     settings: Settings
     roots: tuple[RootStatus, ...]
     failures: tuple[Failure, ...]
+    num_older_videos: int = 0
+    num_older_segments: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,10 @@ def status(store: Store) -> Status:
         for root, within in sorted(by_root.items())
     )
     failures = (Failure(row["root"], row["path"], row["reason"]) for row in store.read(store.failures).to_pylist())
+    older = [video for video in videos if video.reading_rules < READING_RULES]
     return Status(
         store.uri, len(videos), _segments(videos), _hours(videos), store.num_bytes(), store.settings, roots,
-        tuple(sorted(failures, key=lambda failure: (failure.root, failure.path))),
+        tuple(sorted(failures, key=lambda failure: (failure.root, failure.path))), len(older), _segments(older),
     )  # fmt: skip
 
 
@@ -122,6 +127,29 @@ def prune(store: Store) -> IndexSummary:
     if gone:
         store.tidy()
     return summary
+
+
+def find_older(store: Store) -> tuple[Found, int]:
+    """The files of videos that were read by older rules, and how many of them are gone from folders that are there.
+
+    Segments of embedding sets cannot be made again from the file alone: such videos are among the skipped ones.
+    """
+    found, num_gone, given = Found(), 0, store.given_videos()
+    older = [video for video in store.videos().values() if video.reading_rules < READING_RULES]
+    there = {root: is_there(root) for root in sorted({video.root for video in older})}
+    found.skipped += [Skipped(Path(root), ABSENT) for root, is_mounted in there.items() if not is_mounted]
+    for video in sorted(older, key=lambda video: video.absolute):
+        if video.video_id in given:
+            reason = "its segments are of an embedding set read by older rules; encode that set again and index it"
+            found.skipped.append(Skipped(video.absolute, reason))
+        elif there[video.root] and is_gone(video.absolute):
+            num_gone += 1
+        elif there[video.root]:
+            try:
+                found.files.append(VideoFile(video.root, video.path, 0, 0).again())
+            except OSError as error:
+                found.skipped.append(Skipped(video.absolute, (error.strerror or "unreadable").lower()))
+    return found, num_gone
 
 
 def forget(store: Store, root: str) -> IndexSummary:
@@ -166,7 +194,11 @@ def verify(store: Store, *, repair: bool = True) -> Verification:
             broken[video_id] = "an id that is not its own"
         elif paths.setdefault(video.absolute, video_id) != video_id:
             broken[video_id] = "the same file under another folder"
-        elif not store.settings.shots:
+        elif video.num_windows is not None:
+            num_cut = sum(not segment_id.endswith("-given") for segment_id in segments)
+            if num_cut < video.num_windows:
+                broken[video_id] = f"{num_cut} of {video.num_windows} segments"
+        elif not store.settings.shots:  # read by clipvip 0.1
             # segments of an embedding set have other ids
             expected = {segment_id_of(video_id, *span) for span in store.settings.scales.cut(video.duration_s)}
             if set(segments) < expected:

@@ -5,10 +5,12 @@ from clipvip.video.cutting import Scales
 from clipvip.video.decode import read_frames, stream_frames
 from clipvip.video.images import read_image
 from clipvip.video.info import VideoInfo, probe
+from clipvip.video.rules import READING_RULES
 from clipvip.video.sampling import jittered_indices, middle_index, uniform_indices
 from clipvip.video.segments import SegmentFrames, stream_segments
 
 __all__ = [
+    "READING_RULES",
     "Scales",
     "SegmentFrames",
     "Source",

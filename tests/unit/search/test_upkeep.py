@@ -244,5 +244,5 @@ def test_an_index_of_an_older_clipvip_is_told(library, tmp_path):
     metadata = json.dumps({"schema_version": 1}).encode()
     rows = table.to_arrow().replace_schema_metadata({b"clipvip": metadata})
     library.store.database.create_table("segments", rows, mode="overwrite")
-    with pytest.raises(SearchIndexError, match=r"an index of schema 1, this clipvip reads 2"):
+    with pytest.raises(SearchIndexError, match=r"an index of schema 1, this clipvip reads 2 to 3"):
         Library(tmp_path / "index").status()
