@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import pyarrow as pa
+
 from clipvip.search.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile, is_gone, is_there
 from clipvip.search.store import Store
-from clipvip.search.tables import VideoRecord
+from clipvip.search.tables import VideoRecord, rows_of
 from clipvip.video import READING_RULES
 
 COMMIT_FILES, COMMIT_S = 64, 30.0
@@ -108,6 +110,11 @@ class _Run:
 
     def _take(self, outcome: EncodedVideo | KnownContent | Skipped) -> None:
         """Have it written with the next commit."""
+        if isinstance(outcome, EncodedVideo):
+            try:
+                rows_of([outcome], self.store.settings.embedding_size)
+            except (pa.ArrowException, ArithmeticError, ValueError, TypeError) as error:
+                outcome = Skipped(outcome.file.absolute, f"its values do not fit into an index ({error})", outcome.file)
         if isinstance(outcome, KnownContent):
             self.copies.append(outcome)
         elif isinstance(outcome, Skipped):

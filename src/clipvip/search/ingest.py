@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from clipvip.encode import Encoder
-from clipvip.errors import ClipVipError
+from clipvip.errors import VideoDecodeError
 from clipvip.files import file_digest
 from clipvip.jobs.ahead import merge_ahead
 from clipvip.jobs.decoding import DecodePool
-from clipvip.jobs.worker import NotStarted
+from clipvip.jobs.worker import MachineLost, NotStarted
 from clipvip.search.scan import EncodedVideo, KnownContent, Skipped, VideoFile
 from clipvip.search.thumbnails import make_thumbnail
 from clipvip.video import Scales, VideoInfo, stream_segments
@@ -133,14 +133,18 @@ class _Reader:
                 end: _Read | KnownContent | Skipped = KnownContent(file, digest)
                 if not self._is_known(digest, file):
                     end = _Read((yield from self._segments(file, digest)))
-            except NotStarted:
+                    if not end.job.segments:
+                        raise VideoDecodeError(
+                            f"{file.absolute}: no frame could be decoded; re-encode it or leave it out"
+                        )
+            except (NotStarted, MachineLost):
                 raise
-            except (ClipVipError, OSError) as error:
-                end = _skipped(file, error)
+            except Exception as error:  # noqa: BLE001 - whatever one file brings about, the others are indexed
+                end = Skipped.because(file, error)
             try:
                 settled = file.again() == file
             except OSError as error:
-                settled, end = True, _skipped(file, error)
+                settled, end = True, Skipped.because(file, error)
             if settled:
                 yield end
                 return
@@ -175,8 +179,3 @@ class _Reader:
                 yield _Read(job, len(job.segments) - 1, processor.frames_to_pixels(part.frames), new_s)
         assert job is not None
         return job
-
-
-def _skipped(file: VideoFile, error: ClipVipError | OSError) -> Skipped:
-    reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
-    return Skipped(file.absolute, reason.removeprefix(f"{file.absolute}: "), file)

@@ -6,6 +6,7 @@ Shapes: n segments of a video, E embedding size.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Collection, Iterable
@@ -15,20 +16,27 @@ from pathlib import Path
 import numpy as np
 
 from clipvip.data.media import VIDEO_EXTENSIONS
-from clipvip.errors import UsageError
+from clipvip.errors import ClipVipError, UsageError
 from clipvip.video import READING_RULES
 
+logger = logging.getLogger(__name__)
 ABSENT = "the folder is missing or empty; its videos stay"
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A file of a library, and what shows whether it has changed since. root is absolute, path relative to it."""
+    """A file of a library, and what shows whether it has changed since. root is absolute, path relative to it.
+
+    mtime_ns: brought into 64 bits, as an index has it: file systems also have files of the years 1 and 2300.
+    """
 
     root: str
     path: str
     size_bytes: int
     mtime_ns: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mtime_ns", min(max(self.mtime_ns, -(2**63)), 2**63 - 1))
 
     @property
     def absolute(self) -> Path:
@@ -66,6 +74,18 @@ class Skipped:
     video: Path
     reason: str
     file: VideoFile | None = None
+
+    @classmethod
+    def because(cls, file: VideoFile, error: Exception) -> Skipped:
+        """A file at which an error was raised. One that clipvip does not raise on purpose is logged in full."""
+        if isinstance(error, OSError):
+            reason = (error.strerror or str(error)).lower()
+        elif isinstance(error, ClipVipError):
+            reason = str(error)
+        else:
+            logger.debug("%s: unexpected error", file.absolute, exc_info=error)
+            reason = f"unexpected {type(error).__name__}: {error}; please report it"
+        return cls(file.absolute, reason.removeprefix(f"{file.absolute}: "), file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +127,26 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
     tops = sorted({os.path.abspath(os.path.expanduser(top)) for top in dirs})  # outer folders first
     found, paths = Found(), dict[Path, None]()
     for top in tops:
-        if os.path.isfile(top):
-            below = [Path(top)]
-        elif os.path.isdir(top):
-            below = _below(top, found.skipped)
-        else:
+        if not os.path.exists(top):
             raise UsageError(f"{top}: no such file or folder")
-        if os.path.isdir(top) and _root_of(top, {*roots, *found.roots}) is None:
-            found.roots.append(Path(top).as_posix())
+        if os.path.isdir(top) and _is_utf8(top):
+            below = _below(top, found.skipped)
+            if _root_of(top, {*roots, *found.roots}) is None:
+                found.roots.append(Path(top).as_posix())
+        else:
+            below = [Path(top)]
         paths |= dict.fromkeys(below)
     known, root_of = {*roots, *found.roots}, dict[Path, str]()
     for path in paths:
         if path.parent not in root_of:
             root_of[path.parent] = _root_of(str(path.parent), known) or path.parent.as_posix()
         root = root_of[path.parent]
-        try:
-            str(path).encode()
-            status = path.stat()
-        except UnicodeEncodeError:
+        if not _is_utf8(str(path)):
             name = Path(os.fsencode(path).decode(errors="replace"))  # as far as it can be printed
             found.skipped.append(Skipped(name, "its name is not valid UTF-8; rename it"))
+            continue
+        try:
+            status = path.stat()
         except OSError as error:
             nothing = VideoFile(root, path.relative_to(root).as_posix(), 0, 0)
             found.skipped.append(Skipped(path, (error.strerror or "unreadable").lower(), nothing))
@@ -137,6 +157,14 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
             else:
                 found.skipped.append(Skipped(path, "not a regular file", file))
     return found
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_there(root: str) -> bool:

@@ -242,9 +242,10 @@ class Store:
     def note(self, failures: Sequence[tuple[VideoFile, str]], solved: Sequence[VideoFile]) -> None:
         """Keep the reasons of files that could not be indexed, and forget those of files that could."""
         rows = [
-            {"root": f.root, "path": f.path, "size_bytes": f.size_bytes, "mtime_ns": f.mtime_ns, "reason": reason}
+            {"root": f.root, "path": f.path, "size_bytes": f.size_bytes, "mtime_ns": f.mtime_ns,
+             "reason": reason.encode(errors="backslashreplace").decode()}
             for f, reason in failures
-        ]
+        ]  # fmt: skip
         stale = {(file.root, file.path) for file in (*solved, *(file for file, _ in failures))}
 
         def write() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class StoredVideos:
         self._reading_rules = min(facts.reading_rules for facts in embeddings.facts)
         self._rows_of: dict[Path, list[tuple[int, dict[str, Any]]]] = {}
         for number, row in enumerate(rows.select(["path", "start_s", "end_s"]).to_pylist()):
-            path = Path(row["path"]).absolute()
+            path = Path(os.path.abspath(row["path"]))  # as `find_videos` writes it
             if path.suffix.lower() in VIDEO_EXTENSIONS:
                 self._rows_of.setdefault(path, []).append((number, row))
         there = [path for path in self._rows_of if path.is_file()]
@@ -40,19 +41,20 @@ class StoredVideos:
         """The segments of these files, without thumbnails. Nothing is decoded, but size and duration are looked up."""
         for file in files:
             try:
-                info, digest = probe(file.absolute), file_digest(file.absolute)
-            except (VideoDecodeError, OSError) as error:
-                yield Skipped(file.absolute, str(error).removeprefix(f"{file.absolute}: "), file)
-                continue
-            if info.duration_s is None:
-                yield Skipped(file.absolute, "nobody knows how long it is; index its folder instead", file)
-                continue
-            row_of: dict[tuple[float, float], int] = {}  # several clips may be the same part
-            for number, row in self._rows_of[file.absolute]:
-                end_s = info.duration_s if row["end_s"] is None else min(row["end_s"], info.duration_s)
-                row_of.setdefault((round(row["start_s"] or 0.0, 3), round(end_s, 3)), number)
-            segments, rows = list(row_of), np.array(list(row_of.values()))
-            yield EncodedVideo(
-                file, digest, info.duration_s, info.width, info.height, segments, self._vectors[rows],
-                [None] * len(segments), given=True, reading_rules=self._reading_rules,
-            )  # fmt: skip
+                yield self._encoded(file)
+            except Exception as error:  # noqa: BLE001 - whatever one file brings about, the others are indexed
+                yield Skipped.because(file, error)
+
+    def _encoded(self, file: VideoFile) -> EncodedVideo:
+        info, digest = probe(file.absolute), file_digest(file.absolute)
+        if info.duration_s is None:
+            raise VideoDecodeError(f"{file.absolute}: its duration is not known; index its folder instead")
+        row_of: dict[tuple[float, float], int] = {}  # several clips may be the same part
+        for number, row in self._rows_of[file.absolute]:
+            end_s = info.duration_s if row["end_s"] is None else min(row["end_s"], info.duration_s)
+            row_of.setdefault((round(row["start_s"] or 0.0, 3), round(end_s, 3)), number)
+        segments, rows = list(row_of), np.array(list(row_of.values()))
+        return EncodedVideo(
+            file, digest, info.duration_s, info.width, info.height, segments, self._vectors[rows],
+            [None] * len(segments), given=True, reading_rules=self._reading_rules,
+        )  # fmt: skip

@@ -211,7 +211,7 @@ def verify(store: Store, *, repair: bool = True) -> Verification:
 
     for video_id, video in sorted(videos.items()):
         if video_id not in broken and is_there(video.root):
-            state = _state(video.absolute)
+            state = _state(video)
             if state is None:
                 gone = is_gone(video.absolute)
                 what = "no such file any more (--prune takes it out)" if gone else "cannot be read now; it stays"
@@ -243,7 +243,7 @@ def _check_thumbnails(
                 continue
             segments = [segment for segment in store.segments_of(video.video_id) if segment.segment_id in wrong]
             what, done = f"{video.absolute}: {len(segments)} segments without a thumbnail, or with several", ""
-            if repair and _state(video.absolute) == (video.size_bytes, video.mtime_ns):
+            if repair and _state(video) == (video.size_bytes, video.mtime_ns):
                 made = []
                 try:
                     for segment in segments:
@@ -258,12 +258,12 @@ def _check_thumbnails(
             yield Problem(what, done)
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(video: VideoRecord) -> tuple[int, int] | None:
+    """Size and time of its file now; None if that cannot be read."""
     try:
-        status = path.stat()
+        return VideoFile(video.root, video.path, 0, 0).again().state
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _below(folder: str, root: str) -> bool:
