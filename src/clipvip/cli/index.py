@@ -65,7 +65,7 @@ def command(
             help="Texts for `search --false-alarm` and `--rescore qbnorm`, one a line, or a manifest with captions.",
         ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped or is damaged.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -143,7 +143,7 @@ def command(
     if upgrade and summary == IndexSummary() and not as_json:
         return typer.echo(f"{index}: every video was read by the current rules; there is nothing to upgrade")
     _tell_summary(summary, index, time.perf_counter() - started, as_json)
-    if strict and summary.skipped:
+    if strict and (summary.skipped or summary.damaged):
         raise typer.Exit(1)
 
 
@@ -174,12 +174,15 @@ def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]
 def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bool) -> None:
     for skipped in summary.skipped:
         typer.echo(_line(f"skipped {skipped.video}: {skipped.reason}"), err=True)
+    for damaged in summary.damaged:
+        typer.echo(_line(f"damaged {damaged.video}: {damaged.reason} (indexed as far as it can be read)"), err=True)
     speed = 3600 * summary.hours / seconds
     if as_json:
         names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed", "missing")
         told = {name: getattr(summary, name) for name in names}
-        skipped_rows = [{"video": str(skipped.video), "reason": skipped.reason} for skipped in summary.skipped]
-        told |= {"seconds": round(seconds, 2), "hours_an_hour": round(speed, 1), "skipped": skipped_rows}
+        told |= {"seconds": round(seconds, 2), "hours_an_hour": round(speed, 1)}
+        for name, files in (("skipped", summary.skipped), ("damaged", summary.damaged)):
+            told[name] = [{"video": str(file.video), "reason": file.reason} for file in files]
         typer.echo(json.dumps(told))
         return
     others = {
@@ -187,6 +190,7 @@ def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bo
         "moved": summary.moved,
         "copied": summary.copied,
         "removed": summary.removed,
+        "damaged": len(summary.damaged),
     }
     more = "".join(f", {count} {name}" for name, count in others.items() if count)
     missing = f", {summary.missing} missing (--prune takes them out)" if summary.missing else ""
@@ -222,7 +226,8 @@ def _tell_status(status: Status, as_json: bool) -> None:
             f"folder {root.root}: {root.videos} videos, {root.segments} segments, {root.hours:.2f} hours{missing}"
         )
     for failure in status.failures:
-        typer.echo(_line(f"failed {Path(failure.root, failure.path)}: {failure.reason}"))
+        what = "damaged" if failure.indexed else "failed"
+        typer.echo(_line(f"{what} {Path(failure.root, failure.path)}: {failure.reason}"))
 
 
 def _tell_verification(found: Verification, index: str, as_json: bool) -> None:

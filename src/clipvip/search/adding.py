@@ -29,7 +29,7 @@ class IndexSummary:
     """What one run did. videos: encoded anew, with their segments and hours. unchanged: also those of which only the
     time was. moved: renamed, so that their vectors were kept. copied: others with the content of an indexed file.
     removed: videos that are in the index no more. missing: those whose files are gone from roots that were looked
-    through; `prune` takes them out.
+    through; `prune` takes them out. damaged: videos that could be read, and are indexed, only in part.
     """
 
     videos: int = 0
@@ -41,6 +41,7 @@ class IndexSummary:
     removed: int = 0
     missing: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    damaged: list[Skipped] = field(default_factory=list)
 
 
 def add_files(
@@ -67,6 +68,7 @@ class _Run:
         self.videos: list[EncodedVideo] = []
         self.copies: list[KnownContent] = []
         self.failed: list[Skipped] = list(found.skipped)
+        self.damage = self._known_damage()  # by content hash
         self.outdated: list[str] = []
         self.moved: set[str] = set()  # video_ids
         self.written: set[str] = set()  # content hashes, in this run
@@ -93,13 +95,26 @@ class _Run:
         self.store.tidy()
         return self.summary
 
+    def _known_damage(self) -> dict[str, str]:
+        """Of indexed videos, those that are among the failures as they are indexed."""
+        return {
+            self.indexed[file.absolute].content_hash: reason
+            for file, reason in self.store.failed_files()
+            if self._is_as_indexed(file)
+        }
+
     def _look_for_missing(self) -> None:
-        """Count the videos that are gone, and forget failures of files that are."""
+        """Count the videos that are gone, and forget failures of files that are, or that can be read again."""
         roots = {root for root in {*self.found.roots, *(file.root for file in self.found.files)} if is_there(root)}
         videos = [video for video in self.indexed.values() if video.video_id not in self.moved]
         self.summary.missing = sum(video.root in roots and is_gone(video.absolute) for video in videos)
-        failures = self.store.failed_files()
-        self.store.note([], [file for file in failures if file.root in roots and is_gone(file.absolute)])
+        unchanged = {file.absolute: file for file in self.found.files if self._is_unchanged(file)}
+        solved = []
+        for file, _ in self.store.failed_files():
+            can_be_read = unchanged.get(file.absolute, file) != file  # and could not when this was noted
+            if can_be_read or (file.root in roots and is_gone(file.absolute)):
+                solved.append(file)
+        self.store.note([], solved)
 
     def _is_unchanged(self, file: VideoFile) -> bool:
         return self._is_as_indexed(file) and not (self.upgrade and _is_older(self.indexed[file.absolute]))
@@ -124,6 +139,9 @@ class _Run:
                 self._replace(outcome.video)
         else:
             self._replace(outcome.file.absolute)
+            self.damage.pop(outcome.content_hash, None)
+            if outcome.damage is not None:
+                self.damage[outcome.content_hash] = outcome.damage
             self.summary.videos += 1
             self.summary.segments += len(outcome.segments)
             self.summary.hours += outcome.duration_s / 3600
@@ -139,9 +157,16 @@ class _Run:
         known = self.written | self.by_hash.keys()
         ready = [copy for copy in self.copies if copy.content_hash in known]
         self.copies = [copy for copy in self.copies if copy.content_hash not in known]
+        written: list[EncodedVideo | KnownContent] = [*self.videos, *ready]
+        damaged = [
+            Skipped(video.file.absolute, self.damage[video.content_hash], video.file)
+            for video in written
+            if video.content_hash in self.damage
+        ]
+        self.summary.damaged += damaged
         self.store.note(
-            [(skipped.file, skipped.reason) for skipped in self.failed if skipped.file is not None],
-            [*(video.file for video in self.videos), *(copy.file for copy in ready)],
+            [(skipped.file, skipped.reason) for skipped in (*self.failed, *damaged) if skipped.file is not None],
+            [video.file for video in written],
         )
         for start in range(0, len(ready) or 1, COMMIT_FILES):
             part = ready[start : start + COMMIT_FILES]

@@ -93,7 +93,7 @@ class EncodedVideo:
     """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG, or None).
 
     given: the segments are what somebody chose, not the windows of the index. reading_rules: the version of the rules
-    by which the frames were read.
+    by which the frames were read. damage: why only a part of the file could be read, and how much; None if all was.
     """
 
     file: VideoFile
@@ -106,6 +106,7 @@ class EncodedVideo:
     thumbnails: list[bytes | None]
     given: bool = False
     reading_rules: int = READING_RULES
+    damage: str | None = None
 
 
 @dataclass(slots=True)

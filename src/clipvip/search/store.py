@@ -240,7 +240,7 @@ class Store:
         return sources
 
     def note(self, failures: Sequence[tuple[VideoFile, str]], solved: Sequence[VideoFile]) -> None:
-        """Keep the reasons of files that could not be indexed, and forget those of files that could."""
+        """Keep the reasons of files that could not be indexed, or only in part; forget those of the files `solved`."""
         rows = [
             {"root": f.root, "path": f.path, "size_bytes": f.size_bytes, "mtime_ns": f.mtime_ns,
              "reason": reason.encode(errors="backslashreplace").decode()}
@@ -292,9 +292,12 @@ class Store:
         """The folders that were added, sorted."""
         return sorted(set(self.read(self.roots)["root"].to_pylist()))
 
-    def failed_files(self) -> list[VideoFile]:
-        """Those that could not be indexed."""
-        return [VideoFile(row["root"], row["path"], 0, 0) for row in self.read(self.failures).to_pylist()]
+    def failed_files(self) -> list[tuple[VideoFile, str]]:
+        """Those that could not be indexed, or only in part, as they were then, and why."""
+        rows = self.read(self.failures).to_pylist()
+        return [
+            (VideoFile(row["root"], row["path"], row["size_bytes"], row["mtime_ns"]), row["reason"]) for row in rows
+        ]
 
     def read(self, query: Any) -> Any:
         """What a query, or a table, holds, as a pyarrow table. Raises: SearchIndexError if that is damaged."""

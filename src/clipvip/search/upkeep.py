@@ -39,11 +39,12 @@ class RootStatus:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file that could not be indexed, and why."""
+    """A file that could not be indexed, and why. indexed: it is, as far as it can be read: it is damaged."""
 
     root: str
     path: str
     reason: str
+    indexed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,11 @@ def status(store: Store) -> Status:
         RootStatus(root, len(within), _segments(within), _hours(within), is_there(root), root in added)
         for root, within in sorted(by_root.items())
     )
-    failures = (Failure(row["root"], row["path"], row["reason"]) for row in store.read(store.failures).to_pylist())
+    states = {(video.absolute, video.size_bytes, video.mtime_ns) for video in videos}
+    failures = (
+        Failure(file.root, file.path, reason, (file.absolute, *file.state) in states)
+        for file, reason in store.failed_files()
+    )
     older = [video for video in videos if video.reading_rules < READING_RULES]
     return Status(
         store.uri, len(videos), _segments(videos), _hours(videos), store.num_bytes(), store.settings, roots,
@@ -113,7 +118,7 @@ def prune(store: Store) -> IndexSummary:
     """
     summary = IndexSummary()
     videos = list(store.videos().values())
-    failures = store.failed_files()
+    failures = [file for file, _ in store.failed_files()]
     roots = {video.root for video in videos} | {file.root for file in failures}
     absent = sorted(root for root in roots if not is_there(root))
     for root in absent:
@@ -157,7 +162,7 @@ def forget(store: Store, root: str) -> IndexSummary:
     within = [video for video in store.videos().values() if _below(video.root, root)]
     if not within and root not in store.root_names():
         raise UsageError(f"{root}: not a folder of {store.uri}; it has {', '.join(store.root_names()) or 'none'}")
-    failures = store.failed_files()
+    failures = [file for file, _ in store.failed_files()]
     store.replace([], outdated=[video.video_id for video in within])
     store.note([], [file for file in failures if _below(file.root, root)])
     store.unregister([name for name in store.root_names() if _below(name, root)])

@@ -234,7 +234,7 @@ def _summary(summary: IndexSummary) -> dict[str, Any]:
     """As `Job` has it."""
     rows = [{"path": str(skipped.video), "reason": skipped.reason} for skipped in summary.skipped]
     counts = {field.name: getattr(summary, field.name) for field in fields(summary)}
-    return {"summary": counts | {"skipped": len(rows)}, "skipped": rows[:SKIPPED]}
+    return {"summary": counts | {"skipped": len(rows), "damaged": len(summary.damaged)}, "skipped": rows[:SKIPPED]}
 
 
 def _interrupt(signum: int, _: object) -> None:

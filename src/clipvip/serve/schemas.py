@@ -166,11 +166,12 @@ class Health(BaseModel):
 
 
 class FailureOut(BaseModel):
-    """A file that could not be indexed."""
+    """A file that could not be indexed; or only in part, because it is damaged (indexed)."""
 
     root: str
     path: str
     reason: str
+    indexed: bool
 
 
 class RootOut(BaseModel):
