@@ -46,9 +46,18 @@ def command(
     segment: Annotated[
         str | None, typer.Option(metavar="windows|shots", help="Windows (default), or cut where the pictures do.")
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave out what is called so below the folders, as in a .gitignore (or a .clipvipignore); repeatable.",
+        ),
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Tell what the index holds, and what failed.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check every row; mend what can be mended.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Take out videos that are no longer on disk.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Take out videos that are no longer on disk, or are excluded.")
+    ] = False,
     forget: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="Take out a folder with all its videos; repeatable.")
     ] = None,
@@ -72,8 +81,9 @@ def command(
 ) -> None:
     """Make the videos in folders searchable; unreadable files are named and skipped.
 
-    The same command again indexes only new and changed files, and goes on after an interruption. Moved files keep their
-    vectors.
+    The same command again indexes only new and changed files, and continues after an interruption. Moved files keep
+    their vectors. Hidden files and system folders of NAS and operating systems (@eaDir, #recycle, lost+found, ...) are
+    left out, and so is what .clipvipignore files name, in the syntax of .gitignore.
 
     Examples:
 
@@ -92,16 +102,16 @@ def command(
     from clipvip.search.background import read_texts
 
     started = time.perf_counter()
-    if embeddings and (dirs or model):
-        raise UsageError("--embeddings goes without folders and without --model")
+    if embeddings and (dirs or model or exclude):
+        raise UsageError("--embeddings goes without folders, without --model and without --exclude")
     alone = status + verify + bool(forget)
     set_ = (device, dtype) != ("auto", "auto")
-    others = (dirs, embeddings, prune, rebuild, model, window, stride, segment, background, strict, set_)
+    others = (dirs, embeddings, prune, rebuild, model, window, stride, segment, exclude, background, strict, set_)
     if alone > 1 or (alone and any(others)):
         raise UsageError("--status, --verify and --forget go alone: each is a command of its own")
     if rebuild and (dirs or embeddings):
         raise UsageError("--rebuild takes the folders that were added before; add others afterwards")
-    if upgrade and (alone or any((dirs, embeddings, prune, rebuild, window, stride, segment, background))):
+    if upgrade and (alone or any((dirs, embeddings, prune, rebuild, window, stride, segment, exclude, background))):
         raise UsageError("--upgrade takes what is in the index; index, rebuild or prune before or afterwards")
     if segment not in (None, "windows", "shots"):
         raise UsageError(f"--segment {segment}: choose windows or shots")
@@ -130,13 +140,13 @@ def command(
         elif upgrade:
             summary = library.upgrade(on_progress=on_progress, on_hours=on_hours)
         elif rebuild:
-            summary = library.rebuild(on_progress=on_progress, on_hours=on_hours)
+            summary = library.rebuild(exclude=exclude or (), on_progress=on_progress, on_hours=on_hours)
         else:
-            summary = library.add(dirs or None, on_progress=on_progress, on_hours=on_hours)
+            summary = library.add(dirs or None, exclude=exclude or (), on_progress=on_progress, on_hours=on_hours)
     if texts is not None:
         library.set_background(texts)
     if prune:
-        pruned = library.prune()
+        pruned = library.prune(exclude or ())
         summary.removed += pruned.removed
         summary.missing = 0
         summary.skipped += [skip for skip in pruned.skipped if skip.video not in {s.video for s in summary.skipped}]
@@ -178,7 +188,7 @@ def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bo
         typer.echo(_line(f"damaged {damaged.video}: {damaged.reason} (indexed as far as it can be read)"), err=True)
     speed = 3600 * summary.hours / seconds
     if as_json:
-        names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed", "missing")
+        names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed", "missing", "excluded")
         told = {name: getattr(summary, name) for name in names}
         told |= {"seconds": round(seconds, 2), "hours_an_hour": round(speed, 1)}
         for name, files in (("skipped", summary.skipped), ("damaged", summary.damaged)):
@@ -194,10 +204,11 @@ def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bo
     }
     more = "".join(f", {count} {name}" for name, count in others.items() if count)
     missing = f", {summary.missing} missing (--prune takes them out)" if summary.missing else ""
+    excluded = f", {summary.excluded} excluded" if summary.excluded else ""
     pace = f" ({speed:.0f} hours of video an hour)" if summary.videos else ""
     typer.echo(
         f"{summary.videos} videos, {summary.segments} segments, {summary.hours:.2f} hours{pace}, "
-        f"{len(summary.skipped)} skipped{more}{missing}; index: {index}"
+        f"{len(summary.skipped)} skipped{more}{missing}{excluded}; index: {index}"
     )
 
 

@@ -9,8 +9,12 @@ from functools import lru_cache
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".3g2", ".wmv", ".flv", ".ts", ".mts",
-    ".m2ts", ".ogv", ".gif",
+    ".m2ts", ".ogv", ".gif", ".vob", ".asf", ".f4v", ".m2v", ".m1v", ".mpe", ".m2t", ".m2p", ".vro", ".tod", ".ogm",
+    ".qt", ".divx", ".mxf", ".ivf", ".mk3d", ".3gpp", ".insv", ".dv",
 )  # fmt: skip
+"""In the order in which one of several files of the same name is chosen."""
+LIBRARY_EXTENSIONS = (*VIDEO_EXTENSIONS, ".mod", ".mp")
+"""Also those that only a folder of somebody's own videos has: in data sets such an ending may belong to the name."""
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MEDIA_EXTENSIONS = frozenset((*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS))
 

@@ -140,7 +140,10 @@ class Worker:
                 raise WorkerDied("is closed")
             self._pipe, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
-            process.start()
+            try:
+                process.start()
+            except (RuntimeError, OSError) as error:  # in a process that is itself being started; or no memory
+                raise NotStarted(f"a worker process cannot be started: {str(error).strip()}") from error
             self._process = process
             theirs.close()  # so that the child's end is the only one, and its death the end of the pipe
         try:

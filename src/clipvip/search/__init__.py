@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from clipvip.errors import SearchIndexError
 
-if not (find_spec("lancedb") and find_spec("pyarrow")):
+if not all(find_spec(name) for name in ("lancedb", "pyarrow", "pathspec")):
     raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`')
 
 from clipvip.search.adding import IndexSummary

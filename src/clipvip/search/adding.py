@@ -29,7 +29,8 @@ class IndexSummary:
     """What one run did. videos: encoded anew, with their segments and hours. unchanged: also those of which only the
     time was. moved: renamed, so that their vectors were kept. copied: others with the content of an indexed file.
     removed: videos that are in the index no more. missing: those whose files are gone from roots that were looked
-    through; `prune` takes them out. damaged: videos that could be read, and are indexed, only in part.
+    through; `prune` takes them out. damaged: videos that could be read, and are indexed, only in part. excluded:
+    video files and folders that ignore rules left out.
     """
 
     videos: int = 0
@@ -40,6 +41,7 @@ class IndexSummary:
     copied: int = 0
     removed: int = 0
     missing: int = 0
+    excluded: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     damaged: list[Skipped] = field(default_factory=list)
 
@@ -59,7 +61,7 @@ def add_files(
 class _Run:
     def __init__(self, store: Store, found: Found, upgrade: bool):
         self.store, self.found, self.upgrade = store, found, upgrade
-        self.summary = IndexSummary(skipped=list(found.skipped))
+        self.summary = IndexSummary(skipped=list(found.skipped), excluded=len(found.left_out))
         self.indexed = {video.absolute: video for video in store.videos().values()}
         self.by_hash: dict[str, list[VideoRecord]] = {}
         for video in self.indexed.values():
@@ -104,15 +106,17 @@ class _Run:
         }
 
     def _look_for_missing(self) -> None:
-        """Count the videos that are gone, and forget failures of files that are, or that can be read again."""
+        """Count the videos that are gone, and forget failures of files that are, are left out, or can be read again."""
         roots = {root for root in {*self.found.roots, *(file.root for file in self.found.files)} if is_there(root)}
         videos = [video for video in self.indexed.values() if video.video_id not in self.moved]
         self.summary.missing = sum(video.root in roots and is_gone(video.absolute) for video in videos)
+        left_out = self.found.left_out | self.found.no_videos
         unchanged = {file.absolute: file for file in self.found.files if self._is_unchanged(file)}
         solved = []
         for file, _ in self.store.failed_files():
             can_be_read = unchanged.get(file.absolute, file) != file  # and could not when this was noted
-            if can_be_read or (file.root in roots and is_gone(file.absolute)):
+            is_left_out = not left_out.isdisjoint((file.absolute, *file.absolute.parents))
+            if can_be_read or is_left_out or (file.root in roots and is_gone(file.absolute)):
                 solved.append(file)
         self.store.note([], solved)
 

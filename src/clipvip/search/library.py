@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipvip.data.media import VIDEO_EXTENSIONS
+from clipvip.data.media import LIBRARY_EXTENSIONS
 from clipvip.errors import ClipVipError, SearchIndexError, UsageError
 from clipvip.search.adding import Encode, IndexSummary, Progress, add_files
 from clipvip.search.approximate import keep_ann
@@ -132,6 +132,7 @@ class Library:
         self,
         dirs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
         *,
+        exclude: Sequence[str] = (),
         on_progress: Progress | None = None,
         on_hours: Callable[[float], None] | None = None,
     ) -> IndexSummary:
@@ -140,6 +141,8 @@ class Library:
         A file counts as unchanged if its path, size and modification time are, or else its content; one that was moved
         or copied keeps its vectors. A changed one replaces its segments. Files that cannot be read are skipped. Work is
         committed every now and then, files as a whole: after an interruption the same call goes on.
+        exclude: gitignore patterns, relative to each folder, for what is left out below it, as are system folders and
+        what `.clipvipignore` files name (see `ignoring`). What is in the index already stays until `prune`.
         on_progress: called with the number of files done and the number of all; after the last one, the first run that
         makes a library large (`approximate.EXACT_ROWS`) indexes it for searches. on_hours: with the hours of video that
         were encoded since the last call.
@@ -147,10 +150,11 @@ class Library:
         """
         again, absent = self._added() if dirs is None else ([], [])
         asked = again if dirs is None else [dirs] if isinstance(dirs, str | os.PathLike) else list(dirs)
-        found = find_videos(asked, self.roots if self.exists else ())
+        found = find_videos(asked, self.roots if self.exists else (), exclude)
         if dirs is not None and not found.files and not found.skipped:
             names = ", ".join(os.fspath(name) for name in asked)
-            raise ClipVipError(f"{names}: no video files there ({' '.join(VIDEO_EXTENSIONS)})")
+            left_out = f"; {len(found.left_out)} files and folders are excluded" if found.left_out else ""
+            raise ClipVipError(f"{names}: no video files there ({' '.join(LIBRARY_EXTENSIONS)}){left_out}")
         found.skipped += [Skipped(Path(root), ABSENT) for root in absent]
         if self._store is None or self._model is not None or self._encoder is not None:
             store = self._made(self.encoder, self.encoder.source)
@@ -192,7 +196,11 @@ class Library:
         return encode
 
     def rebuild(
-        self, *, on_progress: Progress | None = None, on_hours: Callable[[float], None] | None = None
+        self,
+        *,
+        exclude: Sequence[str] = (),
+        on_progress: Progress | None = None,
+        on_hours: Callable[[float], None] | None = None,
     ) -> IndexSummary:
         """Make the index anew with the model and the windows of this object: all files are encoded again.
 
@@ -205,8 +213,8 @@ class Library:
         own = self.settings
         if replace(settings, model=own.model, schema_version=own.schema_version) != own:
             self._store, self._searcher = Store.create(self.uri, settings, anew=True), None
-            return self.add(dirs or None, on_progress=on_progress, on_hours=on_hours)
-        return self.add(on_progress=on_progress, on_hours=on_hours)
+            return self.add(dirs or None, exclude=exclude, on_progress=on_progress, on_hours=on_hours)
+        return self.add(exclude=exclude, on_progress=on_progress, on_hours=on_hours)
 
     def _added(self) -> tuple[list[str], list[str]]:
         """What was added and is there: folders, and files that were added alone. And the folders that are not there."""
@@ -231,9 +239,12 @@ class Library:
         self.store.write(lambda: keep_ann(self.store.segments))
         return summary
 
-    def prune(self) -> IndexSummary:
-        """Take out the videos that are no longer on disk; those of a folder that is itself missing stay (`skipped`)."""
-        return prune(self.store)
+    def prune(self, exclude: Sequence[str] = ()) -> IndexSummary:
+        """Take out the videos that are no longer on disk, or that `add` would leave out now.
+
+        Those of a folder that is itself missing stay (`skipped`). exclude: as `add`.
+        """
+        return prune(self.store, exclude)
 
     def forget(self, root: str | os.PathLike[str]) -> IndexSummary:
         """Take out a folder with all its videos, wherever those are now. Raises: UsageError if it has none."""

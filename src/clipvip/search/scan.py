@@ -9,14 +9,16 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from clipvip.data.media import VIDEO_EXTENSIONS
+from clipvip.data.media import LIBRARY_EXTENSIONS
 from clipvip.errors import ClipVipError, UsageError
+from clipvip.search.ignoring import IgnoreRules
+from clipvip.search.sniffing import AMBIGUOUS_EXTENSIONS, is_something_else
 from clipvip.video import READING_RULES
 
 logger = logging.getLogger(__name__)
@@ -111,32 +113,44 @@ class EncodedVideo:
 
 @dataclass(slots=True)
 class Found:
-    """What a look at some folders gave. roots: these folders, as far as they are not within others."""
+    """What a look at some folders gave.
+
+    roots: these folders, as far as they are not within others. left_out: video files and folders that ignore rules
+    leave out. no_videos: files that have the extension of a video and clearly are something else.
+    """
 
     files: list[VideoFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     roots: list[str] = field(default_factory=list)
+    left_out: set[Path] = field(default_factory=set)
+    no_videos: set[Path] = field(default_factory=set)
 
 
-def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] = ()) -> Found:
-    """The video files, by extension, below each folder, sorted; hidden ones are left out. A file stands for itself.
+def find_videos(
+    dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] = (), exclude: Sequence[str] = ()
+) -> Found:
+    """The video files, by extension, below each folder, sorted. Hidden ones are left out.
 
+    What is named is taken itself. Below it, `IgnoreRules` with the patterns `exclude` leave files and folders out, and
+    so does a look into files whose extension is not for videos alone (see `sniffing`).
     roots: folders that are known already. A file belongs to the innermost of them, so that a folder within a folder
     brings none twice. Links to folders are not followed.
-    Raises: UsageError if one of `dirs` does not exist.
+    Raises: UsageError if one of `dirs` does not exist, or for a malformed pattern.
     """
     tops = sorted({os.path.abspath(os.path.expanduser(top)) for top in dirs})  # outer folders first
     found, paths = Found(), dict[Path, None]()
+    named = {Path(top) for top in tops}
     for top in tops:
         if not os.path.exists(top):
             raise UsageError(f"{top}: no such file or folder")
         if os.path.isdir(top) and _is_utf8(top):
-            below = _below(top, found.skipped)
+            below = _below(top, IgnoreRules(top, exclude), found)
             if _root_of(top, {*roots, *found.roots}) is None:
                 found.roots.append(Path(top).as_posix())
         else:
             below = [Path(top)]
         paths |= dict.fromkeys(below)
+    found.left_out -= {*named, *paths}  # a folder within another may have been named itself
     known, root_of = {*roots, *found.roots}, dict[Path, str]()
     for path in paths:
         if path.parent not in root_of:
@@ -153,10 +167,12 @@ def find_videos(dirs: Iterable[str | os.PathLike[str]], roots: Collection[str] =
             found.skipped.append(Skipped(path, (error.strerror or "unreadable").lower(), nothing))
         else:
             file = VideoFile(root, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
-            if stat.S_ISREG(status.st_mode):
-                found.files.append(file)
-            else:
+            if not stat.S_ISREG(status.st_mode):
                 found.skipped.append(Skipped(path, "not a regular file", file))
+            elif path not in named and _extension(path) in AMBIGUOUS_EXTENSIONS and is_something_else(path):
+                found.no_videos.add(path)
+            else:
+                found.files.append(file)
     return found
 
 
@@ -188,17 +204,38 @@ def is_gone(path: Path) -> bool:
     return False
 
 
-def _below(top: str, skipped: list[Skipped]) -> list[Path]:
-    """Video files below a folder; what cannot be listed is noted."""
+def _below(top: str, rules: IgnoreRules, found: Found) -> list[Path]:
+    """Video files below a folder; what cannot be listed or is left out is noted."""
 
     def cannot_list(error: OSError) -> None:
-        skipped.append(Skipped(Path(error.filename), (error.strerror or "unreadable").lower()))
+        found.skipped.append(Skipped(Path(error.filename), (error.strerror or "unreadable").lower()))
 
     paths: list[Path] = []
-    for folder, folders, names in os.walk(top, onerror=cannot_list):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in paths if path.suffix.lower() in VIDEO_EXTENSIONS)
+    for place, folders, names in os.walk(top, onerror=cannot_list):
+        folder = Path(place)
+        within = "" if place == top else folder.relative_to(top).as_posix() + "/"
+        kept = []
+        for name in folders:
+            if name.startswith("."):
+                continue
+            if rules.ignores(within + name, is_folder=True):
+                found.left_out.add(folder / name)
+            else:
+                kept.append(name)
+        folders[:] = kept
+        for name in names:
+            if name.startswith(".") or _extension(path := folder / name) not in LIBRARY_EXTENSIONS:
+                continue
+            if rules.ignores(within + name, is_folder=False):
+                found.left_out.add(path)
+            else:
+                paths.append(path)
+    found.skipped += [Skipped(path, reason) for path, reason in rules.problems]
+    return sorted(paths)
+
+
+def _extension(path: Path) -> str:
+    return path.suffix.lower()
 
 
 def _root_of(folder: str, roots: Collection[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clipvip.data.media import VIDEO_EXTENSIONS
+from clipvip.data.media import LIBRARY_EXTENSIONS
 from clipvip.embedding_sets import EmbeddingSet
 from clipvip.embedding_sets.layout import MEDIA
 from clipvip.errors import VideoDecodeError
@@ -30,7 +30,7 @@ class StoredVideos:
         self._rows_of: dict[Path, list[tuple[int, dict[str, Any]]]] = {}
         for number, row in enumerate(rows.select(["path", "start_s", "end_s"]).to_pylist()):
             path = Path(os.path.abspath(row["path"]))  # as `find_videos` writes it
-            if path.suffix.lower() in VIDEO_EXTENSIONS:
+            if path.suffix.lower() in LIBRARY_EXTENSIONS:
                 self._rows_of.setdefault(path, []).append((number, row))
         there = [path for path in self._rows_of if path.is_file()]
         self.found = find_videos(there, roots) if there else Found()

@@ -13,6 +13,7 @@ import numpy as np
 from clipvip.errors import UsageError, VideoDecodeError
 from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
+from clipvip.search.ignoring import IgnoreRules
 from clipvip.search.scan import ABSENT, Found, Skipped, VideoFile, is_gone, is_there
 from clipvip.search.store import Store
 from clipvip.search.tables import Settings, VideoRecord, segment_id_of
@@ -110,11 +111,11 @@ def status(store: Store) -> Status:
     )  # fmt: skip
 
 
-def prune(store: Store) -> IndexSummary:
-    """Take out what is no longer on disk.
+def prune(store: Store, exclude: Sequence[str] = ()) -> IndexSummary:
+    """Take out what is no longer on disk, and what the ignore rules of an added folder leave out.
 
     Videos of a folder that is itself missing or empty stay (its drive may not be mounted): `skipped` names the folder.
-    So do files that cannot be read and may be there.
+    So do files that cannot be read and may be there, and those that were added one by one. exclude: as `find_videos`.
     """
     summary = IndexSummary()
     videos = list(store.videos().values())
@@ -125,10 +126,18 @@ def prune(store: Store) -> IndexSummary:
         num = sum(video.root == root for video in videos)
         reason = f"the folder is missing or empty, maybe a drive that is not mounted; its {num} videos stay (--forget)"
         summary.skipped.append(Skipped(Path(root), reason))
-    gone = [video for video in videos if video.root not in absent and is_gone(video.absolute)]
+    rules = {root: IgnoreRules(root, exclude) for root in store.root_names() if root not in absent}
+
+    def goes(file: VideoRecord | VideoFile) -> bool:
+        if file.root in absent:
+            return False
+        return is_gone(file.absolute) or (file.root in rules and rules[file.root].leaves_out(file.path))
+
+    gone = [video for video in videos if goes(video)]
     store.replace([], outdated=[video.video_id for video in gone])
-    store.note([], [file for file in failures if file.root not in absent and is_gone(file.absolute)])
+    store.note([], [file for file in failures if goes(file)])
     summary.removed = len(gone)
+    summary.skipped += [Skipped(*problem) for of_root in rules.values() for problem in of_root.problems]
     if gone:
         store.tidy()
     return summary

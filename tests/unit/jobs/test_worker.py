@@ -9,7 +9,7 @@ import pytest
 
 import helpers_jobs as jobs
 from clipvip.errors import VideoDecodeError
-from clipvip.jobs import Worker, WorkerDied
+from clipvip.jobs import NotStarted, Worker, WorkerDied
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,15 @@ def test_a_process_killed_while_idle_is_replaced() -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # multiprocessing itself must see it end
         assert worker.call(jobs.process_id, timeout_s=60) != pid
+
+
+def test_a_process_that_cannot_be_started_is_no_fault_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches every file blamed where no process can be started: no memory, or a script without a guard."""
+    for error in (RuntimeError("in its bootstrapping phase"), OSError(12, "Cannot allocate memory")):
+
+        def fail(_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", fail)
+        with Worker() as worker, pytest.raises(NotStarted, match="cannot be started"):
+            worker.call(jobs.do, "work", timeout_s=60)
