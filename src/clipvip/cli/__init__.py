@@ -6,15 +6,44 @@ import os
 import signal
 import sys
 import warnings
-from typing import Annotated
+from types import TracebackType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from clipvip import __version__
 from clipvip.cli import analyse, caption, convert, data, demo, encode, evaluate, index, reproduce, search, serve, train
+from clipvip.cli.output import echo
 from clipvip.errors import ClipVipError, ClipVipWarning, Interrupted, UsageError
+from clipvip.terminal import log_to_stderr, one_line, printable
+
+
+class _Group(TyperGroup):
+    """Usage errors repeat words of the command line, which may be names of files."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*args, **options)
+        except Exception as error:
+            _escape_message(error)
+            raise
+
+    def invoke(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().invoke(*args, **options)
+        except Exception as error:
+            _escape_message(error)
+            raise
+
+
+def _escape_message(error: Exception) -> None:
+    if hasattr(error, "format_message") and isinstance(message := getattr(error, "message", None), str):
+        error.message = printable(message)  # type: ignore[attr-defined]
+
 
 app = typer.Typer(
+    cls=_Group,
     help="CLIP-ViP text-to-video retrieval: train it, measure it, search your own videos.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,7 +60,7 @@ _debug = False
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
@@ -42,8 +71,11 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    import logging
+
     global _debug
     _debug = debug
+    log_to_stderr(logging.DEBUG if debug else logging.WARNING)
 
 
 def main() -> None:
@@ -57,7 +89,7 @@ def main() -> None:
     handled = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
     show = warnings.showwarning
     warnings.showwarning = lambda message, category, *rest, **options: (
-        typer.echo(f"clipvip: {message}", err=True)
+        echo(one_line(f"clipvip: {message}"), err=True)
         if issubclass(category, ClipVipWarning)
         else show(message, category, *rest, **options)
     )
@@ -65,18 +97,25 @@ def main() -> None:
     try:
         app(prog_name="clipvip")
     except Interrupted as interruption:
-        typer.echo("clipvip: interrupted; what was written is kept, the same command goes on", err=True)
+        echo("clipvip: interrupted; what was written is kept, the same command goes on", err=True)
         sys.exit(128 + interruption.signum)
     except (ClipVipError, OSError, ModuleNotFoundError) as error:
         if _debug:
             raise
         alike = isinstance(error, UsageError) and os.environ.get("RANK", "0") != "0"  # torchrun's other processes
         if not alike and not getattr(error, "repeated", False):
-            typer.echo(f"clipvip: {_told(error)}", err=True)
+            echo(one_line(f"clipvip: {_told(error)}"), err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     finally:
+        sys.excepthook = _show_traceback  # only now: typer has set its own
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, place: TracebackType | None) -> None:
+    import traceback
+
+    echo("".join(traceback.format_exception(kind, error, place)).rstrip("\n"), err=True)
 
 
 def _told(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipvip.cli.options import Address, Device, Dtype, EngineName, Workers, crew
+from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ def command(
 
     Example: clipvip caption clips.jsonl --model Salesforce/blip-image-captioning-base --out captioned.jsonl
     """
-    import json
     import time
     from dataclasses import asdict
 
@@ -126,9 +126,9 @@ def command(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps(asdict(facts) | {"out": str(out), "seconds": round(time.perf_counter() - started, 2)}))
+        echo_json(asdict(facts) | {"out": str(out), "seconds": round(time.perf_counter() - started, 2)})
         return
     kept = f", {facts.kept:,} had a caption" if facts.kept else ""
-    typer.echo(f"{facts.clips:,} clips, {facts.captioned:,} captioned by {facts.model}{kept} -> {out}")
+    echo(f"{facts.clips:,} clips, {facts.captioned:,} captioned by {facts.model}{kept} -> {out}")
     if facts.failures:
-        typer.echo(f"  {len(facts.failures):,} bad clips left without a caption: {bad_list(out)}")
+        echo(f"  {len(facts.failures):,} bad clips left without a caption: {bad_list(out)}")

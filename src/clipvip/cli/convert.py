@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipvip.cli.output import echo_json, make_console
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -45,10 +47,8 @@ def command(
     Example: clipvip convert pretrain_clipvip_base_32.pt models/vip-b32 --processor openai/clip-vit-base-patch32
     """
     import dataclasses
-    import json
 
     import torch
-    from rich.console import Console
 
     from clipvip.checkpoints import read_checkpoint, to_released
     from clipvip.checkpoints.files import written_aside
@@ -82,9 +82,9 @@ def command(
         **dataclasses.asdict(converted.report),
     }
     if as_json:
-        typer.echo(json.dumps(report))
+        echo_json(report)
     else:
-        Console().print(_table(report))
+        make_console().print(_table(report))
 
 
 def _sizes(config: Any) -> dict[str, Any]:

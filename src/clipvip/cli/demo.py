@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipvip.cli.output import make_console
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -67,7 +69,6 @@ def is_done(out: Path, seed: int, preset: str) -> bool:
 
 def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     """The story, stage by stage; returns (and writes to `out/metrics.json`) the figures of the contract."""
-    from rich.console import Console
 
     from clipvip.cli.demo_report import write_report
     from clipvip.cli.evaluate_table import score_tables
@@ -77,7 +78,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     from clipvip.versions import versions
 
     claim_folder(out, seed, preset)
-    console = Console()
+    console = make_console()
     clock = Stopwatch(out / "demo.json")
 
     def stage(name: str, told: str) -> None:

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from clipvip.cli.options import Address, Device, Dtype, EngineName, Workers, crew
+from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
+from clipvip.terminal import one_line
 
 NAME = "encode"
 
@@ -43,7 +45,6 @@ def command(
 
     Example: clipvip encode msrvtt.jsonl --split test --model models/vip-b32 --out msrvtt-test
     """
-    import json
     import time
     from dataclasses import asdict
 
@@ -69,9 +70,9 @@ def command(
             progress=progress,
         )
     for clip_id, reason in facts.failures.items():
-        typer.echo(f"skipped {clip_id}: {reason}", err=True)
+        echo(one_line(f"skipped {clip_id}: {reason}"), err=True)
     if as_json:
-        typer.echo(json.dumps(asdict(facts) | {"out": str(out), "seconds": round(time.perf_counter() - started, 2)}))
+        echo_json(asdict(facts) | {"out": str(out), "seconds": round(time.perf_counter() - started, 2)})
         return
     bad = f", {len(facts.failures)} clips left out" if facts.failures else ""
-    typer.echo(f"{facts.clips:,} clips, {facts.rows:,} embeddings{bad} -> {out}")
+    echo(f"{facts.clips:,} clips, {facts.rows:,} embeddings{bad} -> {out}")

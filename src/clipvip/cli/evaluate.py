@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from clipvip.cli.options import Device, Dtype
+from clipvip.cli.output import echo, echo_json, make_console
+from clipvip.terminal import one_line
 
 if TYPE_CHECKING:
     from clipvip.embedding_sets import EmbeddingSet
@@ -99,8 +101,6 @@ def command(
     """
     import json
 
-    from rich.console import Console
-
     from clipvip import distributed
     from clipvip.cli.evaluate_table import difference_tables, facts, score_tables
     from clipvip.errors import UsageError
@@ -141,9 +141,9 @@ def command(
     if distributed.rank() > 0:
         return  # the main process speaks for all
     for clip_id, reason in list(found.skipped.items())[:TOLD]:
-        typer.echo(f"skipped {clip_id}: {reason}", err=True)
+        echo(one_line(f"skipped {clip_id}: {reason}"), err=True)
     if len(found.skipped) > TOLD:
-        typer.echo(f"skipped {len(found.skipped) - TOLD} more (--json and --output list all)", err=True)
+        echo(f"skipped {len(found.skipped) - TOLD} more (--json and --output list all)", err=True)
 
     of_queries = rank_retrieval(found, rescore=kinds, ties=ties)
     report: dict[str, Any] = {
@@ -169,15 +169,15 @@ def command(
     if output:
         replace_text(output, json.dumps(report, indent=2))
     if as_json:
-        typer.echo(json.dumps(report))
+        echo_json(report)
         return
-    console = Console()
+    console = make_console()
     console.print(facts(report))
     console.print(score_tables(report))
     if other is not None:
         console.print(difference_tables(report))
     if errors is not None:
-        typer.echo(f"the worst queries: {page}")
+        echo(f"the worst queries: {page}")
 
 
 @dataclass(frozen=True, slots=True)

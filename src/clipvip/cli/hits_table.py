@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clipvip.cli.output import make_console
+from clipvip.terminal import one_line, printable
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.measure import Measurement
@@ -16,14 +19,13 @@ UNLIMITED = 100_000
 
 def print_hits(query: str, hits: Results) -> None:
     """A line an answer. Paths lose their middle where a terminal is too narrow, and nothing anywhere else."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
         console.width = UNLIMITED
-    table = Table(title=Text(_printable(query)))
+    table = Table(title=Text(printable(query)))
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("file")
@@ -31,7 +33,7 @@ def print_hits(query: str, hits: Results) -> None:
     tenths = any(hit.end_s - hit.start_s < 1 - 1e-6 for hit in hits)
     for hit in hits:
         span = f"{clock(hit.start_s, tenths=tenths)}-{clock(hit.end_s, tenths=tenths)}"
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", _Path(_printable(str(hit.video)).replace("\n", "\\n")), span)
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", _Path(one_line(str(hit.video))), span)
     console.print(table)
 
 
@@ -70,8 +72,3 @@ class _Path:
         from rich.text import Text
 
         yield Text(shortened(self.text, options.max_width), no_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """What may stand in UTF-8: names of files may hold other bytes."""
-    return text.encode(errors="backslashreplace").decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipvip.cli.options import Device, Dtype
+from clipvip.cli.output import echo, echo_json
+from clipvip.terminal import one_line
 
 if TYPE_CHECKING:
     from clipvip.search import IndexSummary, Status, Verification
@@ -127,7 +128,7 @@ def command(
         raise typer.Exit(0 if found.sound else 1)
     if forget:
         removed = sum(library.forget(folder).removed for folder in forget)
-        return typer.echo(json.dumps({"removed": removed}) if as_json else f"{removed} videos taken out of {index}")
+        return echo_json({"removed": removed}) if as_json else echo(f"{removed} videos taken out of {index}")
     texts = None if background is None else read_texts(background)  # a mistake shall not wait for the videos
     if not library.exists and dirs and model is None:
         raise UsageError(f"{index}: no search index there; a new one needs --model M")
@@ -151,7 +152,7 @@ def command(
         summary.missing = 0
         summary.skipped += [skip for skip in pruned.skipped if skip.video not in {s.video for s in summary.skipped}]
     if upgrade and summary == IndexSummary() and not as_json:
-        return typer.echo(f"{index}: every video was read by the current rules; there is nothing to upgrade")
+        return echo(f"{index}: every video was read by the current rules; there is nothing to upgrade")
     _tell_summary(summary, index, time.perf_counter() - started, as_json)
     if strict and (summary.skipped or summary.damaged):
         raise typer.Exit(1)
@@ -183,9 +184,9 @@ def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]
 
 def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bool) -> None:
     for skipped in summary.skipped:
-        typer.echo(_line(f"skipped {skipped.video}: {skipped.reason}"), err=True)
+        echo(one_line(f"skipped {skipped.video}: {skipped.reason}"), err=True)
     for damaged in summary.damaged:
-        typer.echo(_line(f"damaged {damaged.video}: {damaged.reason} (indexed as far as it can be read)"), err=True)
+        echo(one_line(f"damaged {damaged.video}: {damaged.reason} (indexed as far as it can be read)"), err=True)
     speed = 3600 * summary.hours / seconds
     if as_json:
         names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed", "missing", "excluded")
@@ -193,7 +194,7 @@ def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bo
         told |= {"seconds": round(seconds, 2), "hours_an_hour": round(speed, 1)}
         for name, files in (("skipped", summary.skipped), ("damaged", summary.damaged)):
             told[name] = [{"video": str(file.video), "reason": file.reason} for file in files]
-        typer.echo(json.dumps(told))
+        echo_json(told)
         return
     others = {
         "unchanged": summary.unchanged,
@@ -206,7 +207,7 @@ def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bo
     missing = f", {summary.missing} missing (--prune takes them out)" if summary.missing else ""
     excluded = f", {summary.excluded} excluded" if summary.excluded else ""
     pace = f" ({speed:.0f} hours of video an hour)" if summary.videos else ""
-    typer.echo(
+    echo(
         f"{summary.videos} videos, {summary.segments} segments, {summary.hours:.2f} hours{pace}, "
         f"{len(summary.skipped)} skipped{more}{missing}{excluded}; index: {index}"
     )
@@ -216,47 +217,38 @@ def _tell_status(status: Status, as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
-        typer.echo(json.dumps(asdict(status)))
+        echo_json(asdict(status))
         return
     settings = status.settings
     cut = f"shots, and {settings.scales}" if settings.shots else str(settings.scales)
-    typer.echo(f"{status.uri}: {status.videos} videos, {status.segments} segments, {status.hours:.2f} hours")
-    typer.echo(f"on disk: {status.num_bytes / 2**20:.1f} MiB")
-    typer.echo(
-        f"model: {settings.model} (fingerprint {settings.fingerprint}), {settings.embedding_size} numbers a vector"
-    )
-    typer.echo(f"cut into: {cut}")
+    echo(f"{status.uri}: {status.videos} videos, {status.segments} segments, {status.hours:.2f} hours")
+    echo(f"on disk: {status.num_bytes / 2**20:.1f} MiB")
+    echo(f"model: {settings.model} (fingerprint {settings.fingerprint}), {settings.embedding_size} numbers a vector")
+    echo(f"cut into: {cut}")
     if status.num_older_videos:
-        typer.echo(
+        echo(
             f"read by older rules: {status.num_older_videos} videos, {status.num_older_segments} segments "
             "(--upgrade encodes them again)"
         )
     for root in status.roots:
         missing = "" if root.there else "  MISSING OR EMPTY (not mounted?)"
-        typer.echo(
-            f"folder {root.root}: {root.videos} videos, {root.segments} segments, {root.hours:.2f} hours{missing}"
-        )
+        echo(f"folder {root.root}: {root.videos} videos, {root.segments} segments, {root.hours:.2f} hours{missing}")
     for failure in status.failures:
         what = "damaged" if failure.indexed else "failed"
-        typer.echo(_line(f"{what} {Path(failure.root, failure.path)}: {failure.reason}"))
+        echo(one_line(f"{what} {Path(failure.root, failure.path)}: {failure.reason}"))
 
 
 def _tell_verification(found: Verification, index: str, as_json: bool) -> None:
     if as_json:
         problems = [{"problem": problem.what, "repaired": problem.repaired or None} for problem in found.problems]
         told = {"videos": found.videos, "segments": found.segments, "sound": found.sound, "problems": problems}
-        typer.echo(json.dumps(told))
+        echo_json(told)
         return
     for problem in found.problems:
-        typer.echo(_line(f"{problem.what}{f': {problem.repaired}' if problem.repaired else ''}"))
+        echo(one_line(f"{problem.what}{f': {problem.repaired}' if problem.repaired else ''}"))
     mended = sum(bool(problem.repaired) for problem in found.problems)
     verdict = f"{len(found.problems)} problems, {mended} mended" if found.problems else "sound"
-    typer.echo(f"{index}: {found.videos} videos, {found.segments} segments checked: {verdict}")
-
-
-def _line(text: str) -> str:
-    """One line, whatever files are called."""
-    return text.replace("\n", "\\n")
+    echo(f"{index}: {found.videos} videos, {found.segments} segments checked: {verdict}")
 
 
 def _numbers(option: str, given: list[str] | None) -> list[float] | None:

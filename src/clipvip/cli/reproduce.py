@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def command(
 
     Example: clipvip reproduce msrvtt-b32 --data MSRVTT --workdir runs/msrvtt-b32
     """
-    import json
 
     from clipvip.errors import UsageError
     from clipvip.reproduce import load_run
@@ -71,7 +71,7 @@ def command(
 
     if list_:
         found = _runs()
-        typer.echo(json.dumps(found) if as_json else "\n".join(_list_lines(found)))
+        echo_json(found) if as_json else echo("\n".join(_list_lines(found)))
         return
     if name is None:
         raise UsageError("reproduce needs the NAME of a run (clipvip reproduce --list shows them)")
@@ -90,15 +90,15 @@ def command(
         if until is not None:
             raise UsageError(f"--until {until}: goes with --data ROOT and --workdir DIR, and without --dry-run")
         planned = plan(settings, has_data=data is not None, has_work=workdir is not None)
-        typer.echo(json.dumps(planned) if as_json else "\n".join(_plan_lines(planned)))
+        echo_json(planned) if as_json else echo("\n".join(_plan_lines(planned)))
         return
     result = _do(settings, until)
     if result is None:
-        typer.echo(f"done until {until}; the same command without --until goes on", err=as_json)
+        echo(f"done until {until}; the same command without --until goes on", err=as_json)
     elif as_json:
-        typer.echo(json.dumps(result))
+        echo_json(result)
     else:
-        typer.echo("\n".join(_result_lines(result, settings.work)))
+        echo("\n".join(_result_lines(result, settings.work)))
 
 
 def _do(settings: Settings, until: str | None) -> dict[str, Any] | None:
@@ -111,7 +111,7 @@ def _do(settings: Settings, until: str | None) -> dict[str, Any] | None:
 
         def told(step: Step, done: bool) -> Progress:
             bar.close()
-            typer.echo(f"{step.name}: {step.about}{' (done before)' if done else ''}", err=True)
+            echo(f"{step.name}: {step.about}{' (done before)' if done else ''}", err=True)
             return bar.enter_context(progress_bar(step.name, "videos")) if step.name == "check" else _quiet
 
         return reproduce(settings, until=until, told=told)

@@ -10,6 +10,8 @@ import typer
 
 from clipvip.cli.hits_table import print_hits
 from clipvip.cli.options import Device, Dtype
+from clipvip.cli.output import echo, echo_json
+from clipvip.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,8 +109,6 @@ def command(
     encodes = queries is None and any((text, more, without, image, clip))
     late = "torch" in sys.modules  # a caller has what takes long
     with EncoderAhead() if encodes and not late else nullcontext() as ahead:  # before anything large is imported here
-        import json
-
         from clipvip.search import Filters, Library, Term
 
         filters = Filters(
@@ -129,7 +129,7 @@ def command(
         if asked:
             library.check(filters)  # before all texts are encoded
             for query, results in _answers(library, asked):
-                typer.echo(json.dumps(_told(str(query), source, results)))
+                echo_json(_told(str(query), source, results))
             return
         results = library.search(query)
         written = _write(library, results, export, thumbnails) if results.found else []
@@ -137,11 +137,11 @@ def command(
             told = _told(str(query), source, results)
             for row, files in zip(told["results"], written, strict=False):
                 row |= files
-            typer.echo(json.dumps(told))
+            echo_json(told)
         elif results.found and len(results):
             print_hits(str(query), results)
         else:
-            typer.echo(_nothing(results, query))
+            echo(_nothing(results, query))
 
 
 def clip_part(given: str) -> VideoPart:
@@ -269,7 +269,7 @@ def _write(library: Library, results: Results, export: Path | None, thumbnails: 
             try:
                 files["clip"] = str(export_hit(hit, export).absolute())
             except VideoDecodeError as error:
-                typer.echo(f"not cut: {error}", err=True)
+                echo(one_line(f"not cut: {error}"), err=True)
         jpeg = library.thumbnail(hit.segment_id) if thumbnails is not None else None
         if thumbnails is not None and jpeg is not None:
             thumbnails.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipvip.cli.options import Device, Dtype
+from clipvip.cli.output import echo
 
 if TYPE_CHECKING:
     from clipvip.serve.config import ServeConfig
@@ -85,7 +86,7 @@ def serve(
 
         def started() -> None:
             shown = entrance if sys.stdout.isatty() else url  # logs are no place for a token
-            typer.echo(f"serving {index} at {shown} (Ctrl-C ends it)")
+            echo(f"serving {index} at {shown} (Ctrl-C ends it)")
             if open_browser:
                 webbrowser.open(entrance)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipvip.cli.output import echo, echo_json
+
 if TYPE_CHECKING:
     from clipvip.training import Recipe
 
@@ -62,8 +64,6 @@ def command(
         show_plan(checked, as_json)
         return
 
-    import json
-
     from clipvip.distributed import rank
     from clipvip.training import train
 
@@ -71,16 +71,15 @@ def command(
     if rank() > 0:
         return  # the main process speaks for all
     if as_json:
-        typer.echo(json.dumps(summary))
+        echo_json(summary)
         return
     best = "" if summary["best_val_R@1"] is None else f", best validation t2v R@1 {summary['best_val_R@1']:.1f}"
     skipped = f", {len(summary['skipped'])} clips skipped (listed in summary.json)" if summary["skipped"] else ""
-    typer.echo(f"{summary['steps']} steps in {summary['seconds']:.0f} s{best}{skipped}; model: {workdir / 'model'}")
+    echo(f"{summary['steps']} steps in {summary['seconds']:.0f} s{best}{skipped}; model: {workdir / 'model'}")
 
 
 def show_plan(recipe: Recipe, as_json: bool) -> None:
     """Print what a run would take."""
-    import json
 
     from clipvip.cli import recipe_plan
     from clipvip.distributed import rank
@@ -88,20 +87,21 @@ def show_plan(recipe: Recipe, as_json: bool) -> None:
 
     found = plan(recipe)
     if rank() == 0:  # the main process speaks for all
-        typer.echo(json.dumps(found) if as_json else recipe_plan.as_text(found))
+        echo_json(found) if as_json else echo(recipe_plan.as_text(found))
 
 
 def show(recipe: str | None, overrides: list[str], as_json: bool) -> None:
     """Print one recipe, or all."""
-    import json
 
     from clipvip.cli import recipe_list
     from clipvip.training.listing import describe, listed
 
     if recipe is not None:
         listing = describe(recipe, overrides)
-        typer.echo(json.dumps(recipe_list.as_json(listing)) if as_json else recipe_list.as_full_text(listing))
+        echo_json(recipe_list.as_json(listing)) if as_json else echo(recipe_list.as_full_text(listing))
         return
     listings = listed()
-    told = json.dumps([recipe_list.as_json(listing) for listing in listings])
-    typer.echo(told if as_json else recipe_list.as_text(listings))
+    if as_json:
+        echo_json([recipe_list.as_json(listing) for listing in listings])
+    else:
+        echo(recipe_list.as_text(listings))

@@ -27,6 +27,7 @@ from clipvip.errors import ClipVipError, Interrupted
 from clipvip.files import replace_text
 from clipvip.jobs.worker import end_with_parent
 from clipvip.serve.problems import Problem
+from clipvip.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from clipvip.search import IndexSummary
@@ -199,6 +200,7 @@ def _read(notes: Path) -> list[Job]:
 def _work(pipe: Connection, task: Task) -> None:
     """The process of a job."""
     end_with_parent()
+    log_to_stderr()
     signal.signal(signal.SIGTERM, _interrupt)
     if hasattr(os, "nice"):
         os.nice(NICENESS)

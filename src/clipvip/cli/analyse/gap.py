@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clipvip.cli.options import Device, Dtype
+from clipvip.cli.output import echo, echo_json, make_console
 from clipvip.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -53,9 +54,6 @@ def command(
     Example: clipvip analyse gap world/pretrain.jsonl:subtitle world/pretrain.jsonl:caption world/retrieval.jsonl
     --model runs/demo/model --out gap
     """
-    import json
-
-    from rich.console import Console
 
     from clipvip.analysis.gap import measure_gap
     from clipvip.analysis.gap_report import write_gap
@@ -81,11 +79,11 @@ def command(
     if out is not None:
         write_gap(out, gap, report, projection or "pca")
     if as_json:
-        typer.echo(json.dumps(report))
+        echo_json(report)
         return
-    Console().print(_table(gap))
+    make_console().print(_table(gap))
     if out is not None:
-        typer.echo(f"figures and tables: {out}")
+        echo(f"figures and tables: {out}")
 
 
 def _table(gap: Gap) -> Table:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clipvip.cli.options import Device
+from clipvip.cli.output import echo, echo_json, make_console
 from clipvip.cli.progress import progress_bar
+from clipvip.terminal import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,9 +51,6 @@ def command(
 
     Example: clipvip analyse probe runs/demo/world/retrieval.jsonl --split test --model runs/demo/model --out probe
     """
-    import json
-
-    from rich.console import Console
 
     from clipvip.analysis.probe import probe_time
     from clipvip.analysis.probe_report import remarks, write_probe
@@ -73,17 +72,17 @@ def command(
             progress=progress,
         )
     for clip_id, reason in probe.plain.skipped.items():
-        typer.echo(f"skipped {clip_id}: {reason}", err=True)
+        echo(one_line(f"skipped {clip_id}: {reason}"), err=True)
     report = {"model": model, "data": str(data), "split": split, "join_captions": join_captions, **probe.to_dict()}
     if out is not None:
         write_probe(out, probe, report)
     if as_json:
-        typer.echo(json.dumps(report))
+        echo_json(report)
         return
-    Console().print(_table(probe))
-    typer.echo("\n".join(remarks(probe)))
+    make_console().print(_table(probe))
+    echo("\n".join(remarks(probe)))
     if out is not None:
-        typer.echo(f"figure and tables: {out}")
+        echo(f"figure and tables: {out}")
 
 
 def _table(probe: Probe) -> Table:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from clipvip.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
     from clipvip.analysis.study.stages import Workplace
@@ -72,7 +73,7 @@ def _run(
     with progress_bar("study", "runs") as progress:
         run_tables(
             tables, workplace, results, num_model_seeds=seeds, workers=workers or usable_cpus(), progress=progress,
-            say=partial(typer.echo, err=True), search_only=search_only,
+            say=partial(echo, err=True), search_only=search_only,
         )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def _report(results: Path, page: Path | None, as_json: bool) -> None:
     from clipvip.analysis.study.report import write_report
 
     report = write_report(results, page)
-    typer.echo(json.dumps(report["claims"]) if as_json else report["markdown"])
+    echo_json(report["claims"]) if as_json else echo(report["markdown"])
 
 
 def _tell_plan(
@@ -92,10 +93,10 @@ def _tell_plan(
     workers = workers or usable_cpus()
     rows: list[dict[str, Any]] = [outlook(table, seeds, workplace, results, workers) for table in tables]
     if as_json:
-        typer.echo(json.dumps(rows))
+        echo_json(rows)
         return
     for row in rows:
-        typer.echo(
+        echo(
             f"{row['table']}: {row['done']} of {row['cells']} cells done; to do: {row['to_do']} cells and "
             f"{row['stages']} shared runs, about {row['hours']:.1f} h on {workers} cores"
         )

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
+from clipvip.terminal import one_line
 
 NAME = "check"
 _SHOWN = 3
@@ -53,7 +55,6 @@ def command(
 
     Example: clipvip data check msrvtt.jsonl --workers 8 --fix msrvtt-clean.jsonl
     """
-    import json
 
     from clipvip.data.check import check_manifest, default_work
 
@@ -73,9 +74,9 @@ def command(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps(report))
+        echo_json(report)
     else:
-        typer.echo("\n".join(_lines(report, work or default_work(manifest))))
+        echo("\n".join(_lines(report, work or default_work(manifest))))
     if strict and report["counts"]["ok"] < report["counts"]["clips"]:
         raise typer.Exit(1)
 
@@ -91,14 +92,9 @@ def _lines(report: dict[str, Any], work: Path) -> Iterator[str]:
     for kind in KINDS:
         yield f"  {kind}: {counts[kind]:,}"
         for entry in report[kind][:_SHOWN]:
-            yield _printable(f"    {entry['clip_id']} ({entry['media']}): {entry['reason']}")
+            yield one_line(f"    {entry['clip_id']} ({entry['media']}): {entry['reason']}")
         if counts[kind] > _SHOWN:
             yield f"    and {counts[kind] - _SHOWN:,} more"
     yield f"all of them: {work / 'report.json'} (delete {work} to check files anew that changed since)"
     if "clean" in report:
         yield f"clean manifest: {report['clean']['manifest']}, {report['clean']['clips']:,} clips"
-
-
-def _printable(text: str) -> str:
-    """File names may hold what is no UTF-8; a terminal takes nothing else."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipvip.cli.options import Address, EngineName, crew
+from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import counting, progress_bar
 
 if TYPE_CHECKING:
@@ -80,14 +81,13 @@ def command(
 
     Example: clipvip data import csv clips.csv --field video=path --field captions=text --out clips.jsonl
     """
-    import json
 
     from clipvip.data.importers import FORMATS, Options, run_import
     from clipvip.errors import UsageError
 
     if list_:
         for importer in FORMATS.values():
-            typer.echo(f"{importer.name:17} {importer.about}")
+            echo(f"{importer.name:17} {importer.about}")
         return
     if format_ is None or not sources or out is None:
         raise UsageError("data import needs FORMAT SOURCE... --out MANIFEST (clipvip data import --list: the formats)")
@@ -141,13 +141,13 @@ def command(
             **job,
         )
     if as_json:
-        typer.echo(json.dumps(report.to_dict()))
+        echo_json(report.to_dict())
         return
-    typer.echo("\n".join(_lines(report)))
+    echo("\n".join(_lines(report)))
     if transcripts is not None:
         from clipvip.data.importers.subtitles import work_folder
 
-        typer.echo(f"  transcripts: aligned in {work_folder(out)} (delete it to read those anew that changed since)")
+        echo(f"  transcripts: aligned in {work_folder(out)} (delete it to read those anew that changed since)")
 
 
 def _fields(declared: list[str]) -> dict[str, list[str]]:

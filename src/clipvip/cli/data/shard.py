@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 
 NAME = "shard"
@@ -54,7 +55,6 @@ def command(
 
     Example: clipvip data shard msrvtt.jsonl --out shards --fps 6 --short-side 224
     """
-    import json
 
     from clipvip.data.shards import write_shards
     from clipvip.errors import UsageError
@@ -88,16 +88,15 @@ def command(
         )
     if as_json:
         summary: dict[str, Any] = {"out": str(out), "shards": len(facts["shards"])}
-        typer.echo(json.dumps(summary | {key: facts[key] for key in ("clips", "bad_clips", "bytes", "texts")}))
+        echo_json(summary | {key: facts[key] for key in ("clips", "bad_clips", "bytes", "texts")})
         return
     text = f"{facts['clips']:,} clips, {facts['bytes'] / 1e6:,.1f} MB -> {out} (tars: {len(facts['shards']):,})"
     if facts["bad_clips"]:
         text += f"\n  {facts['bad_clips']:,} bad clips left out: {out / 'bad_clips.jsonl'}"
-    typer.echo(text)
+    echo(text)
 
 
 def _verify(location: str, as_json: bool) -> None:
-    import json
 
     from clipvip.data.shards import ShardSet
 
@@ -105,6 +104,6 @@ def _verify(location: str, as_json: bool) -> None:
     with progress_bar("verifying", "files") as progress:
         shards.verify(progress)
     if as_json:
-        typer.echo(json.dumps({"shards": location, "clips": len(shards), "damaged": 0}))
+        echo_json({"shards": location, "clips": len(shards), "damaged": 0})
     else:
-        typer.echo(f"{location}: {len(shards):,} clips, every file is as it was written")
+        echo(f"{location}: {len(shards):,} clips, every file is as it was written")

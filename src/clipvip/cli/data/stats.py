@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipvip.cli.output import echo_json, make_console
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,9 +29,6 @@ def command(
 
     Example: clipvip data stats runs/demo/world/retrieval.jsonl
     """
-    import json
-
-    from rich.console import Console
 
     from clipvip.cli.progress import counting
     from clipvip.data.stats import manifest_stats
@@ -37,9 +36,9 @@ def command(
     with counting("reading") as watch:
         stats = manifest_stats(manifest, videos=videos, watch=watch)
     if as_json:
-        typer.echo(json.dumps(stats))
+        echo_json(stats)
     else:
-        Console().print(_table(stats), soft_wrap=False)
+        make_console().print(_table(stats), soft_wrap=False)
 
 
 def _table(stats: dict[str, Any]) -> Table:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipvip.cli.output import echo, echo_json
+
 NAME = "subset"
 
 
@@ -28,7 +30,6 @@ def command(
 
     Example: clipvip data subset hdvila-100m.jsonl --share 0.1 --out hdvila-10m.jsonl
     """
-    import json
 
     from clipvip.cli.progress import counting
     from clipvip.data.subset import write_subset
@@ -42,6 +43,6 @@ def command(
         )
     if as_json:
         report = {"out": str(out), "clips": written, "of": seen, "share": written / seen, "seed": seed, "split": split}
-        typer.echo(json.dumps(report))
+        echo_json(report)
     else:
-        typer.echo(f"{written:,} of {seen:,} clips ({100 * written / seen:.2f} %), seed {seed} -> {out}")
+        echo(f"{written:,} of {seen:,} clips ({100 * written / seen:.2f} %), seed {seed} -> {out}")
