@@ -6,18 +6,24 @@ import errno
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
 
+NAME_BYTES = 255
+"""The longest name of a file on the usual file systems."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to: the file is moved to `path` if the block ends well, and removed if not."""
     temporary = path.with_name(path.name + ".partial")
+    if len(os.fsencode(temporary.name)) > NAME_BYTES:
+        temporary = path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest() + ".partial")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -31,6 +37,18 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file: a reader, or a crash, finds the old text or the new one, never half of it."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def same_name(name: str, names: Iterable[str]) -> str:
+    """`name` as it is written among `names`: exactly so, or else another form of the same Unicode text; or as it is.
+
+    Macs store é as two code points, most keyboards type one.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    composed = unicodedata.normalize("NFC", name)
+    return next((other for other in names if unicodedata.normalize("NFC", other) == composed), name)
 
 
 def user_cache() -> Path:
