@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -27,6 +28,7 @@ class MediaFolder:
 
     def __init__(self) -> None:
         self._names = lru_cache(maxsize=256)(_names)
+        self._stored = lru_cache(maxsize=256)(self._look_up)
 
     def exists(self, path: str) -> bool:
         """Whether there is a file (or a folder of frames) of exactly this name."""
@@ -34,17 +36,35 @@ class MediaFolder:
         return name in self._names(folder)[0]
 
     def find(self, paths: Iterable[str], extensions: tuple[str, ...]) -> str | None:
-        """The first of `paths` that is there, as it is or with another extension (also put behind its own)."""
+        """The first of `paths` that is there, as it is or with another extension (also put behind its own).
+
+        Names are also found in another form of Unicode: lists are written in NFC, and Macs store NFD.
+        """
         for path in paths:
             folder, name = os.path.split(path)
-            names, stems = self._names(folder)
-            if name in names:
-                return path
+            folder = self._stored(folder)
+            names, stems, stored = self._names(folder)
+            if name in names or (name := stored.get(_nfc(name), name)) in names:
+                return os.path.join(folder, name)
             for stem in (without_extension(name), name):
-                found = [other for other in stems.get(stem, ()) if _extension(other) in extensions]
+                found = [other for other in stems.get(_nfc(stem), ()) if _extension(other) in extensions]
                 if found:
                     return os.path.join(folder, min(found, key=lambda other: extensions.index(_extension(other))))
         return None
+
+    def _look_up(self, folder: str) -> str:
+        """A folder by the name under which it is stored."""
+        if folder.isascii() or os.path.isdir(folder):
+            return folder
+        outer, name = os.path.split(folder)
+        if outer == folder:
+            return folder
+        outer = self._stored(outer)
+        return os.path.join(outer, self._names(outer)[2].get(_nfc(name), name))
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def without_extension(name: str) -> str:
@@ -57,7 +77,8 @@ def _extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _names(folder: str) -> tuple[frozenset[str], dict[str, list[str]]]:
+def _names(folder: str) -> tuple[frozenset[str], dict[str, list[str]], dict[str, str]]:
+    """The names in a folder; media by their names in NFC without an extension; other names than ASCII by their NFC."""
     try:
         names = sorted(os.listdir(folder or os.curdir))
     except OSError as error:
@@ -67,5 +88,5 @@ def _names(folder: str) -> tuple[frozenset[str], dict[str, list[str]]]:
     stems: dict[str, list[str]] = {}
     for name in names:
         if _extension(name) in MEDIA_EXTENSIONS:
-            stems.setdefault(without_extension(name), []).append(name)
-    return frozenset(names), stems
+            stems.setdefault(_nfc(without_extension(name)), []).append(name)
+    return frozenset(names), stems, {_nfc(name): name for name in names if not name.isascii()}

@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from datetime import date, datetime
+from functools import lru_cache
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipvip.errors import UsageError
 from clipvip.search.query import Filters
+
+MARKS = "[\u0300-\u036f\u05b0-\u05c7\u0653-\u0655\u093c\u1161-\u1175\u11a8-\u11c2\u3099\u309a]"
+"""What may follow the first part of a character that is stored in parts: accents, voicing marks, Korean letters."""
+LARGE_RANGE = 1000
 
 
 class Condition(NamedTuple):
@@ -73,8 +80,10 @@ def mask(wanted: Sequence[Condition], rows: Any) -> np.ndarray | None:
 
 def _path_conditions(pattern: str) -> list[Condition]:
     """What a pattern begins with is a condition of its own: an index of paths knows it at once."""
+    pattern = unicodedata.normalize("NFC", pattern)
     matches = Condition("path", "matches", glob_regex(pattern))
     literal = re.split(r"[*?\[]", pattern.removeprefix("./"), maxsplit=1)[0]
+    literal = "".join(takewhile(lambda char: len(_forms(char)) == 1, literal))
     folder = literal[: literal.rfind("/") + 1]
     if not folder:
         return [matches]
@@ -85,6 +94,8 @@ def _path_conditions(pattern: str) -> list[Condition]:
 def glob_regex(pattern: str) -> str:
     """A path pattern (see `Filters`) as a regular expression that Rust, RE2 and Python read alike.
 
+    It matches a path if the pattern matches the path's NFC form: é may be stored as one code point (as most systems do)
+    or as two (as Macs do).
     Raises: UsageError for an empty or absolute pattern, a `[` that is never closed, or a range that runs backwards.
     """
     if not pattern:
@@ -93,7 +104,7 @@ def glob_regex(pattern: str) -> str:
         raise UsageError(
             f"path: {pattern!r}: begin below the indexed folder, without a /; to choose that, filter by root"
         )
-    parts = pattern.removeprefix("./").split("/")
+    parts = unicodedata.normalize("NFC", pattern).removeprefix("./").split("/")
     if len(parts) == 1:
         parts = ["**", *parts]
     if parts[-1] == "":  # "holiday/": what is in that folder
@@ -122,7 +133,7 @@ def _name_regex(part: str, pattern: str) -> str:
         if char == "*":
             regex += "[^/]*"
         elif char == "?":
-            regex += "[^/]"
+            regex += f"[^/]{MARKS}*"
         elif char == "[":
             end = part.find("]", at + 2 if part[at : at + 1] == "!" else at + 1)
             if end < 0:
@@ -130,14 +141,44 @@ def _name_regex(part: str, pattern: str) -> str:
             inside, at = part[at:end], end + 1
             negated = inside.startswith("!")
             letters = re.sub(r"([\[\]\\^&~])", r"\\\1", inside.removeprefix("!"))
-            regex += f"[^/{letters}]" if negated else f"[{letters}]"
+            if negated:
+                regex += f"[^/{letters}]{MARKS}*"
+            else:
+                others = [form for letter in _listed(inside) for form in _forms(letter)[1:]]
+                regex += f"(?:{'|'.join([f'[{letters}]', *others])})" if others else f"[{letters}]"
         else:
             regex += _literal(char)
     return regex
 
 
 def _literal(char: str) -> str:
-    return "\\" + char if char in r"\.+*?()|[]{}^$" else char
+    forms = _forms(char)
+    return f"(?:{'|'.join(forms)})" if len(forms) > 1 else "\\" + char if char in r"\.+*?()|[]{}^$" else char
+
+
+def _listed(inside: str) -> list[str]:
+    """The letters that brackets with `inside` stand for, as far as ranges are not large."""
+    letters, at = list[str](), 0
+    while at < len(inside):
+        if inside[at + 1 : at + 2] == "-" and at + 2 < len(inside):
+            first, last = ord(inside[at]), ord(inside[at + 2])
+            letters += map(chr, range(first, last + 1)) if last - first < LARGE_RANGE else []
+            at += 3
+        else:
+            letters.append(inside[at])
+            at += 1
+    return letters
+
+
+@lru_cache(maxsize=4096)
+def _forms(char: str) -> tuple[str, ...]:
+    """The ways in which a character of NFC may be stored, itself first: whole, in parts, or some of its marks apart."""
+    parts = unicodedata.normalize("NFD", char)
+    forms = {char: None, parts: None}
+    for count in range(1, len(parts)):
+        forms[unicodedata.normalize("NFC", parts[:count]) + parts[count:]] = None
+        forms[unicodedata.normalize("NFC", parts[0] + parts[count]) + parts[1:count] + parts[count + 1 :]] = None
+    return tuple(form for form in forms if unicodedata.normalize("NFC", form) == char) or (char,)
 
 
 def _ns(when: date | datetime | None) -> int | None:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipvip.errors import InputError, UsageError
+from clipvip.files import same_name
 from clipvip.search.approximate import EXACT_ROWS, IndexedSegments
 from clipvip.search.background import best_scores, p_value
 from clipvip.search.bank import Bank, RescoredScan, open_bank
@@ -96,6 +97,10 @@ class Searcher:
         wanted = conditions(filters)
         if filters.root is not None:
             roots = self._store.root_names()
+            wanted = [
+                part._replace(value=same_name(str(part.value), roots)) if part.column == "root" else part
+                for part in wanted
+            ]
             if not any(column == "root" and value in roots for column, _, value in wanted):
                 raise UsageError(
                     f"root: {filters.root} is not a folder of this index; it has {', '.join(roots) or 'none'} "

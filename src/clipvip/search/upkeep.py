@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clipvip.errors import UsageError, VideoDecodeError
+from clipvip.files import same_name
 from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
 from clipvip.search.ignoring import IgnoreRules
@@ -168,7 +169,10 @@ def find_older(store: Store) -> tuple[Found, int]:
 
 def forget(store: Store, root: str) -> IndexSummary:
     """Take out a folder with all its videos, wherever those are now. Raises: UsageError if it has none."""
-    within = [video for video in store.videos().values() if _below(video.root, root)]
+    videos = store.videos().values()
+    known = {*store.root_names(), *(video.root for video in videos)}
+    root = same_name(root, {place.as_posix() for name in sorted(known) for place in (Path(name), *Path(name).parents)})
+    within = [video for video in videos if _below(video.root, root)]
     if not within and root not in store.root_names():
         raise UsageError(f"{root}: not a folder of {store.uri}; it has {', '.join(store.root_names()) or 'none'}")
     failures = [file for file, _ in store.failed_files()]

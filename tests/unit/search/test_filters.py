@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import unicodedata
 from datetime import date, datetime
 
 import lancedb
@@ -159,3 +160,32 @@ def test_ranges_that_no_video_is_in_are_refused(wrong):
     """Catches bounds the wrong way round that find nothing without a word, and numbers that SQL cannot read."""
     with pytest.raises(UsageError, match=r"a later end|exchange the two|positive|finite"):
         conditions(Filters(**wrong))
+
+
+def forms_of(path):
+    """A path as systems and keyboards write it: composed, in parts, and as Vietnamese keyboards do."""
+    composed = unicodedata.normalize("NFC", path)
+    mixed = composed.replace("ệ", "ê\u0323").replace("한", "하\u11ab")
+    return {composed, unicodedata.normalize("NFD", path), mixed}
+
+
+UNICODE = ["café/a.mp4", "Việt/x é.mp4", "한국/b.mp4", "が/c.mp4", "cafe/d.mp4", "≠/e.mp4"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["café/**", "café/*.mp4", "caf?/*", "Việt/**", "V*/x ?.mp4", "*é.mp4", "한국/?.mp4", "?국/*", "한*/**", "が/*",
+     "?/*", "x [à-é]*", "x [éè].mp4", "caf[!a-d]/*", "caf[e]/*", "cafe/*", "*/e.mp4", "≠/**"],
+)  # fmt: skip
+def test_patterns_are_compared_in_one_form_of_unicode(tmp_path, pattern):
+    """Catches a name stored in parts, as Macs do, that no pattern from a keyboard finds, here or in a large library."""
+    stored = sorted({form for path in UNICODE for form in forms_of(path)})
+    expected = [path for path in stored if re.search(glob_regex(pattern), unicodedata.normalize("NFC", path))]
+    rows = pa.table({"path": stored})
+    table = lancedb.connect(tmp_path / "db").create_table("rows", rows)
+    for typed in forms_of(pattern):
+        wanted = conditions(Filters(path=typed))
+        assert rows.filter(mask(wanted, rows))["path"].to_pylist() == expected
+        assert sorted(table.search().where(sql(wanted)).limit(100).to_arrow()["path"].to_pylist()) == expected
+    assert any(pattern in ("caf[e]/*", "cafe/*", "*/e.mp4") or path != unicodedata.normalize("NFC", path)
+               for path in expected)  # fmt: skip

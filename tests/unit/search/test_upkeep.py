@@ -246,3 +246,20 @@ def test_an_index_of_an_older_clipvip_is_told(library, tmp_path):
     library.store.database.create_table("segments", rows, mode="overwrite")
     with pytest.raises(SearchIndexError, match=r"an index of schema 1, this clipvip reads 2 to 3"):
         Library(tmp_path / "index").status()
+
+
+def test_folders_are_named_in_any_form_of_unicode(model, tmp_path):
+    """Catches a folder of a Mac, whose é is two code points, that neither a filter nor `forget` finds."""
+    videos = write_videos(tmp_path / "cafe\u0301 videos", 12)
+    library = Library(tmp_path / "index", model, windows_s=2.0)
+    library.add(videos)
+    typed = tmp_path / "caf\u00e9 videos"
+    assert len(library.search("a dog", filters=Filters(root=typed))) == 1
+    assert library.forget(typed).removed == 1
+    library.add(videos)
+    both = write_videos(typed, 15)
+    library.add(both)
+    [hit] = library.search("a dog", filters=Filters(root=typed), merge=False)
+    assert hit.video.parent == typed
+    assert library.forget(typed).removed == 1
+    assert library.roots == [str(videos)]
