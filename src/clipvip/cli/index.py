@@ -166,7 +166,7 @@ def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]
     from clipvip.progress import progress_line
 
     details = "{task.fields[hours]:.2f} h of video, {task.fields[speed]:.0f} h an hour"
-    with progress_line("files", details=details, elapsed=True) as bar:
+    with progress_line("files", details=details) as bar:
         task = bar.add_task("indexing", total=None, hours=0.0, speed=0.0)
         hours, started = 0.0, time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""Signs of life on the terminal, for people only: silent where stderr is no terminal."""
+"""How far verbs are, on stderr (see `clipvip.progress`)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 @contextmanager
 def counting(label: str, unit: str = "clips") -> Iterator[Callable[[Iterable[T]], Iterable[T]]]:
-    """Gives a function that passes things on and counts them on stderr; silent where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    """Gives a function that passes things on and counts them on stderr."""
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    from clipvip.progress import ProgressLine
+
     columns = (SpinnerColumn(), TextColumn(f"{label}: {{task.completed:,.0f}} {unit}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with ProgressLine(*columns, unit=unit, transient=True) as bar:
         task = bar.add_task(label, total=None)
 
         def watch(things: Iterable[T]) -> Iterable[T]:
