@@ -40,7 +40,8 @@ function draw({ status, libraries, jobs }, told = el("div", { id: "jobs" })) {
     facts(status),
     told,
     el("section", { "aria-labelledby": heading.id }, el("h2", heading, "Folders"), folders(libraries), actions(status)),
-    ...failures(status.failures),
+    ...unreadable(status.failures.filter(({ indexed }) => !indexed)),
+    ...damaged(status.failures.filter(({ indexed }) => indexed)),
   );
   const [latest] = jobs;
   if (latest?.state === "running") follow(latest);
@@ -102,19 +103,28 @@ function actions({ allow_new_roots: mayAdd }) {
   return form;
 }
 
-function failures(list) {
+function unreadable(list) {
+  const title = counted(list.length, "file that could not be read", "files that could not be read");
+  return failures(list, "failures-title", title, "They are tried again with every update.", "Unreadable files and why");
+}
+
+function damaged(list) {
+  const title = counted(list.length, "damaged file", "damaged files");
+  return failures(list, "damaged-title", title, "What can be read of them is indexed.", "Damaged files and why");
+}
+
+function failures(list, id, title, hint, caption) {
   if (!list.length) return [];
   const row = ({ path, reason }) =>
     el("tr", {}, el("th", { scope: "row" }, el("bdi", {}, path)), el("td", {}, reason));
   const left = list.length - MANY_FAILURES;
-  const heading = { id: "failures-title" };
-  const title = counted(list.length, "file that could not be read", "files that could not be read");
+  const heading = { id };
   const section = el(
     "section",
     { "aria-labelledby": heading.id, class: "failures" },
     el("h2", heading, title),
-    el("p", { class: "hint" }, "They are tried again with every update."),
-    table("Unreadable files and why", list.slice(0, MANY_FAILURES).map(row)),
+    el("p", { class: "hint" }, hint),
+    table(caption, list.slice(0, MANY_FAILURES).map(row)),
     left > 0 ? el("p", { class: "hint" }, `and ${count(left)} more`) : null,
   );
   return [section];
@@ -186,7 +196,8 @@ function follow(job) {
 
 function resultOf({ state, message, summary }) {
   if (state !== "done") return message;
-  const { videos = 0, unchanged = 0, moved = 0, copied = 0, removed = 0, missing = 0, skipped = 0 } = summary ?? {};
+  const { videos = 0, unchanged = 0, moved = 0, copied = 0, removed = 0, missing = 0 } = summary ?? {};
+  const { skipped = 0, damaged = 0, excluded = 0 } = summary ?? {};
   const parts = [
     videos && `${counted(videos, "video")} indexed`,
     unchanged && `${count(unchanged)} unchanged`,
@@ -195,6 +206,8 @@ function resultOf({ state, message, summary }) {
     removed && `${counted(removed, "missing file")} forgotten`,
     missing && `${counted(missing, "file")} missing`,
     skipped && `${count(skipped)} could not be read`,
+    damaged && `${count(damaged)} damaged`,
+    excluded && `${count(excluded)} excluded`,
   ].filter(Boolean);
   return `Done: ${parts.join(", ") || "nothing to do"}`;
 }
