@@ -242,11 +242,11 @@ class Store:
     def note(self, failures: Sequence[tuple[VideoFile, str]], solved: Sequence[VideoFile]) -> None:
         """Keep the reasons of files that could not be indexed, or only in part; forget those of the files `solved`."""
         rows = [
-            {"root": f.root, "path": f.path, "size_bytes": f.size_bytes, "mtime_ns": f.mtime_ns,
-             "reason": reason.encode(errors="backslashreplace").decode()}
+            {"root": _utf8(f.root), "path": _utf8(f.path), "size_bytes": f.size_bytes, "mtime_ns": f.mtime_ns,
+             "reason": _utf8(reason)}
             for f, reason in failures
         ]  # fmt: skip
-        stale = {(file.root, file.path) for file in (*solved, *(file for file, _ in failures))}
+        stale = {(_utf8(file.root), _utf8(file.path)) for file in (*solved, *(file for file, _ in failures))}
 
         def write() -> None:
             known = self.failures.to_arrow()
@@ -349,6 +349,11 @@ class Store:
 
 def _has_rules(schema: Any) -> bool:
     return set(RULE_COLUMNS) <= set(schema.names)
+
+
+def _utf8(text: str) -> str:
+    """Text as a table can hold it: messages and names may have halves of characters."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:

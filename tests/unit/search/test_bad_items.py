@@ -145,8 +145,10 @@ def test_reasons_that_are_no_unicode(library, tmp_path):
     """Catches a reason with half a character, as messages about names have it, that ends the run."""
     videos = write_videos(tmp_path / "videos", 8)
     library.add(videos)
-    library.store.note([(VideoFile(str(videos), "b.mp4", 1, 10**30), "of \udcff")], [])
-    assert [failure.reason for failure in library.status().failures] == ["of \\udcff"]
+    for _ in range(2):
+        library.store.note([(VideoFile(str(videos), "b\udcff.mp4", 1, 10**30), "of \udcff")], [])
+        [failure] = library.status().failures
+        assert (failure.path, failure.reason) == ("b\\udcff.mp4", "of \\udcff")
 
 
 def test_a_folder_whose_name_is_no_unicode(library, tmp_path):

@@ -21,6 +21,7 @@ from clipvip.errors import SearchIndexError
 from clipvip.search import Library, scan, store, tables
 from clipvip.video import READING_RULES
 from helpers_index import contents
+from helpers_serve import served
 from helpers_stored import STORED_FINGERPRINT, unpack_stored
 from helpers_video import write_video
 
@@ -83,6 +84,16 @@ def test_an_old_index_is_read_without_being_changed(stored, encoder):
     assert files_of(stored / "index").keys() - before.keys() <= {".lock"}
     library.search("a red circle", false_alarm=0.5)
     assert "reading_rules" not in columns_of(library)
+
+
+def test_an_old_index_is_served_without_being_changed(stored):
+    """Catches a server that cannot start on an old index, or upgrades it behind the back of another clipvip."""
+    with served(stored) as client:
+        assert client.get("/api/status").json()["videos"] == 3
+        hit = client.get("/api/search", params={"q": "a red circle"}).json()["results"][0]
+        video = client.get(f"/api/videos/{hit['video_id']}")
+        assert (video.status_code, video.json()["there"]) == (200, False)
+    assert "reading_rules" not in columns_of(Library(stored / "index"))
 
 
 def test_an_old_index_on_a_read_only_disk_answers(stored, encoder, monkeypatch):
