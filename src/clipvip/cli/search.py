@@ -16,7 +16,7 @@ from clipvip.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from clipvip.search import Library, Query, Results, Term
+    from clipvip.search import Hit, Library, Query, Results, Term
     from clipvip.search.query import VideoPart
 
 NAME = "search"
@@ -132,7 +132,7 @@ def command(
                 echo_json(_told(str(query), source, results))
             return
         results = library.search(query)
-        written = _write(library, results, export, thumbnails) if results.found else []
+        written, complete = _write(library, results, export, thumbnails) if results.found else ([], True)
         if as_json:
             told = _told(str(query), source, results)
             for row, files in zip(told["results"], written, strict=False):
@@ -142,6 +142,8 @@ def command(
             print_hits(str(query), results)
         else:
             echo(_nothing(results, query))
+        if not complete:
+            raise typer.Exit(1)
 
 
 def clip_part(given: str) -> VideoPart:
@@ -257,24 +259,33 @@ def _nothing(results: Results, query: Query) -> str:
     return "nothing found: " + ("no segment passes the filters" if filtered else "the index is empty")
 
 
-def _write(library: Library, results: Results, export: Path | None, thumbnails: Path | None) -> list[dict[str, str]]:
-    """Cut the hits, write their pictures; the files of each. What cannot be read is told and passed over."""
-    from clipvip.errors import VideoDecodeError
+def _write(
+    library: Library, results: Results, export: Path | None, thumbnails: Path | None
+) -> tuple[list[dict[str, str]], bool]:
+    """Cut the hits, write their pictures: the files of each, and whether that worked for all."""
+    from clipvip.errors import ClipVipError
     from clipvip.search.export import export_hit, file_name
 
-    written: list[dict[str, str]] = []
+    def write_thumbnail(hit: Hit, folder: Path) -> Path | None:
+        jpeg = library.thumbnail(hit.segment_id)
+        if jpeg is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = folder / f"{file_name(hit)}.jpg"
+        picture.write_bytes(jpeg)
+        return picture
+
+    written, complete = list[dict[str, str]](), True
     for hit in results:
         files: dict[str, str] = {}
-        if export is not None:
+        for name, folder, write in (("clip", export, export_hit), ("thumbnail", thumbnails, write_thumbnail)):
             try:
-                files["clip"] = str(export_hit(hit, export).absolute())
-            except VideoDecodeError as error:
-                echo(one_line(f"not cut: {error}"), err=True)
-        jpeg = library.thumbnail(hit.segment_id) if thumbnails is not None else None
-        if thumbnails is not None and jpeg is not None:
-            thumbnails.mkdir(parents=True, exist_ok=True)
-            picture = thumbnails / f"{file_name(hit)}.jpg"
-            picture.write_bytes(jpeg)
-            files["thumbnail"] = str(picture.absolute())
+                file = None if folder is None else write(hit, folder)
+            except (ClipVipError, OSError) as error:
+                reason = f"{hit.video}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+                echo(one_line(f"no {name} of result {hit.rank}: {reason}"), err=True)
+                complete = False
+            else:
+                files |= {} if file is None else {name: str(file.absolute())}
         written.append(files)
-    return written
+    return written, complete

@@ -16,7 +16,7 @@ VIDEO_EXTENSIONS = (
 """In the order in which one of several files of the same name is chosen."""
 LIBRARY_EXTENSIONS = (*VIDEO_EXTENSIONS, ".mod", ".mp")
 """Also those that only a folder of somebody's own videos has: in data sets such an ending may belong to the name."""
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 MEDIA_EXTENSIONS = frozenset((*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS))
 
 

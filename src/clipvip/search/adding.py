@@ -148,7 +148,7 @@ class _Run:
                 self.damage[outcome.content_hash] = outcome.damage
             self.summary.videos += 1
             self.summary.segments += len(outcome.segments)
-            self.summary.hours += outcome.duration_s / 3600
+            self.summary.hours += outcome.covered_s / 3600
             self.videos.append(outcome)
 
     def _replace(self, path: Path) -> None:

@@ -50,11 +50,11 @@ class _Job:
     def encoded(self) -> EncodedVideo:
         """The complete video."""
         info = self.info
-        assert info.duration_s is not None  # `stream_segments` always tells
+        assert info.duration_s is not None  # `stream_segments` always knows it
         vectors = np.stack([self.vectors[i] for i in range(len(self.segments))])
         return EncodedVideo(
             self.file, self.content_hash, info.duration_s, info.width, info.height, self.segments, vectors,
-            self.thumbnails,
+            self.thumbnails, damage=info.damage,
         )  # fmt: skip
 
 

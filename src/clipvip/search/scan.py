@@ -110,6 +110,15 @@ class EncodedVideo:
     reading_rules: int = READING_RULES
     damage: str | None = None
 
+    @property
+    def covered_s(self) -> float:
+        """How much of the video is in its segments: less than its duration where its clock jumps."""
+        covered_s, until_s = 0.0, 0.0
+        for start_s, end_s in sorted(self.segments):
+            covered_s += max(0.0, end_s - max(start_s, until_s))
+            until_s = max(until_s, end_s)
+        return covered_s
+
 
 @dataclass(slots=True)
 class Found:

@@ -1,8 +1,9 @@
-"""The version of the rules by which frames are read: which frames a time range has, and what they look like.
+"""The version of the rules by which frames are read (docs/video-files.md): which frames there are, how they look.
 
 Vectors of different versions can be compared, but are not exactly those that reading the file again would give.
-Version 1: up to clipvip 0.1. Version 2: timelines always ascend, one rule chooses the video stream, and pixel aspect
-ratio and colour are honoured.
+1: clipvip 0.1. 2: timelines ascend where timestamps do not; one rule chooses the stream; pixels are square; transparent
+parts show white; of a damaged file what decodes is used; windows are only where there are frames. Ordinary files give
+the same frames under both.
 """
 
 READING_RULES = 2
