@@ -67,7 +67,7 @@ class DecodePool:
         except Exception as error:
             if isinstance(error, ClipVipError | OSError) and not isinstance(error, av.FFmpegError):
                 raise
-            logger.warning("%s: decoding failed unexpectedly", os.fspath(path), exc_info=error)
+            logger.debug("%s: decoding failed unexpectedly", os.fspath(path), exc_info=error)
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
             raise VideoDecodeError(
                 f"{os.fspath(path)}: cannot be decoded ({type(error).__name__}: {reason}); re-encode it or leave it out"

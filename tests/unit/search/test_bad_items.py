@@ -92,7 +92,7 @@ def test_an_unexpected_error_at_one_file(library, tmp_path, monkeypatch, caplog,
         def wrapped(method):
             def run(self, function, path, *args, **options):
                 if function is write and Path(path).name == "raises.mp4":
-                    raise RecursionError("of \udcff names")
+                    raise RecursionError("too deep")
                 return method(self, function, path, *args, **options)
 
             return run
