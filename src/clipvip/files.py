@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
+import stat
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
 
+FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0)
 NAME_BYTES = 255
 """The longest name of a file on the usual file systems."""
 
@@ -51,6 +54,58 @@ def same_name(name: str, names: Iterable[str]) -> str:
     return next((other for other in names if unicodedata.normalize("NFC", other) == composed), name)
 
 
+def open_beneath(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a regular file below a folder for reading, links followed as long as they do not lead out of it.
+
+    What was checked is what is open, whatever happens to names and links meanwhile: the links are resolved first, and
+    then every folder is opened within the one before, without following any. The caller closes the file.
+    Raises: FileNotFoundError if there is no such file below `root`; OSError if it cannot be read.
+    """
+    top = os.path.realpath(root, strict=True)
+    try:
+        resolved = os.path.realpath(os.path.join(top, path), strict=True)
+        folders = Path(resolved).relative_to(top).parts
+    except ValueError:
+        raise _not_below(path) from None
+    except OSError as error:
+        raise (_not_below(path) if error.errno == errno.ELOOP else error) from None
+    if not folders:
+        raise _not_below(path)
+    descriptor = _open_within(top, folders)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _not_below(path)
+        raw = io.FileIO(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    raw.name = os.path.join(top, path)  # what errors call it
+    return io.BufferedReader(raw)
+
+
+def _open_within(top: str, parts: Sequence[str]) -> int:
+    """A descriptor of the file `parts` below `top`; no link is followed."""
+    if os.open not in os.supports_dir_fd:  # Windows, where only administrators make links
+        return os.open(os.path.join(top, *parts), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    folder = os.open(top, FOLDER_FLAGS)
+    try:
+        for name in parts[:-1]:
+            inner = os.open(name, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)  # a pipe would block
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):  # it has become something else just now
+            raise _not_below(os.path.join(*parts)) from None
+        raise
+    finally:
+        os.close(folder)
+
+
+def _not_below(path: str | os.PathLike[str]) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "no file below its folder", os.fspath(path))
+
+
 def user_cache() -> Path:
     """Where this user's programs keep what they can make again, a folder in it for clipvip."""
     if sys.platform == "win32":
@@ -62,9 +117,9 @@ def user_cache() -> Path:
     return base / "clipvip"
 
 
-def file_digest(path: Path, method: str = "sha256") -> str:
-    """Of all its bytes, in hexadecimal."""
-    with path.open("rb") as file:
+def file_digest(source: Path | io.BufferedReader, method: str = "sha256") -> str:
+    """Return the hexadecimal digest of all bytes of a file, which is open or is opened for it."""
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         return hashlib.file_digest(file, method).hexdigest()
 
 

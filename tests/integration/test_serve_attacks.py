@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import clipvip
+from clipvip.search import Library
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.pictures import MAX_PIXELS
 from clipvip.serve.uploads import MAX_UPLOADS
@@ -383,3 +386,72 @@ def test_new_roots_only_when_allowed(tmp_path, place):
         job = client.post("/api/jobs", json={"dir": str(tmp_path)})
         assert job.status_code == 201
         assert client.delete(f"/api/jobs/{job.json()['job_id']}").json()["state"] in ("cancelled", "failed")
+
+
+def test_a_link_that_is_swapped_in_serves_nothing_from_outside(tmp_path):
+    """Catches a file that is checked by its name and opened again by it: something else may be there by then."""
+    place = write_library(tmp_path / "library")
+    secret = write_video(tmp_path / "secret.mp4", 12, grain=16)
+    video = place / "videos" / "short.mp4"
+    inside, outside = video.read_bytes(), secret.read_bytes()
+    kept, link = tmp_path / "kept.mp4", tmp_path / "link.mp4"
+    kept.write_bytes(inside)
+    stop = threading.Event()
+
+    def swap():
+        while not stop.is_set():
+            link.symlink_to(secret)
+            os.replace(link, video)
+            link.hardlink_to(kept)
+            os.replace(link, video)
+
+    with served(place) as client:
+        row = first(client, path="short.mp4")
+        folder = row["video_id"]
+        swapper = threading.Thread(target=swap)
+        swapper.start()
+        try:
+            answers = [client.get(f"/api/videos/{folder}/stream?transcode=never") for _ in range(300)]
+            strips = [client.get(f"/api/segments/{row['segment_id']}/strip") for _ in range(30)]
+        finally:
+            stop.set()
+            swapper.join()
+        own = {client.get(f"/api/segments/{row['segment_id']}/strip").content}
+    assert {answer.status_code for answer in answers} <= {200, 404}
+    assert {answer.content for answer in answers if answer.status_code == 200} <= {inside}
+    assert sum(answer.status_code == 200 for answer in answers) > 10
+    assert outside not in {answer.content for answer in answers}
+    assert {strip.content for strip in strips if strip.status_code == 200} <= own
+
+
+def test_a_link_out_of_the_library_has_no_thumbnail(tmp_path):
+    """Catches the picture of a file elsewhere that was indexed by way of a link."""
+    place = write_library(tmp_path / "library")
+    secret = write_video(tmp_path / "secret.mp4", 12, grain=16)
+    (place / "videos" / "linked.mp4").symlink_to(secret)
+    Library(place / "index", clipvip.load(place / "model", device="cpu")).add(place / "videos")
+    with served(place) as client:
+        row = first(client, path="linked.mp4")
+        for path in (f"/api/segments/{row['segment_id']}/thumbnail", f"/api/segments/{row['segment_id']}/strip"):
+            assert client.get(path).status_code == 404
+        other = first(client, path="short.mp4")["segment_id"]
+        assert client.get(f"/api/segments/{other}/thumbnail").status_code == 200
+
+
+def test_a_job_does_not_follow_links_out_of_its_folder(tmp_path):
+    """Catches a job that reads what a link in the library leads to, among it a folder that became a link meanwhile."""
+    place = write_library(tmp_path / "library")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "elsewhere" / name, 12, grain=16)
+    (place / "videos" / "linked.mp4").symlink_to(tmp_path / "elsewhere" / "a.mp4")
+    (place / "videos" / "own.mp4").symlink_to("short.mp4")
+    with served(place) as client:
+        job = client.post("/api/jobs", json={"dir": str(place / "videos")}).json()
+        while (job := client.get(f"/api/jobs/{job['job_id']}").json())["state"] == "running":
+            time.sleep(0.1)
+        assert job["state"] == "done", job
+        assert [(row["path"], row["reason"]) for row in job["skipped"]] == [
+            (str(place / "videos" / "linked.mp4"), "no file below its folder")
+        ]
+        assert job["summary"]["copied"] == 1  # a link within the folder is a file of it

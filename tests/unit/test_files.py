@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from clipvip.files import replacing
+from clipvip.files import open_beneath, replacing
 
 
 @pytest.mark.parametrize("name", ["a.txt", "x" * 247, "x" * 248, "x" * 251 + ".txt", "😀" * 62 + ".mp4", "é" * 127])
@@ -26,3 +26,60 @@ def test_replacing_a_file_with_a_name_of_any_length(tmp_path, name):
         raise ZeroDivisionError
     assert path.read_text() == "new"
     assert len(os.listdir(tmp_path)) == 2
+
+
+def test_a_file_is_opened_beneath_its_folder_only(tmp_path):
+    """Catches links, dots and names that lead out of a folder, and pipes that would block."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "inner").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (root / "inner" / "file").write_text("file")
+    (root / "link").symlink_to("inner/file")
+    (root / "folder").symlink_to("inner")
+    (root / "again").symlink_to(root / "folder" / "file")
+    for path in ("inner/file", "link", "folder/file", "again", "inner/../link", root / "link"):
+        with open_beneath(root, path) as file:
+            assert file.read() == b"file"
+            assert file.name == os.path.join(root, path)
+    (tmp_path / "alias").symlink_to(root)
+    with open_beneath(tmp_path / "alias", "link") as file:
+        assert file.read() == b"file"
+    (root / "out").symlink_to(outside / "secret")
+    (root / "outer").symlink_to(outside)
+    (root / "circle").symlink_to("circle")
+    (root / "nowhere").symlink_to("nothing")
+    os.mkfifo(root / "pipe")
+    for path in (
+        "out",
+        "outer/secret",
+        "../outside/secret",
+        outside / "secret",
+        "circle",
+        "nowhere",
+        "pipe",
+        "inner",
+        ".",
+    ):
+        with pytest.raises(FileNotFoundError):
+            open_beneath(root, path)
+
+
+def test_a_link_that_appears_after_the_check_is_not_followed(tmp_path, monkeypatch):
+    """Catches the moment between looking where a name leads and opening it, for the file and for its folder."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root / "inner", outside):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(folder.name)
+    resolve = os.path.realpath
+
+    def swap_after(path, **options):
+        found = resolve(path, **options)
+        if found.endswith("file"):
+            (root / "inner").rename(root / "kept")
+            (root / "inner").symlink_to(outside)
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", swap_after)
+    with pytest.raises(FileNotFoundError):
+        open_beneath(root, "inner/file")

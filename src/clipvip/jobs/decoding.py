@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import av
 
 from clipvip.errors import ClipVipError, VideoDecodeError
+from clipvip.files import open_beneath
 from clipvip.jobs.worker import Beat, Worker, WorkerDied, usable_cpus
 
 T = TypeVar("T")
@@ -36,22 +37,39 @@ class DecodePool:
             self._idle.put(worker)
 
     def call(
-        self, function: Callable[..., T], path: str | os.PathLike[str], *args: Any, on_beat: Beat | None = None
+        self,
+        function: Callable[..., T],
+        path: str | os.PathLike[str],
+        *args: Any,
+        beneath: str | None = None,
+        on_beat: Beat | None = None,
     ) -> T:
         """`function(path, *args)` in a process that is free, or will be; `on_beat` as in `Worker.call`.
 
+        beneath: a folder; the function then gets the open file, which no link may lead out of it (`open_beneath`).
         Raises: VideoDecodeError if the process crashed, hung or wanted too much memory, or the function failed in a way
         that nobody expected; ClipVipError and OSError as the function raised them.
         """
         with self._worker(path) as worker:
-            return worker.call(function, path, *args, timeout_s=time_limit_s(path), on_beat=on_beat)
+            if beneath is None:
+                return worker.call(function, path, *args, timeout_s=time_limit_s(path), on_beat=on_beat)
+            work = partial(_call_beneath, function, path, beneath)
+            return worker.call(work, *args, timeout_s=time_limit_s(path), on_beat=on_beat)
 
     def stream(
-        self, function: Callable[..., Iterable[T]], path: str | os.PathLike[str], *args: Any, **options: Any
+        self,
+        function: Callable[..., Iterable[T]],
+        path: str | os.PathLike[str],
+        *args: Any,
+        beneath: str | None = None,
+        **options: Any,
     ) -> Generator[T]:
-        """What `function(path, *args, **options)` yields in a process that is free, or will be; raises as `call`."""
+        """What `function(path, *args, **options)` yields in a process that is free, or will be; as `call`."""
+        work: Callable[[], Iterable[T]] = partial(function, path, *args, **options)
+        if beneath is not None:
+            work = partial(_stream_beneath, function, path, beneath, *args, **options)
         with self._worker(path) as worker:
-            yield from worker.stream(partial(function, path, *args, **options), timeout_s=time_limit_s(path))
+            yield from worker.stream(work, timeout_s=time_limit_s(path))
 
     @contextmanager
     def _worker(self, path: str | os.PathLike[str]) -> Iterator[Worker]:
@@ -89,6 +107,18 @@ class DecodePool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _call_beneath(function: Callable[..., T], path: str | os.PathLike[str], folder: str, *args: Any) -> T:
+    with open_beneath(folder, os.path.relpath(path, folder)) as file:
+        return function(file, *args)
+
+
+def _stream_beneath(
+    function: Callable[..., Iterable[T]], path: str | os.PathLike[str], folder: str, *args: Any, **options: Any
+) -> Iterator[T]:
+    with open_beneath(folder, os.path.relpath(path, folder)) as file:
+        yield from function(file, *args, **options)
 
 
 def time_limit_s(path: str | os.PathLike[str], patience_s: float = PATIENCE_S) -> float:

@@ -77,14 +77,16 @@ def encode_files(
     scales: Scales,
     *,
     shots: bool = False,
+    confined: bool = False,
     known: Collection[str] | None = None,
     on_hours: Callable[[float], None] = lambda hours: None,
 ) -> Iterator[Outcome]:
     """Every file, encoded, known by its content or skipped, as soon as that is decided (in no order).
 
     Supervised processes decode ahead of the model. A file is skipped as a whole if one of its segments cannot be read,
-    or if it is written to meanwhile. known: content hashes that need no encoding; and of several files with the same
-    content only one is encoded (None: all). on_hours: is told how many hours more of video are encoded.
+    or if it is written to meanwhile. confined: a file that a link leads out of its folder is skipped. known: content
+    hashes that need no encoding; and of several files with the same content only one is encoded (None: all).
+    on_hours: is told how many hours more of video are encoded.
     """
     waiting: dict[int, list[_Read]] = {}  # by T: single-frame files cannot share a batch with videos
 
@@ -99,7 +101,7 @@ def encode_files(
         yield from (job.encoded() for job in jobs.values() if job.complete)
 
     with DecodePool() as pool:
-        reader = _Reader(pool, encoder, scales, shots, known)
+        reader = _Reader(pool, encoder, scales, shots, confined, known)
         for found in merge_ahead(reader.read, files, ahead=2 * BATCH_SIZE, threads=len(pool), give_up=pool.close):
             if not isinstance(found, _Read):
                 yield found
@@ -120,8 +122,17 @@ def encode_files(
 class _Reader:
     """Reads files, by threads of this process and processes of the pool."""
 
-    def __init__(self, pool: DecodePool, encoder: Encoder, scales: Scales, shots: bool, known: Collection[str] | None):
+    def __init__(
+        self,
+        pool: DecodePool,
+        encoder: Encoder,
+        scales: Scales,
+        shots: bool,
+        confined: bool,
+        known: Collection[str] | None,
+    ):
         self._pool, self._processor, self._scales, self._shots = pool, encoder.processor, scales, shots
+        self._confined = confined
         self._known, self._claimed, self._lock = known, dict[str, str](), Lock()
 
     def read(self, file: VideoFile) -> Iterator[_Read | KnownContent | Skipped]:
@@ -129,7 +140,7 @@ class _Reader:
         for _ in range(2):
             try:
                 file = file.again()
-                digest = self._pool.call(file_digest, file.absolute)
+                digest = self._pool.call(file_digest, file.absolute, beneath=self._folder(file))
                 end: _Read | KnownContent | Skipped = KnownContent(file, digest)
                 if not self._is_known(digest, file):
                     end = _Read((yield from self._segments(file, digest)))
@@ -150,6 +161,9 @@ class _Reader:
                 return
         yield Skipped(file.absolute, "is written to while it is read; index again when it is finished", file)
 
+    def _folder(self, file: VideoFile) -> str | None:
+        return file.root if self._confined else None
+
     def _is_known(self, digest: str, file: VideoFile) -> bool:
         if self._known is None:
             return False
@@ -160,7 +174,7 @@ class _Reader:
         processor = self._processor
         found = self._pool.stream(
             stream_segments, file.absolute, self._scales, shots=self._shots, num_frames=processor.num_frames,
-            size=processor.decoder_size,
+            size=processor.decoder_size, beneath=self._folder(file),
         )  # fmt: skip
         job, seen_s = None, 0.0
         with closing(found):

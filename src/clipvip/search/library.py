@@ -40,6 +40,7 @@ class Library:
     alone, what it returns needs no more than `EncoderAhead` offers.
     windows_s, strides_s: how long the segments are that videos are cut into, and how far apart they begin (half of that
     by default); one pair or several. By default windows are as long as the clips that the model was trained on.
+    confined: `add` skips files that a link leads out of their folder, as where others may put links into it.
     shots: cut videos where their pictures do; only a shot that is longer than a window is cut into windows.
     """
 
@@ -54,6 +55,7 @@ class Library:
         device: str = "auto",
         dtype: str = "auto",
         load: Callable[..., Any] | None = None,
+        confined: bool = False,
     ):
         uri = os.fspath(uri)
         if not uri:
@@ -68,7 +70,7 @@ class Library:
         if windows_s is not None:
             Scales.of(windows_s, strides_s)  # a mistake shall not wait for the model
         self._windows_s, self._strides_s, self._shots = windows_s, strides_s, shots
-        self._device, self._dtype, self._load_model = device, dtype, load
+        self._device, self._dtype, self._load_model, self._confined = device, dtype, load, confined
         self._store = Store.open(self.uri) if Store.exists(self.uri) else None
         self._searcher: Searcher | None = None
 
@@ -189,7 +191,7 @@ class Library:
             from clipvip.search.ingest import encode_files
 
             return encode_files(
-                files, self.encoder, settings.scales, shots=settings.shots, known=known,
+                files, self.encoder, settings.scales, shots=settings.shots, confined=self._confined, known=known,
                 on_hours=on_hours or (lambda hours: None),
             )  # fmt: skip
 

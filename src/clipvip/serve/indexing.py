@@ -218,7 +218,7 @@ def _work(pipe: Connection, task: Task) -> None:
 def _do(pipe: Connection, task: Task) -> dict[str, Any]:
     from clipvip.search import Library
 
-    library = Library(task.uri, task.model, device=task.device, dtype=task.dtype)
+    library = Library(task.uri, task.model, device=task.device, dtype=task.dtype, confined=True)
     if task.dir is None:
         return _summary(library.prune())
     last = 0.0

@@ -7,13 +7,15 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
 
 from clipvip.errors import VideoDecodeError
+from clipvip.files import open_beneath
 from clipvip.jobs.decoding import DecodePool
 from clipvip.jobs.worker import usable_cpus
 from clipvip.search.scan import is_gone
@@ -22,6 +24,7 @@ from clipvip.serve.pictures import film_strip, still
 from clipvip.serve.play_cache import PlayCache
 from clipvip.serve.problems import Problem, busy
 from clipvip.serve.transcoding import browser_type, transcode
+from clipvip.video import Source
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,28 +34,43 @@ SLOW_THREADS = 4
 
 
 class ServedFile(NamedTuple):
-    """A file that may be served: links followed, below its root."""
+    """A file of the library that may be served. It is opened beneath its root only, which checks it again."""
 
-    path: Path
+    root: str
+    relative: str
     status: os.stat_result
 
     @property
-    def state(self) -> tuple[Path, int, int]:
+    def path(self) -> Path:
+        """What it is called; by this name it is not opened."""
+        return Path(self.root, self.relative)
+
+    @property
+    def state(self) -> tuple[object, ...]:
         """Changes when the file does."""
-        return self.path, self.status.st_size, self.status.st_mtime_ns
+        status = self.status
+        return self.root, self.relative, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def open(self) -> BinaryIO:
+        """The file, as `clipvip.files.open_beneath`. Raises: Problem if there is none below its root (any more)."""
+        try:
+            return open_beneath(self.root, self.relative)
+        except OSError:
+            raise Problem(404, "gone", f"{self.path.name}: no file below its folder; index it again") from None
 
 
 def served_file(root: str, path: str) -> ServedFile:
     """An indexed file. Raises: Problem if it is not there any more, or not below its root once links are followed."""
     try:
-        top = Path(root).resolve(strict=True)
-        file = (top / path).resolve(strict=True)
-        status = file.stat()
-    except (OSError, RuntimeError):  # RuntimeError: links in a circle
-        raise Problem(404, "gone", f"{path}: no longer there; index its folder again") from None
-    if not file.is_relative_to(top) or not file.is_file():
-        raise Problem(404, "gone", f"{path}: no file below its folder; index it again")
-    return ServedFile(file, status)
+        with open_beneath(root, path) as file:
+            return ServedFile(root, path, os.fstat(file.fileno()))
+    except OSError:
+        raise Problem(404, "gone", f"{path}: no file below its folder; index it again") from None
+
+
+def leads_out(root: str, path: str) -> bool:
+    """Whether a name below a folder is, or goes through, a link to somewhere else."""
+    return not Path(os.path.realpath(Path(root, path))).is_relative_to(os.path.realpath(root))
 
 
 class Media:
@@ -62,7 +80,7 @@ class Media:
         self._config = config
         self._copies = PlayCache(config.cache / "copies", config.cache_bytes)
         self._strips = _Pictures(STRIP_BYTES)
-        self._types: OrderedDict[tuple[Path, int, int], str | None] = OrderedDict()
+        self._types: OrderedDict[tuple[object, ...], str | None] = OrderedDict()
         num_workers = max(1, usable_cpus() // 2)  # the model and the search want the others
         self._quick, self._slow = DecodePool(num_workers), DecodePool(1)
         self._quick_threads = anyio.CapacityLimiter(num_workers)
@@ -72,7 +90,9 @@ class Media:
         """The media type under which browsers play this file; None: they need a copy."""
         if file.state in self._types:
             return self._types[file.state]
-        found = await self._run(self._quick_threads, file, lambda: self._quick.call(browser_type, file.path))
+        found = await self._run(
+            self._quick_threads, file, lambda: self._quick.call(browser_type, file.path, beneath=file.root)
+        )
         self._types[file.state] = found
         if len(self._types) > NUM_TYPES:
             self._types.popitem(last=False)
@@ -81,9 +101,9 @@ class Media:
     async def copy_of(self, file: ServedFile) -> Path:
         """A copy that browsers play, made now if there is none."""
         with _faults_of(file, writing=True):
-            copy = await run_sync(self._copies.find, file.path)
+            copy = await run_sync(self._copies.find, file.state)
         if copy is None:
-            work = lambda: self._copies.find_or_make(file.path, self._make_copy)  # noqa: E731
+            work = lambda: self._copies.find_or_make(file.state, partial(self._make_copy, file))  # noqa: E731
             copy = await self._run(self._slow_threads, file, work, writing=True)
         return copy
 
@@ -116,21 +136,21 @@ class Media:
             return await run_sync(work, limiter=threads)
 
     async def _picture(
-        self, draw: Callable[[str, tuple[float, float]], bytes], file: ServedFile, time_range: tuple[float, float]
+        self, draw: Callable[[Source, tuple[float, float]], bytes], file: ServedFile, time_range: tuple[float, float]
     ) -> bytes:
         key = draw.__name__, *file.state, *time_range
         known = self._strips.get(key)
         if known is None:
-            work = lambda: self._quick.call(draw, str(file.path), time_range)  # noqa: E731
+            work = lambda: self._quick.call(draw, file.path, time_range, beneath=file.root)  # noqa: E731
             known = await self._run(self._quick_threads, file, work)
             self._strips.put(key, known)
         return known
 
-    def _make_copy(self, source: Path, target: Path) -> None:
+    def _make_copy(self, file: ServedFile, target: Path) -> None:
         def grown(count: int = 1) -> None:
             self._copies.make_room(target)
 
-        self._slow.call(transcode, source, str(target), self._config.cache_bytes, on_beat=grown)
+        self._slow.call(transcode, file.path, str(target), self._config.cache_bytes, beneath=file.root, on_beat=grown)
 
 
 class _Pictures:
@@ -156,7 +176,7 @@ def _faults_of(file: ServedFile, writing: bool = False) -> Iterator[None]:
     try:
         yield
     except (VideoDecodeError, OSError) as error:
-        if is_gone(file.path):
+        if isinstance(error, FileNotFoundError) or is_gone(file.path):
             raise Problem(404, "gone", f"{file.path.name}: no longer there; index its folder again") from None
         if isinstance(error, VideoDecodeError):
             raise Problem(422, "undecodable", str(error).replace(str(file.path), file.path.name)) from None

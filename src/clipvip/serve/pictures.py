@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipvip.errors import VideoDecodeError
-from clipvip.video import probe, read_frames, read_image
+from clipvip.video import Source, probe, read_frames, read_image
 from clipvip.video.container import is_still, read_head
 from clipvip.video.images import formats_of
 
@@ -77,25 +77,25 @@ def pixels_of(path: str | os.PathLike[str], sampling: Sampling) -> tuple[Literal
     return kind, pixels.numpy()
 
 
-def film_strip(path: str | os.PathLike[str], time_range: tuple[float, float]) -> bytes:
+def film_strip(source: Source, time_range: tuple[float, float]) -> bytes:
     """STRIP_FRAMES evenly spaced frames of a part of a video, side by side without gaps, as JPEG.
 
     Raises: VideoDecodeError.
     """
-    frames = _small_frames(path, STRIP_FRAMES, time_range)
+    frames = _small_frames(source, STRIP_FRAMES, time_range)
     chosen = np.minimum(np.arange(STRIP_FRAMES), len(frames) - 1)  # a still has one
     return _jpeg(np.concatenate(list(frames[chosen]), axis=1))
 
 
-def still(path: str | os.PathLike[str], time_range: tuple[float, float]) -> bytes:
+def still(source: Source, time_range: tuple[float, float]) -> bytes:
     """The middle frame of a part of a video, for segments without a thumbnail: JPEG. Raises: VideoDecodeError."""
-    frames = _small_frames(path, 3, time_range)
+    frames = _small_frames(source, 3, time_range)
     return _jpeg(frames[len(frames) // 2])
 
 
-def _small_frames(path: str | os.PathLike[str], num_frames: int, time_range: tuple[float, float]) -> np.ndarray:
-    size = probe(path).fit(SHORT_SIDE, LONG_SIDE)
-    return read_frames(path, num_frames=num_frames, time_range=time_range, size=size)
+def _small_frames(source: Source, num_frames: int, time_range: tuple[float, float]) -> np.ndarray:
+    size = probe(source).fit(SHORT_SIDE, LONG_SIDE)
+    return read_frames(source, num_frames=num_frames, time_range=time_range, size=size)
 
 
 def _is_picture(path: str | os.PathLike[str]) -> bool:

@@ -19,7 +19,7 @@ ABANDONED_S = 3600.0
 
 
 class PlayCache:
-    """Copies by the path and state of their source; the ones not looked at for longest go first.
+    """Copies by the state of their source (its names and numbers); the ones not looked at for longest go first.
 
     One copy is made at a time, and one that several ask for is made once. For any thread.
     """
@@ -29,30 +29,29 @@ class PlayCache:
         self.max_bytes = max_bytes
         self._making = threading.Lock()
 
-    def find(self, source: Path) -> Path | None:
-        """The copy of a file as it is now, if there is one."""
-        copy = self._copy(source)
+    def find(self, state: tuple[object, ...]) -> Path | None:
+        """The copy of a file in this state, if there is one."""
+        copy = self._copy(state)
         try:
             os.utime(copy)  # looked at now
         except OSError:
             return None
         return copy
 
-    def find_or_make(self, source: Path, make: Callable[[Path, Path], None]) -> Path:
-        """The same, made by `make(source, target)` if need be. Raises: what that raises; OSError."""
+    def find_or_make(self, state: tuple[object, ...], make: Callable[[Path], None]) -> Path:
+        """The same, made by `make(target)` if need be. Raises: what that raises; OSError."""
         with self._making:
-            if (found := self.find(source)) is not None:
+            if (found := self.find(state)) is not None:
                 return found
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            copy = self._copy(source)
+            copy = self._copy(state)
             with replacing(copy) as target:
-                make(source, target)
+                make(target)
             self.make_room(copy)
             return copy
 
-    def _copy(self, source: Path) -> Path:
-        status = source.stat()
-        key = f"{RECIPE}\0{source}\0{status.st_size}\0{status.st_mtime_ns}"
+    def _copy(self, state: tuple[object, ...]) -> Path:
+        key = "\0".join(map(str, (RECIPE, *state)))
         return self.folder / f"{sha256(os.fsencode(key)).hexdigest()[:32]}.mp4"
 
     def make_room(self, newest: Path) -> None:

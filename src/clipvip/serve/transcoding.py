@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from clipvip.jobs.worker import Beat, usable_cpus
+from clipvip.video import Source
 from clipvip.video.container import MP4, OpenVideo, open_video, shown_streams
 from clipvip.video.mp4 import write_mp4
 
@@ -20,12 +21,12 @@ LATE_S = 0.08
 """Browsers count from the first picture or sound, we from the first picture: they may be so far apart, two frames."""
 
 
-def browser_type(path: str | os.PathLike[str]) -> str | None:
+def browser_type(source: Source) -> str | None:
     """The media type of a file that browsers play as it was indexed; None: they need a copy.
 
     Raises: VideoDecodeError.
     """
-    with open_video(path, threads=1) as video:
+    with open_video(source, threads=1) as video:
         media_type = _container_type(video)
         if media_type is None or video.stream.codec_context.pix_fmt not in EIGHT_BIT:
             return None
@@ -37,13 +38,13 @@ def browser_type(path: str | os.PathLike[str]) -> str | None:
         return media_type if heard and video.stream.codec_context.codec.canonical_name in pictures else None
 
 
-def transcode(path: str | os.PathLike[str], target: str | os.PathLike[str], max_bytes: int, beat: Beat) -> None:
+def transcode(source: Source, target: str | os.PathLike[str], max_bytes: int, beat: Beat) -> None:
     """Write a copy of the file for browsers to `target`, no larger than LONGEST_SIDE; a `beat` per frame.
 
     Raises: VideoDecodeError if no frame can be decoded or encoded, or the copy would be larger than `max_bytes`.
     """
     write_mp4(
-        path, target, longest_side=LONGEST_SIDE, crf=COPY_CRF, max_bytes=max_bytes, on_frame=lambda: beat(0),
+        source, target, longest_side=LONGEST_SIDE, crf=COPY_CRF, max_bytes=max_bytes, on_frame=lambda: beat(0),
         threads=usable_cpus(),
     )  # fmt: skip
 

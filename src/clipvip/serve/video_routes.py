@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 from starlette.staticfiles import NotModifiedResponse
+from starlette.types import Receive, Scope, Send
 
 from clipvip.search.store import Segment, VideoRecord
-from clipvip.serve.media import ServedFile, served_file
-from clipvip.serve.problems import Problem, not_found
+from clipvip.serve.media import ServedFile, leads_out, served_file
+from clipvip.serve.problems import Problem, busy, not_found
 from clipvip.serve.schemas import SegmentOut, VideoOut, errors, errors_beside
 from clipvip.serve.services import Services
 
@@ -26,6 +29,39 @@ FILM: dict[int | str, dict[str, Any]] = {
     400: {"description": "A range that makes no sense", "content": {"text/plain": {}}},
     416: {"description": "A range beyond the end", "content": {"text/plain": {}}},
 }
+
+
+class OpenFileResponse(FileResponse):
+    """A file that is open already: what was checked is what is sent. It is closed when that is done.
+
+    media_type: None: by its name.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, media_type: str | None):
+        self.file = file
+        by_descriptor = f"/dev/fd/{file.fileno()}"
+        super().__init__(
+            by_descriptor if os.path.exists(by_descriptor) else file.name,
+            media_type=media_type,
+            stat_result=os.fstat(file.fileno()),
+            headers={"Cache-Control": "private, no-cache"},
+            filename=name,
+            content_disposition_type="inline",
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.file.close()
+
+
+def _open_copy(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError:
+        raise busy("the copy for browsers has just made room for others; try again") from None
 
 
 def is_wanted(request: Request, response: Response) -> bool:
@@ -84,16 +120,15 @@ def video_routes(services: Services) -> APIRouter:
         """
         file = await file_of(services.live.current.video(video_id))
         media_type = await services.media.type_of(file) if transcode == "auto" else None
-        path, name, status = file.path, file.path.name, file.status
         if media_type is None and transcode == "auto":
-            path, name, media_type = await services.media.copy_of(file), f"{file.path.stem}.mp4", "video/mp4"
-            status = await run_sync(path.stat)
-        headers = {"Cache-Control": "private, no-cache"}
-        film = FileResponse(
-            path, media_type=media_type, stat_result=status, headers=headers, filename=name,
-            content_disposition_type="inline",
-        )  # fmt: skip
-        return film if is_wanted(request, film) else NotModifiedResponse(film.headers)
+            copy = await services.media.copy_of(file)
+            film = OpenFileResponse(await run_sync(_open_copy, copy), f"{file.path.stem}.mp4", "video/mp4")
+        else:
+            film = OpenFileResponse(await run_sync(file.open), file.path.name, media_type)
+        if is_wanted(request, film):
+            return film
+        film.file.close()
+        return NotModifiedResponse(film.headers)
 
     @routes.get(
         "/segments/{segment_id}/thumbnail", response_class=Response, responses={**errors_beside(404, 503), **JPEG}
@@ -101,7 +136,9 @@ def video_routes(services: Services) -> APIRouter:
     async def thumbnail(segment_id: str) -> Response:
         """The segment's middle frame."""
         snapshot = services.live.current
-        snapshot.of_segment(segment_id)
+        indexed = snapshot.of_segment(segment_id)
+        if await run_sync(leads_out, indexed.root, indexed.path):
+            raise Problem(404, "gone", f"{indexed.path}: leads out of its folder")
         jpeg = await services.in_turn(partial(snapshot.library.thumbnail, segment_id))
         if jpeg is None:  # indexed from embeddings
             segment, video = await segment_of(segment_id)

@@ -6,11 +6,13 @@ trusted, and whoever decodes by it checks what comes out. Everything else is dec
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import av
 import numpy as np
@@ -23,7 +25,10 @@ CACHED_FILES = 128
 MAX_REORDER = 32
 """By so many places the order of packets and that of frames may differ: codecs keep at most 16 frames back."""
 
-_cache: OrderedDict[tuple[str, int, int], PacketIndex | None] = OrderedDict()
+Key: TypeAlias = tuple[int, int, int, int]
+"""A file's device, inode, size and time: if they are as they were, so is the content."""
+
+_cache: OrderedDict[Key, PacketIndex | None] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -54,7 +59,7 @@ class PacketIndex:
 def packet_index(video: OpenVideo, *, max_bytes: float = math.inf) -> PacketIndex | None:
     """The index of an open file, which is left at its start; None if it cannot be trusted: then all is as just opened.
 
-    A file of more than `max_bytes` is not read for it: None unless its index is known. Paths are remembered.
+    A file of more than `max_bytes` is not read for it: None unless its index is known. Indices of files are kept.
     """
     codec = video.stream.codec_context.codec.canonical_name
     if video.container.format.name not in INDEXED or codec not in ONE_PACKET_ONE_FRAME:
@@ -81,12 +86,15 @@ def packet_index(video: OpenVideo, *, max_bytes: float = math.inf) -> PacketInde
     return index
 
 
-def _key(video: OpenVideo) -> tuple[str, int, int] | None:
-    """By what an index is remembered; None for bytes and file objects, which have no name to be trusted."""
-    if not isinstance(video.source, str | os.PathLike):
+def _key(video: OpenVideo) -> Key | None:
+    """By what an index is remembered; None for bytes and objects that only behave like files."""
+    if isinstance(video.source, str | os.PathLike):
+        status = os.stat(video.source)
+    elif isinstance(video.source, io.BufferedReader) and isinstance(video.source.raw, io.FileIO):
+        status = os.fstat(video.source.fileno())
+    else:
         return None
-    status = os.stat(video.source)
-    return os.path.abspath(video.source), status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _scan(video: OpenVideo) -> PacketIndex | None:
