@@ -22,6 +22,10 @@ class VideoDecodeError(ClipVipError):
     """A media file cannot be opened or decoded; the text names the file, the reason and the way out."""
 
 
+class DecoderKilled(VideoDecodeError):
+    """Something killed the process that decoded a file, mostly the kernel when memory is short: try again."""
+
+
 class ManifestError(ClipVipError):
     """A manifest line is malformed; the text names the file, the line and the field."""
 

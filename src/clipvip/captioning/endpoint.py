@@ -26,6 +26,9 @@ LONGEST_SIDE = 768
 CONNECT_S = 10.0
 LONGEST_WAIT_S = 60.0
 """Between two tries, whatever the server asks for."""
+MAX_ANSWER_BYTES = 1 << 20
+"""A caption has a few hundred."""
+ENCODING_HEADERS = ("content-encoding", "content-length", "transfer-encoding")  # they speak of the bytes on the wire
 _AGAIN = (408, 425, 429)  # and all from 500 on: the server's trouble, not the question's
 _FOR_ALL = (401, 403, 404, 405)  # not this image's fault: all others would fare the same
 
@@ -94,6 +97,10 @@ class _Again(NamedTuple):
     wait_s: float | None = None
 
 
+class _TooLong(Exception):
+    """An answer that nobody asked for."""
+
+
 class EndpointCaptioner:
     """Asks for one caption a request, several at once, and keeps connections open."""
 
@@ -148,9 +155,11 @@ class EndpointCaptioner:
         import httpx2
 
         try:
-            response = self._client.post(self._url, json=question)
-        except httpx2.TimeoutException:
+            response = self._post(question)
+        except (httpx2.TimeoutException, TimeoutError):
             return _Again(f"{self._url}: no answer within {self._endpoint.timeout_s:g} s")
+        except _TooLong:
+            return _Again(f"{self._url}: an answer of more than {MAX_ANSWER_BYTES:,} bytes")
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             return _Again(f"{self._url}: {self._safe(str(error)) or type(error).__name__}")
         status = response.status_code
@@ -163,6 +172,25 @@ class EndpointCaptioner:
             way_out = "" if self._key else f" (no key is set: {' or '.join(KEY_VARIABLES)})"
             raise ClipVipError(f"{told}; check the address, --api-model {self._endpoint.model} and the key{way_out}")
         return Undescribed(told)
+
+    def _post(self, question: dict[str, Any]) -> Any:
+        """The answer, read as a whole. Raises: TimeoutError, if it comes too slowly; _TooLong; what httpx raises.
+
+        httpx's own time-out is for one read: an answer that drips would take for ever.
+        """
+        import httpx2
+
+        until_s = time.monotonic() + self._endpoint.timeout_s
+        body = bytearray()
+        with self._client.stream("POST", self._url, json=question) as response:
+            for part in response.iter_bytes():
+                body += part
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise _TooLong
+                if time.monotonic() > until_s:
+                    raise TimeoutError
+        headers = {name: value for name, value in response.headers.items() if name not in ENCODING_HEADERS}
+        return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=response.request)
 
     def _read(self, response: Any) -> Answer | _Again:
         try:

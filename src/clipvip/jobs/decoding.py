@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import av
 
-from clipvip.errors import ClipVipError, VideoDecodeError
+from clipvip.errors import ClipVipError, DecoderKilled, VideoDecodeError
 from clipvip.files import open_beneath
-from clipvip.jobs.worker import Beat, Worker, WorkerDied, usable_cpus
+from clipvip.jobs.worker import Beat, Worker, WorkerDied, call_twice, usable_cpus
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -50,10 +50,12 @@ class DecodePool:
         Raises: VideoDecodeError if the process crashed, hung or wanted too much memory, or the function failed in a way
         that nobody expected; ClipVipError and OSError as the function raised them.
         """
-        with self._worker(path) as worker:
-            if beneath is None:
-                return worker.call(function, path, *args, timeout_s=time_limit_s(path), on_beat=on_beat)
+        work: Callable[..., T] = partial(function, path)
+        if beneath is not None:
             work = partial(_call_beneath, function, path, beneath)
+        with self._worker(path) as worker:
+            if on_beat is None:
+                return call_twice(worker, work, *args, timeout_s=time_limit_s(path))
             return worker.call(work, *args, timeout_s=time_limit_s(path), on_beat=on_beat)
 
     def stream(
@@ -78,10 +80,9 @@ class DecodePool:
         try:
             yield worker
         except WorkerDied as error:
-            name = os.fspath(path)
-            raise VideoDecodeError(
-                f"{name}: the process that decoded it {error}; re-encode it or leave it out"
-            ) from None
+            kind = DecoderKilled if error.killed else VideoDecodeError
+            way_out = "try again" if error.killed else "re-encode it or leave it out"
+            raise kind(f"{os.fspath(path)}: the process that decoded it {error}; {way_out}") from None
         except Exception as error:
             if isinstance(error, ClipVipError | OSError) and not isinstance(error, av.FFmpegError):
                 raise

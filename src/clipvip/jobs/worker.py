@@ -42,7 +42,17 @@ BEAT_S = 0.05
 
 
 class WorkerDied(ClipVipError):
-    """The process crashed, was silent for too long or wanted too much memory; the text says which."""
+    """The process crashed, was silent for too long or wanted too much memory; the text says which.
+
+    killed: by SIGKILL, and not by us: somebody else's doing, mostly the kernel's when memory is short.
+    """
+
+    def __init__(self, text: str, killed: bool = False):
+        super().__init__(text, killed)
+        self.text, self.killed = text, killed
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class NotStarted(ClipVipError):
@@ -163,7 +173,8 @@ class Worker:
             if self._pipe.poll(timeout_s):
                 return self._pipe.recv()
         except (EOFError, OSError):
-            raise WorkerDied(f"crashed ({_death(self._kill())})") from None
+            exit_code = self._kill()
+            raise WorkerDied(f"crashed ({_death(exit_code)})", exit_code == -signal.SIGKILL) from None
         self._kill()
         raise WorkerDied(f"was silent for {timeout_s:.0f} s and was killed")
 
@@ -179,6 +190,16 @@ class Worker:
         process.kill()
         process.join()
         return -signal.SIGKILL if process.exitcode is None else process.exitcode  # None: another thread saw it go
+
+
+def call_twice(worker: Worker, function: Callable[..., T], *args: Any, timeout_s: float) -> T:
+    """`worker.call`, and once more in a fresh process if something else killed the first. Raises: as `call`."""
+    try:
+        return worker.call(function, *args, timeout_s=timeout_s)
+    except WorkerDied as error:
+        if not error.killed or worker.closed:
+            raise
+        return worker.call(function, *args, timeout_s=timeout_s)
 
 
 def _death(exit_code: int) -> str:

@@ -13,12 +13,15 @@ from typing import Any
 from clipvip.errors import ClipVipError, SearchIndexError
 from clipvip.files import locked
 
+REMOTE_LIMITS = {"connect_timeout": "5s", "timeout": "20s", "client_max_retries": "1", "client_retry_timeout": "40"}
+"""Of an object store: for a connection, for one request, and for all tries of one."""
+
 
 def connect(uri: str) -> Any:
-    """LanceDB, whose import takes longer than to tell most mistakes."""
+    """LanceDB, imported late: most mistakes are found without it. A store that does not answer is an error in time."""
     import lancedb
 
-    return lancedb.connect(uri)
+    return lancedb.connect(uri, storage_options=REMOTE_LIMITS) if is_remote(uri) else lancedb.connect(uri)
 
 
 def open_if_there(database: Any, name: str) -> Any:

@@ -20,9 +20,6 @@ from clipvip.serve.search_routes import search_routes
 from clipvip.serve.services import Services
 from clipvip.serve.video_routes import video_routes
 
-BODY_BYTES = 1 << 20
-"""Of a request that is no upload."""
-
 
 def create_app(task: Task, encoder: Encoder, config: ServeConfig) -> FastAPI:
     """An ASGI application that serves an index; `app.state.services.closing` ends its event streams.
@@ -45,13 +42,12 @@ def create_app(task: Task, encoder: Encoder, config: ServeConfig) -> FastAPI:
         docs_url=None,  # both pages would load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=BODY_BYTES,
     )
     app.state.services = services
     handle_problems(app, HEADERS | {"cache-control": "no-store"})
     app.add_middleware(Guard, config=config)
     app.include_router(index_routes(services))
-    app.include_router(search_routes(services, config.upload_bytes))
+    app.include_router(search_routes(services))
     app.include_router(video_routes(services))
     page = resources.files("clipvip") / "serve" / "static"
     app.mount("/", StaticFiles(directory=str(page), html=True, check_dir=False))

@@ -5,6 +5,7 @@ Plain ASGI, so that streams pass through untouched.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections import OrderedDict
@@ -18,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipvip.serve.config import ServeConfig
-from clipvip.serve.problems import answer
+from clipvip.serve.problems import BodyProblem, answer
 
 COOKIE = "clipvip-session"
 POLICY = (
@@ -33,6 +34,14 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 MAX_CLIENTS = 10_000
+UPLOADS = "/api/uploads"
+FORM_BYTES = 64 << 10
+"""What a multipart form may hold beside the file."""
+BODY_BYTES = 1 << 20
+"""Of a request that is no upload."""
+BODY_S = 20.0
+BODY_BYTES_PER_S = 32 << 10
+"""A body may take BODY_S, and a second more for each so many bytes of it that have come."""
 OPEN = ("/api/health",)
 
 
@@ -42,6 +51,7 @@ class Guard:
     def __init__(self, app: ASGIApp, config: ServeConfig, clock: Callable[[], float] = time.monotonic):
         self.app = app
         self.config = config
+        self.clock = clock
         self.rates = Rates(config.requests_per_s, config.burst, clock)
         self.token = _digest(config.token) if config.token else None
         self.cookie = hmac.new(self.token, b"session", sha256).hexdigest() if self.token else ""
@@ -60,8 +70,10 @@ class Guard:
                     headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        refusal = self.refusal(scope)
-        await (self.app if refusal is None else refusal)(scope, receive, send_guarded)
+        limit = self.config.upload_bytes + FORM_BYTES if scope["path"] == UPLOADS else BODY_BYTES
+        refusal = self.refusal(scope) or _too_large(Headers(scope=scope), limit)
+        body = _Body(receive, limit, self.clock)
+        await (self.app if refusal is None else refusal)(scope, body.receive, send_guarded)
 
     def refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that is not let in."""
@@ -111,6 +123,40 @@ class Guard:
     def _is_token(self, given: str) -> bool:
         assert self.token is not None
         return hmac.compare_digest(_digest(given), self.token)
+
+
+class _Body:
+    """The body of a request as it comes: no larger than `limit`, and no slower than BODY_BYTES_PER_S after BODY_S."""
+
+    def __init__(self, receive: Receive, limit: int, clock: Callable[[], float]):
+        self._receive, self._limit, self._clock = receive, limit, clock
+        self._started_s, self._num_bytes, self._whole = clock(), 0, False
+
+    async def receive(self) -> Message:
+        """The next message. Raises: BodyProblem."""
+        if self._whole:  # what comes now is the end of the connection, whenever that is
+            return await self._receive()
+        left_s = self._started_s + BODY_S + self._num_bytes / BODY_BYTES_PER_S - self._clock()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(left_s, 0.001))
+        except TimeoutError:
+            raise BodyProblem(408, "too_slow", "the body of the request comes too slowly; send it again") from None
+        self._num_bytes += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        if self._num_bytes > self._limit:
+            raise BodyProblem(413, "too_large", f"the body of the request is larger than {self._limit:,} bytes")
+        return message
+
+
+def _too_large(headers: Headers, limit: int) -> Response | None:
+    """The answer to a request that announces too large a body."""
+    try:
+        announced = int(headers.get("content-length", "0"))
+    except ValueError:
+        return None  # which the server's own parser refuses
+    if announced <= limit:
+        return None
+    return answer(413, "too_large", f"the body of the request is larger than {limit:,} bytes", {"Connection": "close"})
 
 
 class Rates:

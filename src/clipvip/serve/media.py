@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import anyio
 from anyio.to_thread import run_sync
 
-from clipvip.errors import VideoDecodeError
+from clipvip.errors import DecoderKilled, VideoDecodeError
 from clipvip.files import open_beneath
 from clipvip.jobs.decoding import DecodePool
 from clipvip.jobs.worker import usable_cpus
@@ -31,6 +31,8 @@ T = TypeVar("T")
 STRIP_BYTES = 64 << 20
 NUM_TYPES = 100_000
 SLOW_THREADS = 4
+LONG_S = 600.0
+"""Videos that are longer than this are copied one after another, beside the others."""
 
 
 class ServedFile(NamedTuple):
@@ -82,9 +84,8 @@ class Media:
         self._strips = _Pictures(STRIP_BYTES)
         self._types: OrderedDict[tuple[object, ...], str | None] = OrderedDict()
         num_workers = max(1, usable_cpus() // 2)  # the model and the search want the others
-        self._quick, self._slow = DecodePool(num_workers), DecodePool(1)
-        self._quick_threads = anyio.CapacityLimiter(num_workers)
-        self._slow_threads = anyio.CapacityLimiter(SLOW_THREADS)
+        self._quick, self._quick_threads = DecodePool(num_workers), anyio.CapacityLimiter(num_workers)
+        self._short, self._long = _Lane(), _Lane()
 
     async def type_of(self, file: ServedFile) -> str | None:
         """The media type under which browsers play this file; None: they need a copy."""
@@ -98,13 +99,16 @@ class Media:
             self._types.popitem(last=False)
         return found
 
-    async def copy_of(self, file: ServedFile) -> Path:
-        """A copy that browsers play, made now if there is none."""
+    async def copy_of(self, file: ServedFile, duration_s: float) -> Path:
+        """A copy that browsers play, made now if there is none. Short videos do not wait for long ones."""
         with _faults_of(file, writing=True):
             copy = await run_sync(self._copies.find, file.state)
         if copy is None:
-            work = lambda: self._copies.find_or_make(file.state, partial(self._make_copy, file))  # noqa: E731
-            copy = await self._run(self._slow_threads, file, work, writing=True)
+            lane = self._long if duration_s > LONG_S else self._short
+            make = partial(self._make_copy, lane.pool, file)
+            copy = await self._run(
+                lane.threads, file, lambda: self._copies.find_or_make(file.state, make), writing=True
+            )
         return copy
 
     async def strip(self, file: ServedFile, time_range: tuple[float, float]) -> bytes:
@@ -117,8 +121,8 @@ class Media:
 
     def close(self) -> None:
         """End the processes; calls under way fail."""
-        self._quick.close()
-        self._slow.close()
+        for pool in (self._quick, self._short.pool, self._long.pool):
+            pool.close()
 
     def __enter__(self) -> Media:
         return self
@@ -146,11 +150,18 @@ class Media:
             self._strips.put(key, known)
         return known
 
-    def _make_copy(self, file: ServedFile, target: Path) -> None:
+    def _make_copy(self, pool: DecodePool, file: ServedFile, target: Path) -> None:
         def grown(count: int = 1) -> None:
             self._copies.make_room(target)
 
-        self._slow.call(transcode, file.path, str(target), self._config.cache_bytes, beneath=file.root, on_beat=grown)
+        pool.call(transcode, file.path, str(target), self._config.cache_bytes, beneath=file.root, on_beat=grown)
+
+
+class _Lane:
+    """A process that makes copies, one after another, and the threads of those who wait for one."""
+
+    def __init__(self) -> None:
+        self.pool, self.threads = DecodePool(1), anyio.CapacityLimiter(SLOW_THREADS)
 
 
 class _Pictures:
@@ -178,6 +189,10 @@ def _faults_of(file: ServedFile, writing: bool = False) -> Iterator[None]:
     except (VideoDecodeError, OSError) as error:
         if isinstance(error, FileNotFoundError) or is_gone(file.path):
             raise Problem(404, "gone", f"{file.path.name}: no longer there; index its folder again") from None
+        if isinstance(error, DecoderKilled):
+            raise busy(
+                f"{file.path.name}: the process that decoded it was killed, perhaps for want of memory"
+            ) from None
         if isinstance(error, VideoDecodeError):
             raise Problem(422, "undecodable", str(error).replace(str(file.path), file.path.name)) from None
         reason = (error.strerror or str(error)).lower()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,16 +19,25 @@ RECIPE = 2
 ABANDONED_S = 3600.0
 
 
+@dataclass(slots=True)
+class _Making:
+    """A copy that is being made, or waited for, by some threads."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    num_threads: int = 0
+
+
 class PlayCache:
     """Copies by the state of their source (its names and numbers); the ones not looked at for longest go first.
 
-    One copy is made at a time, and one that several ask for is made once. For any thread.
+    A copy that several ask for is made once. For any thread.
     """
 
     def __init__(self, folder: Path, max_bytes: int):
         self.folder = folder
         self.max_bytes = max_bytes
-        self._making = threading.Lock()
+        self._making: dict[Path, _Making] = {}
+        self._guard = threading.Lock()
 
     def find(self, state: tuple[object, ...]) -> Path | None:
         """The copy of a file in this state, if there is one."""
@@ -40,15 +50,29 @@ class PlayCache:
 
     def find_or_make(self, state: tuple[object, ...], make: Callable[[Path], None]) -> Path:
         """The same, made by `make(target)` if need be. Raises: what that raises; OSError."""
-        with self._making:
+        copy = self._copy(state)
+        with self._alone_with(copy):
             if (found := self.find(state)) is not None:
                 return found
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            copy = self._copy(state)
             with replacing(copy) as target:
                 make(target)
             self.make_room(copy)
             return copy
+
+    @contextmanager
+    def _alone_with(self, copy: Path) -> Iterator[None]:
+        with self._guard:
+            making = self._making.setdefault(copy, _Making())
+            making.num_threads += 1
+        try:
+            with making.lock:
+                yield
+        finally:
+            with self._guard:
+                making.num_threads -= 1
+                if not making.num_threads:
+                    del self._making[copy]
 
     def _copy(self, state: tuple[object, ...]) -> Path:
         key = "\0".join(map(str, (RECIPE, *state)))
@@ -68,6 +92,8 @@ class PlayCache:
                 elif path.suffix == ".partial":
                     if time.time() - status.st_mtime > ABANDONED_S:
                         path.unlink()
+                    else:
+                        room -= status.st_size
                 else:
                     others.append((status.st_mtime_ns, status.st_size, path))
         for _, size, path in sorted(others, reverse=True):

@@ -25,6 +25,14 @@ class Problem(Exception):
         self.status, self.code, self.message, self.headers = status, code, message, headers
 
 
+class BodyProblem(HTTPException):
+    """What is wrong with a request's body, found while it is read: FastAPI lets nothing else through from there."""
+
+    def __init__(self, status: int, code: str, message: str):
+        super().__init__(status, message, {"Connection": "close"})  # what is left of the body nobody reads
+        self.code = code
+
+
 def not_found(what: str, value: str) -> Problem:
     """404."""
     return Problem(404, "not_found", f"{what} {value[:80]!r}: not in this index")
@@ -52,9 +60,8 @@ def handle_problems(app: FastAPI, headers: Mapping[str, str]) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
-        phrase = HTTPStatus(error.status_code).phrase
-        headers = dict(error.headers or {})
-        return answer(error.status_code, phrase.lower().replace(" ", "_"), str(error.detail), headers)
+        code = getattr(error, "code", None) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        return answer(error.status_code, code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -6,13 +6,17 @@ import errno
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from clipvip.errors import ClipVipError, UsageError
-from clipvip.serve.config import ServeConfig
+from clipvip.serve.config import LOOPBACK, ServeConfig
+from clipvip.serve.connections import Connections, LimitedProtocol, connection_limit
+from clipvip.serve.log_limits import limit_logs
 
 GRACE_S = 3
 """Requests under way may take so long to end when the server does."""
@@ -49,8 +53,11 @@ def url_of(listener: socket.socket) -> str:
 
 def run(app: FastAPI, config: ServeConfig, listener: socket.socket, on_started: Callable[[], None]) -> None:
     """Serve until a signal comes; requests under way may finish. The signal is raised again at the end."""
+    proxies = frozenset(LOOPBACK) if config.names else frozenset()
+    open_connections = Connections(connection_limit(), exempt=proxies)
     settings = uvicorn.Config(
         app,
+        http=cast(Any, partial(LimitedProtocol, open_connections)),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -58,6 +65,7 @@ def run(app: FastAPI, config: ServeConfig, listener: socket.socket, on_started: 
         timeout_graceful_shutdown=GRACE_S,
         forwarded_allow_ips="127.0.0.1,::1" if config.names else "",
     )
+    limit_logs()
     _Server(settings, on_started, app.state.services.closing).run(sockets=[listener])
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response, UploadFile
 from fastapi.routing import APIRoute
 
+from clipvip.serve.guard import FORM_BYTES
 from clipvip.serve.schemas import (
     MAX_OFFSET,
     FiltersBody,
@@ -29,11 +30,8 @@ from clipvip.serve.schemas import (
 )
 from clipvip.serve.services import Services
 
-FORM_BYTES = 64 << 10
-"""What a multipart form may hold beside the file."""
 
-
-def search_routes(services: Services, upload_bytes: int) -> APIRouter:
+def search_routes(services: Services) -> APIRouter:
     """Routes that search the index of `services`."""
     routes = APIRouter(prefix="/api", tags=["search"])
 
@@ -110,7 +108,7 @@ def search_routes(services: Services, upload_bytes: int) -> APIRouter:
 
             async def in_place(request: Request) -> Response:
                 services.admit()
-                with services.uploads.place():
+                with services.uploads.place(request.client.host if request.client else ""):
                     return await handle(request)
 
             return in_place
@@ -119,8 +117,7 @@ def search_routes(services: Services, upload_bytes: int) -> APIRouter:
 
     @uploads.post(
         "/uploads",
-        responses=errors(400, 413, 503),
-        max_body_size=upload_bytes + FORM_BYTES,
+        responses=errors(400, 408, 413, 503),
         form_limits={"max_files": 1, "max_fields": 4, "max_part_size": FORM_BYTES},
     )
     async def upload(file: UploadFile) -> UploadOut:

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 from anyio.to_thread import run_sync
 
 from clipvip.errors import VideoDecodeError
-from clipvip.jobs.worker import Worker, WorkerDied
+from clipvip.jobs.worker import Worker, WorkerDied, call_twice
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.pictures import Sampling, pixels_of
 from clipvip.serve.problems import Problem, busy
@@ -29,6 +29,8 @@ MEMORY_BYTES = 3 << 30
 TIME_S = 30.0
 MAX_UPLOADS = 16
 """At once, from the first byte to the vector."""
+MAX_UPLOADS_OF_ONE = 8
+"""Of one client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +49,21 @@ class Uploads:
         self._config, self._sampling, self._clock = config, sampling, clock
         self._worker = Worker(memory_bytes=MEMORY_BYTES)
         self._turn = anyio.CapacityLimiter(1)
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()  # by client
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, client: str) -> Iterator[None]:
         """A place for one upload, to be taken before its body is read. Raises: Problem if there is none."""
-        if self._under_way >= MAX_UPLOADS:
+        if self._under_way.total() >= MAX_UPLOADS or self._under_way[client] >= MAX_UPLOADS_OF_ONE:
             raise busy("too many uploads at once; try again")
-        self._under_way += 1
+        self._under_way[client] += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._under_way[client] -= 1
+            if not self._under_way[client]:
+                del self._under_way[client]
 
     async def decode(self, file: BinaryIO) -> tuple[Literal["image", "video"], np.ndarray]:
         """What kind of media it is, and its pixels float32 [T, 3, S, S].
@@ -102,8 +106,10 @@ class Uploads:
             if size == 0:
                 raise Problem(422, "empty", "the uploaded file is empty")
             try:
-                return self._worker.call(pixels_of, copy.name, self._sampling, timeout_s=TIME_S)
+                return call_twice(self._worker, pixels_of, copy.name, self._sampling, timeout_s=TIME_S)
             except WorkerDied as error:
+                if error.killed:
+                    raise busy("the process that decodes uploads was killed, perhaps for want of memory") from None
                 raise Problem(422, "undecodable", f"the uploaded file: the process that decoded it {error}") from None
             except VideoDecodeError as error:
                 told = str(error).replace(copy.name, "the uploaded file").replace(os.path.basename(copy.name), "it")

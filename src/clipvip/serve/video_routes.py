@@ -118,10 +118,11 @@ def video_routes(services: Services) -> APIRouter:
         """The video, in ranges if asked for. What browsers cannot play comes as a copy that they can, made at the first
         request and kept; with `transcode=never` the file comes as it is.
         """
-        file = await file_of(services.live.current.video(video_id))
+        indexed = services.live.current.video(video_id)
+        file = await file_of(indexed)
         media_type = await services.media.type_of(file) if transcode == "auto" else None
         if media_type is None and transcode == "auto":
-            copy = await services.media.copy_of(file)
+            copy = await services.media.copy_of(file, indexed.duration_s)
             film = OpenFileResponse(await run_sync(_open_copy, copy), f"{file.path.stem}.mp4", "video/mp4")
         else:
             film = OpenFileResponse(await run_sync(file.open), file.path.name, media_type)
