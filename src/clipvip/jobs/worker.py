@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
-from clipvip.errors import ClipVipError
+from clipvip.errors import ClipVipError, ClipVipWarning
+from clipvip.terminal import one_line
 
 if sys.platform != "win32":
     import resource
@@ -209,6 +211,7 @@ def _death(exit_code: int) -> str:
 def _serve(pipe: Connection, memory_bytes: int | None) -> None:
     """The child: calls in, answers out, until the parent is gone."""
     end_with_parent()
+    warnings.showwarning = _show_warning
     if memory_bytes is not None and sys.platform != "win32":
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     pipe.send(("ready", None))
@@ -235,6 +238,12 @@ def _serve(pipe: Connection, memory_bytes: int | None) -> None:
             pipe.send(answer)
         except (TypeError, AttributeError, ValueError) as error:  # not picklable
             pipe.send(("raised", RuntimeError(f"the answer cannot leave the worker process ({error}): {answer[1]!r}")))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+    """As the command line shows its own: one line, without our code."""
+    if issubclass(category, ClipVipWarning):
+        sys.stderr.write(f"clipvip: {one_line(str(message))}\n")
 
 
 class _Beats:

@@ -17,7 +17,7 @@ import av
 from clipvip.errors import InputError
 from clipvip.files import replacing
 from clipvip.search.results import Hit
-from clipvip.video.container import MP4, OpenVideo, open_video
+from clipvip.video.container import MP4, OpenVideo, is_interlaced, open_video
 from clipvip.video.index import PacketIndex, packet_index
 from clipvip.video.mp4 import REFUSALS, write_mp4
 
@@ -81,7 +81,7 @@ def _copied_from(video: OpenVideo, index: PacketIndex, start_s: float) -> int | 
     """The first frame at or after `start_s`, if it is a keyframe and can be copied."""
     if video.container.format.name != MP4:  # others leave out the times of decoding, which MP4 cannot do without
         return None
-    if video.stream.codec_context.codec.canonical_name not in COPIED_VIDEO:
+    if video.stream.codec_context.codec.canonical_name not in COPIED_VIDEO or is_interlaced(video):
         return None
     if video.audio is not None and video.audio.codec_context.codec.canonical_name not in COPIED_AUDIO:
         return None

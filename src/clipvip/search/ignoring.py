@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -93,7 +94,8 @@ class IgnoreRules:
 def _compile(patterns: Iterable[str]) -> GitIgnoreSpec:
     patterns = list(patterns)
     try:
-        return GitIgnoreSpec.from_lines(_nfc(pattern) for pattern in patterns)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of brackets that re may read otherwise
+            return GitIgnoreSpec.from_lines(_nfc(pattern) for pattern in patterns)
     except ValueError:
         raise UsageError(
             f"{' '.join(patterns)}: no gitignore pattern; write for example 'raw/' or '*.tmp.mp4'"
@@ -106,10 +108,10 @@ def _verdict(spec: GitIgnoreSpec, path: str) -> bool | None:
     for pattern in reversed(spec.patterns):
         if pattern.include is None or pattern.regex is None:  # a comment
             continue
-        found = pattern.regex.match(path)
-        folder_end = found.end(FOLDER_MARK) if found and FOLDER_MARK in found.re.groupindex else -1
-        if found and folder_end in (-1, len(path)):
-            return pattern.include
+        has_mark = FOLDER_MARK in pattern.regex.groupindex
+        for found in pattern.regex.finditer(path):  # "*/" is not bound to the beginning
+            if not has_mark or found.end(FOLDER_MARK) in (-1, len(path)):
+                return pattern.include
     return None
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-AMBIGUOUS_EXTENSIONS = (".ts", ".mod", ".mp")
-"""MPEG-TS, TypeScript, Qt translations; MPEG of camcorders, tracker music, modules of Go, Fortran, GRUB; motion photos,
-MetaPost."""
+AMBIGUOUS_EXTENSIONS = (".ts", ".mts", ".mod", ".mp", ".asf")
+"""MPEG-TS, TypeScript and Qt translations; Windows Media and motion capture; MPEG of camcorders, tracker music,
+modules of Go, Fortran or GRUB; motion photos and MetaPost."""
 HEAD_BYTES = 8192
 _OTHER_MAGIC = (b"\x7fELF", b"\x1f\x8b", b"PK\x03\x04", b"%PDF", b"\xcf\xfa\xed\xfe", b"Extended Module: ", b"IMPM")
 _TRACKER_AT = 1080

@@ -47,12 +47,19 @@ class StoredVideos:
 
     def _encoded(self, file: VideoFile) -> EncodedVideo:
         info, digest = probe(file.absolute), file_digest(file.absolute)
+        latest_s = max(max(row["start_s"] or 0.0, row["end_s"] or 0.0) for _, row in self._rows_of[file.absolute])
+        if not info.exact and latest_s > (info.duration_s or 0.0):
+            info = probe(file.absolute, scan=True)  # the header may speak of one of several joined parts
         if info.duration_s is None:
             raise VideoDecodeError(f"{file.absolute}: its duration is not known; index its folder instead")
         row_of: dict[tuple[float, float], int] = {}  # several clips may be the same part
         for number, row in self._rows_of[file.absolute]:
-            end_s = info.duration_s if row["end_s"] is None else min(row["end_s"], info.duration_s)
-            row_of.setdefault((round(row["start_s"] or 0.0, 3), round(end_s, 3)), number)
+            start_s = round(row["start_s"] or 0.0, 3)
+            end_s = round(info.duration_s if row["end_s"] is None else min(row["end_s"], info.duration_s), 3)
+            if start_s < end_s:
+                row_of.setdefault((start_s, end_s), number)
+        if not row_of:
+            raise VideoDecodeError(f"{file.absolute}: its clips lie beyond the end ({info.duration_s:.3f} s)")
         segments, rows = list(row_of), np.array(list(row_of.values()))
         return EncodedVideo(
             file, digest, info.duration_s, info.width, info.height, segments, self._vectors[rows],

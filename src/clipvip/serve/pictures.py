@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from clipvip.errors import VideoDecodeError
+from clipvip.errors import ClipVipWarning, VideoDecodeError
 from clipvip.video import Source, probe, read_frames, read_image
 from clipvip.video.container import is_still, read_head
 from clipvip.video.images import formats_of
@@ -95,7 +96,8 @@ def still(source: Source, time_range: tuple[float, float]) -> bytes:
 
 def _small_frames(source: Source, num_frames: int, time_range: tuple[float, float]) -> np.ndarray:
     size = probe(source).fit(SHORT_SIDE, LONG_SIDE)
-    return read_frames(source, num_frames=num_frames, time_range=time_range, size=size)
+    with warnings.catch_warnings(action="ignore", category=ClipVipWarning):  # the index reports damaged files
+        return read_frames(source, num_frames=num_frames, time_range=time_range, size=size)
 
 
 def _is_picture(path: str | os.PathLike[str]) -> bool:

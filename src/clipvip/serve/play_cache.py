@@ -43,7 +43,8 @@ class PlayCache:
         """The copy of a file in this state, if there is one."""
         copy = self._copy(state)
         try:
-            os.utime(copy)  # looked at now
+            # looked at now; the time of its content stays, which clients know it by
+            os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
         except OSError:
             return None
         return copy
@@ -95,7 +96,7 @@ class PlayCache:
                     else:
                         room -= status.st_size
                 else:
-                    others.append((status.st_mtime_ns, status.st_size, path))
+                    others.append((status.st_atime_ns, status.st_size, path))
         for _, size, path in sorted(others, reverse=True):
             room -= size
             if room < 0:

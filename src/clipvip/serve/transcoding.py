@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+
+import av
 
 from clipvip.jobs.worker import Beat, usable_cpus
 from clipvip.video import Source
-from clipvip.video.container import MP4, OpenVideo, open_video, shown_streams
+from clipvip.video.container import MP4, OpenVideo, is_interlaced, open_video, shown_streams
 from clipvip.video.mp4 import write_mp4
 
 LONGEST_SIDE = 1280
@@ -18,7 +21,8 @@ PLAYED = {
 }
 """By media type, the video and audio codecs that all current browsers play in it."""
 LATE_S = 0.08
-"""Browsers count from the first picture or sound, we from the first picture: they may be so far apart, two frames."""
+"""Browsers count from where the file's clock is 0, we from the first picture: they may be so far apart, two frames."""
+MAX_SCAN_BYTES = 512 << 20
 
 
 def browser_type(source: Source) -> str | None:
@@ -30,12 +34,17 @@ def browser_type(source: Source) -> str | None:
         media_type = _container_type(video)
         if media_type is None or video.stream.codec_context.pix_fmt not in EIGHT_BIT:
             return None
-        if len(shown_streams(video.container)) > 1 or _late_s(video) > LATE_S:
+        start = video.stream.start_time
+        if start is not None and abs(start * video.stream.time_base) > LATE_S:
+            return None
+        if len(shown_streams(video.container)) > 1 or is_interlaced(video):
             return None
         pictures, sounds = PLAYED[media_type]
         codecs = [stream.codec_context for stream in video.container.streams.audio]
         heard = all(codec is not None and codec.codec.canonical_name in sounds for codec in codecs)
-        return media_type if heard and video.stream.codec_context.codec.canonical_name in pictures else None
+        if not heard or video.stream.codec_context.codec.canonical_name not in pictures:
+            return None
+        return None if media_type == "video/webm" and _runs_backwards(video) else media_type
 
 
 def transcode(source: Source, target: str | os.PathLike[str], max_bytes: int, beat: Beat) -> None:
@@ -49,14 +58,18 @@ def transcode(source: Source, target: str | os.PathLike[str], max_bytes: int, be
     )  # fmt: skip
 
 
-def _late_s(video: OpenVideo) -> float:
-    """How long sound is heard before the first picture."""
-    starts = [
-        float(stream.start_time * stream.time_base)
-        for stream in (video.stream, *video.container.streams.audio)
-        if stream.start_time is not None
-    ]
-    return starts[0] - min(starts) if video.stream.start_time is not None else 0.0
+def _runs_backwards(video: OpenVideo) -> bool:
+    """Whether timestamps go back, as in joined recordings; browsers then show one part only. MP4 has no such times."""
+    if video.container.size > MAX_SCAN_BYTES:
+        return False
+    last = None
+    with suppress(av.FFmpegError):
+        for packet in video.container.demux(video.stream):
+            if packet.pts is not None:
+                if last is not None and packet.pts < last:
+                    return True
+                last = packet.pts
+    return False
 
 
 def _container_type(video: OpenVideo) -> str | None:

@@ -27,7 +27,10 @@ MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name for the family
 CONTAINERS = f"{MP4},matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,gif,ivf,mxf,dv,mp3,wav,flac,aac"
 HEAD_BYTES = 4096  # more than enough for what a container says of its own length
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # the two elements that a Matroska file consists of
-STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"avif")  # image sequences have other brands
+STILL_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"avif"))
+SEQUENCE_BRANDS = frozenset((b"hevc", b"hevx", b"hevm", b"hevs", b"avis", b"msf1"))
+MOVIE_BRANDS = frozenset((b"isom", b"iso2", b"mp41", b"mp42", b"qt  ", b"avc1", b"hvc1"))  # of motion photos
+PROGRESSIVE = (0, 1)  # FFmpeg's numbers for an unknown field order, and for none
 NOT_SHOWN = Disposition.attached_pic | Disposition.dependent | Disposition.timed_thumbnails
 MAX_PIXEL_ASPECT = 16
 """Real pixels are at most twice as wide as high, or high as wide; a file may claim anything."""
@@ -114,7 +117,18 @@ def shown_streams(container: Any) -> list[Any]:
 
 def is_still(head: bytes) -> bool:
     """Whether a file is a HEIF or AVIF picture, by its first bytes; FFmpeg would give the tiles it is made of."""
-    return head[4:8] == b"ftyp" and head[8:12] in STILL_BRANDS
+    if head[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(head[:4]), len(head))
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
+    if head[8:12] in STILL_BRANDS:
+        return True
+    return bool(brands & STILL_BRANDS) and not brands & (SEQUENCE_BRANDS | MOVIE_BRANDS)
+
+
+def is_interlaced(video: OpenVideo) -> bool:
+    """Whether its frames are made of two fields, as far as the container or the first packets show."""
+    return video.stream.codec_context.field_order not in PROGRESSIVE
 
 
 def source_name(source: Source) -> str:

@@ -110,7 +110,7 @@ def stream_frames(source: Source, *, size: Size = None, threads: int = 1) -> Ite
     _check_arguments(size, None)
     with open_video(source, threads) as video:
         for time_s, frame in timed_frames(video):
-            yield time_s, DecodedFrame(frame, size, video.pixel_aspect)
+            yield time_s, DecodedFrame(video, frame, size)
         if video.damage is not None:
             _report_damage(video.name, video.damage, strict=False)
 

@@ -31,13 +31,13 @@ make one of 1.8 million x 224."""
 class DecodedFrame:
     """A frame in the decoder's own pixel format; it becomes an array when asked."""
 
+    video: OpenVideo
     raw: Any
     size: Size
-    pixel_aspect: Fraction = SQUARE
 
     def rgb(self) -> np.ndarray:
-        """The picture as it is shown, scaled: uint8 [H, W, 3]."""
-        return to_rgb(self.raw, self.size, self.pixel_aspect)
+        """The picture as it is shown, scaled: uint8 [H, W, 3]. Raises: VideoDecodeError."""
+        return shown_picture(self.video, self.raw, self.size)
 
 
 def frames_within(video: OpenVideo, time_range: TimeRange | None) -> Iterator[TimedFrame]:
@@ -79,7 +79,7 @@ def check_shown(video: OpenVideo, time_range: TimeRange, shown_until_s: float) -
 def stacked(video: OpenVideo, frames: Sequence[Any], size: Size) -> np.ndarray:
     """Frames to uint8 [T, H, W, 3]; one that is there twice is converted once."""
     pictures = {id(frame): frame for frame in frames}
-    pictures = {key: to_rgb(frame, size, video.pixel_aspect) for key, frame in pictures.items()}
+    pictures = {key: shown_picture(video, frame, size) for key, frame in pictures.items()}
     return stack_pictures([pictures[id(frame)] for frame in frames], size)
 
 
@@ -103,6 +103,15 @@ def display_size(frame: Any, pixel_aspect: Fraction) -> tuple[int, int]:
     """Height and width at which a frame is shown: with square pixels, upright."""
     height, width = frame.height, _square_width(frame, pixel_aspect)
     return (width, height) if orientation(frame)[0] else (height, width)
+
+
+def shown_picture(video: OpenVideo, frame: Any, size: Size) -> np.ndarray:
+    """A frame as it is shown, uint8 [H, W, 3]. Raises: VideoDecodeError if FFmpeg cannot convert its colours."""
+    try:
+        return to_rgb(frame, size, video.pixel_aspect)
+    except (av.FFmpegError, ValueError) as error:
+        colours = f"{frame.format.name}, colour matrix {int(frame.colorspace)}"
+        raise decode_error(video.name, f"its frames ({colours}) cannot be converted to RGB") from error
 
 
 def to_rgb(frame: Any, size: Size, pixel_aspect: Fraction = SQUARE) -> np.ndarray:

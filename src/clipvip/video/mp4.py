@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -18,9 +17,9 @@ import numpy as np
 
 from clipvip.errors import ClipVipError
 from clipvip.video.container import OpenVideo, Source, decode_error, open_video
-from clipvip.video.cutting import EPSILON_S
+from clipvip.video.cutting import EPSILON_S, STILL_S
 from clipvip.video.frames import TimeRange, check_shown, display_size, opaque, orientation
-from clipvip.video.timeline import MAX_WAITING, TimedFrame, shown_s, timed_media
+from clipvip.video.timeline import SoundBuffer, TimedFrame, shown_s, timed_media
 
 TICK = Fraction(1, 90_000)
 """Seconds; exact for 24, 25, 30, 30/1.001, ... frames per second."""
@@ -66,8 +65,9 @@ def write_mp4(
     with open_video(source, threads) as video:
         try:
             with av.open(os.fspath(target), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-                writer = _Writer(video, out, longest_side, crf, max_bytes)
-                for time_s, frame in _media_within(video, time_range or (0.0, float("inf"))):
+                start_s, end_s = time_range or (0.0, float("inf"))
+                writer = _Writer(video, out, end_s, longest_side, crf, max_bytes)
+                for time_s, frame in _media_within(video, (start_s, end_s)):
                     writer.write(time_s, frame)
                     on_frame()
                 writer.finish()
@@ -85,21 +85,26 @@ def write_mp4(
 def _media_within(video: OpenVideo, time_range: TimeRange) -> Iterator[TimedFrame]:
     """The frames with start_s <= t < end_s, or else the one shown at start_s, first; and the sound before end_s."""
     start_s, end_s = time_range
-    early: deque[TimedFrame] = deque(maxlen=MAX_WAITING)
-    shown, shown_until_s, empty, sound_s = None, 0.0, True, -float("inf")
+    early, empty, sound_s = SoundBuffer(), True, -float("inf")
+    shown, shown_until_s = None, 0.0
     for time_s, frame in timed_media(video, start_s):
-        if isinstance(frame, av.AudioFrame):
+        is_sound = isinstance(frame, av.AudioFrame)
+        if empty and shown is not None and time_s > start_s + STILL_S:  # what is shown until the next frame comes first
+            yield start_s, shown
+            yield from early.take()
+            empty = False
+        if is_sound:
             sound_s = time_s
-            if empty and time_s < end_s:
-                early.append((time_s, frame))
-            elif time_s < end_s:
+            if not empty and time_s < end_s:
                 yield time_s, frame
+            elif empty and start_s - 1 <= time_s < end_s:
+                early.add(time_s, frame)
         elif time_s < start_s - EPSILON_S:
             shown, shown_until_s = frame, time_s + shown_s(video, frame)
         elif time_s < end_s - EPSILON_S:
             yield time_s, frame
             if empty:
-                yield from early
+                yield from early.take()
                 empty = False
         elif video.audio is None or max(sound_s, time_s - INTERLEAVED_S) >= end_s:
             break
@@ -108,14 +113,16 @@ def _media_within(video: OpenVideo, time_range: TimeRange) -> Iterator[TimedFram
             check_shown(video, time_range, shown_until_s)
     if empty and shown is not None:
         yield start_s, shown
-        yield from early
+        yield from early.take()
 
 
 class _Writer:
     """The encoders of a file, made when the first frame shows what they have to be."""
 
-    def __init__(self, video: OpenVideo, out: Any, longest_side: int | None, crf: int, max_bytes: int | None):
-        self._video, self._out, self._longest_side, self._crf = video, out, longest_side, crf
+    def __init__(
+        self, video: OpenVideo, out: Any, end_s: float, longest_side: int | None, crf: int, max_bytes: int | None
+    ):
+        self._video, self._out, self._end_s, self._longest_side, self._crf = video, out, end_s, longest_side, crf
         self._max_bytes, self._num_bytes = max_bytes, 0
         self._pictures: _Pictures | None = None
         self._sound: _Sound | None = None
@@ -133,7 +140,8 @@ class _Writer:
             assert self._sound is not None
             self._mux(self._sound.encode(at_s, frame))
         else:
-            self._mux(self._pictures.encode(at_s, frame, shown_s(self._video, frame)))
+            duration_s = min(shown_s(self._video, frame), self._end_s - time_s)
+            self._mux(self._pictures.encode(at_s, frame, duration_s))
 
     def finish(self) -> None:
         """Write what the encoders still hold."""

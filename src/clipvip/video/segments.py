@@ -18,7 +18,7 @@ import numpy as np
 
 from clipvip.video.container import OpenVideo, Source, open_video
 from clipvip.video.cutting import EPSILON_S, STILL_S, Scales, Spans, cut_where_frames_are
-from clipvip.video.frames import Size, TimeRange, places_within, stack_pictures, stacked, to_rgb
+from clipvip.video.frames import Size, TimeRange, places_within, shown_picture, stack_pictures, stacked
 from clipvip.video.index import PacketIndex, packet_index
 from clipvip.video.info import VideoInfo, probe
 from clipvip.video.plan import OffPlan, planned_frames
@@ -145,7 +145,7 @@ def _gather_spans(
         wanted[number] = within[uniform_indices(len(within), num_frames if len(within) > 1 else 1)]
     if wanted:
         frames = decode(np.concatenate([*wanted.values()]))
-        for number, pictures in _gather(frames, wanted, lambda frame: to_rgb(frame, size, video.pixel_aspect)):
+        for number, pictures in _gather(frames, wanted, lambda frame: shown_picture(video, frame, size)):
             yield SegmentFrames(*spans[number], stack_pictures(pictures, size))
 
 

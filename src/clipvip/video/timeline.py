@@ -21,8 +21,12 @@ TimedFrame: TypeAlias = tuple[float, Any]
 
 SEEK_FROM_S = 5.0  # Decoding a few seconds costs less than a seek that has to be taken back.
 SEEK_EARLY_S = 1.0  # Sound of a moment may be in the file before its picture.
-MAX_WAITING = 500
-"""Sound frames kept until the picture they belong to comes."""
+MAX_WAITING_BYTES = 64 << 20
+"""Of sound that is kept until its picture comes: three minutes of stereo."""
+MAX_LEAD = 64
+"""Pictures that may still come from before a seam when its sound has come: decoders hold some back."""
+SEAMS_NEAR = 16
+"""Sound belongs to one of the last seams."""
 BROADCAST = ("mpegts", "mpeg")
 """Formats whose packets FFmpeg calls corrupt where the one before is missing."""
 SLIP_S, MAX_SLIP = 0.5, 16
@@ -110,27 +114,62 @@ class Clock:
         return time_s, frame
 
 
+class SoundBuffer:
+    """Sound that waits for a picture: no more than MAX_WAITING_BYTES, of which the oldest goes first."""
+
+    def __init__(self) -> None:
+        self._frames: deque[TimedFrame] = deque()
+        self._num_bytes = 0
+
+    def add(self, time_s: float, frame: Any) -> None:
+        """Keep a frame of sound."""
+        self._frames.append((time_s, frame))
+        self._num_bytes += _num_bytes(frame)
+        while self._num_bytes > MAX_WAITING_BYTES:
+            self._num_bytes -= _num_bytes(self._frames.popleft()[1])
+
+    def take(self) -> Iterator[TimedFrame]:
+        """Empty it, the oldest first."""
+        while self._frames:
+            time_s, frame = self._frames.popleft()
+            self._num_bytes -= _num_bytes(frame)
+            yield time_s, frame
+
+
 class _SoundClock:
-    """Places sound on the timeline of the pictures: what comes after their n-th seam also comes after its own n-th."""
+    """Places sound on the timeline of the pictures: by the seam that brings it nearest to the picture of the moment.
+
+    Where sound goes back, its picture may be about to do so: it waits for a seam, or for so many pictures without one.
+    """
 
     def __init__(self, clock: Clock):
-        self._clock, self._last_s, self._num_seams = clock, -float("inf"), 0
-        self._waiting: deque[tuple[int, float, Any]] = deque(maxlen=MAX_WAITING)
+        self._clock, self._last_s = clock, -float("inf")
+        self._waiting, self._num_seams, self._patience = SoundBuffer(), 0, 0
 
-    def place(self, raw_s: float, frame: Any) -> list[TimedFrame]:
-        """Return the sound whose time is known now: all up to the seam that the pictures have reached."""
-        self._num_seams += raw_s < self._last_s - SOUND_JITTER_S
+    def place(self, raw_s: float, frame: Any) -> Iterator[TimedFrame]:
+        """Yield the sound whose time is known now."""
+        if raw_s < self._last_s - SOUND_JITTER_S:
+            self._patience, self._num_seams = MAX_LEAD, len(self._clock.offsets_s)
         self._last_s = raw_s
-        self._waiting.append((self._num_seams, raw_s, frame))
-        return self.known()
+        self._waiting.add(raw_s, frame)
+        if not self._patience:
+            yield from self.known()
 
-    def known(self) -> list[TimedFrame]:
-        """Return the sound that has been waiting for a seam."""
-        offsets_s, known = self._clock.offsets_s, []
-        while self._waiting and self._waiting[0][0] < len(offsets_s):
-            num_seams, raw_s, frame = self._waiting.popleft()
-            known.append((raw_s + offsets_s[num_seams], frame))
-        return known
+    def picture_came(self) -> Iterator[TimedFrame]:
+        """Yield the sound that has been waiting for this picture."""
+        self._patience = 0 if len(self._clock.offsets_s) > self._num_seams else max(self._patience - 1, 0)
+        if not self._patience:
+            yield from self.known()
+
+    def known(self) -> Iterator[TimedFrame]:
+        """Yield all that waits."""
+        for raw_s, frame in self._waiting.take():
+            times_s = [raw_s + offset_s for offset_s in self._clock.offsets_s[-SEAMS_NEAR:]]
+            yield min(times_s, key=lambda time_s: abs(time_s - self._clock.last_s)), frame
+
+
+def _num_bytes(frame: Any) -> int:
+    return sum(plane.buffer_size for plane in frame.planes)
 
 
 def _timed(video: OpenVideo, start_s: float, streams: Sequence[Any]) -> Iterator[TimedFrame]:
@@ -148,7 +187,7 @@ def _timed(video: OpenVideo, start_s: float, streams: Sequence[Any]) -> Iterator
         for placed in clock.place(raw_s, frame, shown_s(video, frame)):
             num_frames += 1
             yield placed
-        yield from sound.known()
+        yield from sound.picture_came()
     for placed in clock.rest():
         num_frames += 1
         yield placed
@@ -183,12 +222,12 @@ def _frames_from(video: OpenVideo, start_s: float, streams: Sequence[Any]) -> tu
 
 def _up_to_picture(frames: Iterator[Any]) -> tuple[Iterable[Any], Any]:
     """The last of the sound before the first picture, with that; and that picture, or None."""
-    opening: deque[Any] = deque(maxlen=MAX_WAITING)
+    opening = SoundBuffer()
     for frame in frames:
-        opening.append(frame)
         if isinstance(frame, av.VideoFrame):
-            return opening, frame
-    return opening, None
+            return [*(sound for _, sound in opening.take()), frame], frame
+        opening.add(0.0, frame)
+    return [], None
 
 
 def _has_exact_seeks(video: OpenVideo) -> bool:
@@ -212,6 +251,8 @@ def _decode(video: OpenVideo, streams: Sequence[Any]) -> Iterator[Any]:
             return
         is_picture = packet.stream_index == video.stream.index
         if packet.is_corrupt and video.container.format.name not in BROADCAST:  # the file ends in the middle of it
+            if is_picture and video.damage is None and num_frames < video.stream.frames:
+                video.damage = f"the file was cut short: it breaks off after {num_frames} frames, within the next"
             continue
         try:
             frames = packet.decode()

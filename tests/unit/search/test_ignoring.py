@@ -233,3 +233,13 @@ def test_a_pipe_with_an_ambiguous_name_does_not_block(tmp_path):
     [skipped] = find_videos([tmp_path]).skipped
     assert skipped.reason == "not a regular file"
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["*/", "**/", "/**/", "**/*/"])
+def test_patterns_that_are_a_slash_alone_leave_out_folders(tmp_path, pattern):
+    """Catches a pattern whose regular expression is not bound to the beginning of a path."""
+    rules = IgnoreRules(str(tmp_path), [pattern])
+    assert rules.ignores("a", is_folder=True)
+    assert rules.ignores("a/b", is_folder=True)
+    assert not rules.ignores("a.mp4", is_folder=False)
+    assert not IgnoreRules(str(tmp_path), [pattern, "!keep/"]).ignores("keep", is_folder=True)

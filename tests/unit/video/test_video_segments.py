@@ -75,12 +75,12 @@ def test_frames_are_decoded_once(videos: dict[str, Path], monkeypatch: pytest.Mo
     """Catches a pass a segment (a film of three hours would be decoded a thousand times), and pictures made twice."""
     converted = []
 
-    def noted(frame, *arguments):
+    def noted(video, frame, size):
         converted.append(frame.pts)
-        return to_rgb(frame, *arguments)
+        return shown_picture(video, frame, size)
 
-    to_rgb = segments.to_rgb
-    monkeypatch.setattr(segments, "to_rgb", noted)
+    shown_picture = segments.shown_picture
+    monkeypatch.setattr(segments, "shown_picture", noted)
     monkeypatch.setattr(segments, "_decoded_timeline", None)
     _, parts = streamed(videos["h264.mp4"])
     assert len(converted) == len(set(converted)) <= FRAMES

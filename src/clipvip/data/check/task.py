@@ -21,7 +21,7 @@ from clipvip.records import Clip
 from clipvip.video import probe, read_frames, read_image, uniform_indices
 from clipvip.video.container import decode_error, open_video
 from clipvip.video.cutting import EPSILON_S
-from clipvip.video.frames import frames_within, to_rgb
+from clipvip.video.frames import frames_within, shown_picture
 from clipvip.video.timeline import shown_s
 
 TIMEOUT_S = 300.0
@@ -113,7 +113,7 @@ def _decode_all(clip: Clip, beat: Beat) -> tuple[int, float]:
         for time_s, frame in frames_within(video, clip.time_range):
             if num_frames == 0:
                 first_s = time_s
-                to_rgb(frame, None)  # decoded is not enough: its pixel format may have no way to RGB
+                shown_picture(video, frame, None)  # decoded is not enough: its pixel format may have no way to RGB
             num_frames, until_s = num_frames + 1, time_s + shown_s(video, frame)
             if num_frames % 100 == 0:
                 beat(0)

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from clipvip.video import VideoInfo, probe, read_image
-from clipvip.video.container import decode_error, open_video
-from clipvip.video.frames import TimeRange, frames_within, to_rgb
+from clipvip.video.container import OpenVideo, decode_error, open_video
+from clipvip.video.frames import TimeRange, frames_within, shown_picture
 from clipvip.video.timeline import shown_s
 
 JPEG_QUALITY = 90
@@ -116,17 +116,17 @@ def _cut_frames(
                     continue
                 due_number = slot + 1
             if held is not None:
-                yield _frame(held, time_s, size)
+                yield _frame(video, held, time_s, size)
             held = (time_s, raw)
         if video.damage is not None:
             raise decode_error(video.name, video.damage)
     if held is not None:
-        yield _frame(held, min(shown_until_s, end_s - start_s), size)
+        yield _frame(video, held, min(shown_until_s, end_s - start_s), size)
 
 
-def _frame(held: tuple[float, Any], until_s: float, size: tuple[int, int]) -> CutFrame:
+def _frame(video: OpenVideo, held: tuple[float, Any], until_s: float, size: tuple[int, int]) -> CutFrame:
     time_s, raw = held
-    return CutFrame(time_s, max(until_s - time_s, float(_TICK)), to_rgb(raw, size))
+    return CutFrame(time_s, max(until_s - time_s, float(_TICK)), shown_picture(video, raw, size))
 
 
 def _encoded(frames: Iterable[CutFrame], rate: float, size: tuple[int, int]) -> bytes:
