@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from transformers import CLIPConfig, CLIPModel
 
 import clipvip
 from clipvip.errors import CheckpointError, ClipVipWarning, InputError, UsageError, VideoDecodeError
-from clipvip.model import ClipVipProcessor
+from clipvip.model import ClipVipModel, ClipVipProcessor
 from clipvip.model.tokenizer import train_clip_tokenizer
 from clipvip.records import Clip
 from clipvip.video import read_frames
-from helpers_model import write_model
+from helpers_model import TEXTS, tiny_config, write_model
 from helpers_video import write_video
 
 
@@ -135,6 +136,25 @@ def test_fingerprint_follows_what_matters(folder: Path, tmp_path: Path) -> None:
     changed = json.loads(settings.read_text()) | {"resize": "crop"}
     settings.write_text(json.dumps(changed))
     assert clipvip.load(tmp_path / "same", device="cpu").fingerprint != base
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, "74d3a72e542743a8"), ({"resize": "crop", "antialias": True}, "03ad6e0cdc62887b")],
+)
+def test_fingerprints_of_models_that_are_in_use_stay(options: dict[str, Any], expected: str) -> None:
+    """Catches a new field of the processor whose default changes fingerprints: every existing index would be refused.
+
+    The expected values were computed at commit 2385128, with weights that no random generator makes.
+    """
+    tokenizer = train_clip_tokenizer(TEXTS)
+    model = ClipVipModel(tiny_config(tokenizer, 32, projection_dim=16))
+    with torch.no_grad():
+        for number, (_, parameter) in enumerate(sorted(model.named_parameters())):
+            values = (torch.arange(parameter.numel()) * 37 + number) % 101 - 50
+            parameter.copy_(values.view_as(parameter) / 256)
+    processor = ClipVipProcessor(tokenizer, num_frames=4, image_size=32, max_text_tokens=32, **options)
+    assert clipvip.Encoder(model, processor).fingerprint == expected
 
 
 def test_bfloat16_stays_close(folder: Path, videos: list[Path], encoder: clipvip.Encoder) -> None:
