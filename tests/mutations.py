@@ -342,6 +342,13 @@ MUTATIONS = (
         "tests/unit/training/test_optim.py::test_groups_cover_every_parameter_once",
     ),
     Mutation(
+        "released-rule-with-eps-after-the-bias-correction",
+        "training/optim.py",
+        'mean_square.sqrt().add_(group["eps"])',
+        'mean_square.sqrt().add_(group["eps"] * math.sqrt(1 - beta2 ** state["step"]))',
+        "tests/parity/test_released_optimizer.py",
+    ),
+    Mutation(
         "cosine-starts-before-the-warm-up-ends",
         "training/optim.py",
         "math.cos(math.pi * (step - warmup)",

@@ -244,6 +244,7 @@ ROWS = [
     ),
     Row("loss.variant", "vsc+fc", (LOSSES, FIRST), (START, TEXTS), PRETRAINING),
     Row("loss.reduction", "sum", (("first loss", lambda seen: seen.rows[0]["loss"]),), (START, TEXTS, FRAMES)),
+    Row("optim.rule", "released", (FIRST,), (START, CLIPS), ("optim.eps=1e-2",)),
     Row("optim.lr", "2e-3", (logged("lr"), FIRST), (START, CLIPS)),
     Row("optim.new_lr_factor", "5", (weights(1, NEW),), (weights(1, f"^(?!.*({NEW}))"), logged("lr"))),
     Row("optim.weight_decay", "0.5", (weights(1, MATRICES),), (weights(1, OTHERS),)),
@@ -313,7 +314,7 @@ def test_figures_that_a_field_promises(run: Run) -> None:
     """Catches a field that changes something, but not by what it says."""
     mean, both = run().rows[0]["loss"], run("loss.reduction=sum").rows[0]["loss"]
     assert both == pytest.approx(2 * mean, rel=1e-6)
-    spelt_out = run("model.proxy_init=normal", "loss.reduction=sum", "optim.decay=released")
+    spelt_out = run("model.proxy_init=normal", "loss.reduction=sum", "optim.decay=released", "optim.rule=released")
     assert run("profile=released").model == spelt_out.model  # the rest of the profile is in the tiny recipe
     plain, again = run().block_passes, run("train.activation_checkpointing=true").block_passes
     assert again == 2 * plain

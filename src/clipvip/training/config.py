@@ -114,6 +114,9 @@ class LossSection(_Strict):
 class OptimSection(_Strict):
     """AdamW with a cosine schedule."""
 
+    rule: Literal["torch", "released"] = "torch"
+    """Whose AdamW: torch's; or the released code's, which adds eps before the bias correction and decays after the
+    update (see `ReleasedAdamW`): its first steps are smaller where gradients are about as small as eps."""
     lr: float = Field(gt=0)
     """Peak learning rate of CLIP's own parameters."""
     new_lr_factor: float = Field(1.0, gt=0)
@@ -204,7 +207,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "released": {
         "model": {"proxy_init": "normal"},
         "loss": {"reduction": "sum"},
-        "optim": {"decay": "released", "new_lr_factor": 1.0},
+        "optim": {"rule": "released", "decay": "released", "new_lr_factor": 1.0},
         "train": {"precision": "float32"},
     },
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clipvip.model import NEW_PARAMETERS
 from clipvip.training.config import OptimSection
@@ -35,8 +37,53 @@ def decayed(name: str, parameter: nn.Parameter, rule: str) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in _EMBEDDINGS)
 
 
-def make_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.AdamW:
-    """AdamW over up to four groups: old and new parameters, decayed or not.
+class ReleasedAdamW(torch.optim.Optimizer):
+    """AdamW as the released code has it: eps enters before the bias correction, and weights decay after the update.
+
+    With g the gradient of update t, m and v its running mean and mean square:
+        p <- p - lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps), then p <- p - lr * weight_decay * p.
+    In the terms of torch.optim.AdamW its eps is eps / sqrt(1 - beta2^t): 7 times eps at the first update with
+    beta2 = 0.98, eps itself after some 200. That is as large as the gradients, so the first updates are smaller.
+    Source: the optimiser of the released code, which it has from early versions of transformers.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """As in torch, for every parameter that has a gradient. The step count is on the host: nothing synchronises."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        mean = state["exp_avg"].mul_(beta1).add_(grad, alpha=1 - beta1)
+        mean_square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        correction = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
+        parameter.addcdiv_(mean, mean_square.sqrt().add_(group["eps"]), value=-group["lr"] * correction)
+        if group["weight_decay"]:  # not as a product with 1 - lr * weight_decay, which float32 rounds to 1 - n * 6e-8
+            parameter.add_(parameter, alpha=-group["lr"] * group["weight_decay"])
+
+
+def make_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optimizer:
+    """AdamW by `config.rule`, over up to four groups: old and new parameters, decayed or not.
 
     Each group carries `peak_lr`; `set_lr` scales it. New parameters get `new_lr_factor` times the learning rate.
     """
@@ -45,20 +92,18 @@ def make_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.AdamW:
         if parameter.requires_grad:
             key = (name.startswith(NEW_PARAMETERS), decayed(name, parameter, config.decay))
             groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "peak_lr": config.lr * (config.new_lr_factor if new else 1.0),
-                "weight_decay": config.weight_decay if decay else 0.0,
-            }
-            for (new, decay), parameters in groups.items()
-        ],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=True,
-    )
+    params = [
+        {
+            "params": parameters,
+            "peak_lr": config.lr * (config.new_lr_factor if new else 1.0),
+            "weight_decay": config.weight_decay if decay else 0.0,
+        }
+        for (new, decay), parameters in groups.items()
+    ]
+    betas = (config.beta1, config.beta2)
+    if config.rule == "released":
+        return ReleasedAdamW(params, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(params, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

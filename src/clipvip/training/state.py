@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -89,7 +90,7 @@ class WorkDir:
         settings = json.loads(recipe.model_dump_json())
         file = self.path / "recipe.yaml"
         if file.exists():
-            difference = _first_difference(yaml.safe_load(file.read_text(encoding="utf-8")), settings)
+            difference = _first_difference(_read_settings(file), settings)
             if difference:
                 raise TrainingError(
                     f"{self.path}: holds a run of another recipe ({difference}); choose another --workdir or delete it"
@@ -277,6 +278,15 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return str(error)
     return None
+
+
+def _read_settings(file: Path) -> Any:
+    """A stored recipe, in which fields that have been added since then have their defaults."""
+    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        return json.loads(Recipe.model_validate(stored).model_dump_json())
+    except ValidationError:  # it has fields that no longer exist: the comparison names the first of them
+        return stored
 
 
 def _first_difference(old: Any, new: Any, where: str = "") -> str:

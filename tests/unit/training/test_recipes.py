@@ -68,8 +68,8 @@ def test_the_papers_recipes_exist_in_both_profiles(name: str) -> None:
     """Catches a profile that a recipe's own fields silence, and a difference that the list does not show."""
     told = describe(name).released
     ours, theirs = (load_recipe(f"{name}@{profile}", filled(name)) for profile in ("clipvip", "released"))
-    expected = {"loss.reduction": "sum", "optim.decay": "released", "model.resize_in": "tensor"}
-    expected |= {"train.precision": "float32", "model.proxy_init": "normal"}
+    expected = {"loss.reduction": "sum", "optim.decay": "released", "optim.rule": "released"}
+    expected |= {"train.precision": "float32", "model.resize_in": "tensor", "model.proxy_init": "normal"}
     for field, value in expected.items():
         section, key = field.split(".")
         assert getattr(getattr(theirs, section), key) == value

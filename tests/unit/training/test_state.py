@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import clipvip
 from clipvip.errors import ClipVipWarning, TrainingError
 from clipvip.model import ClipVipModel, ClipVipProcessor
+from clipvip.training import load_recipe
 from clipvip.training.state import WorkDir
 from helpers_model import write_model
 
@@ -76,6 +78,21 @@ def test_without_a_whole_checkpoint_nothing_starts_anew_by_itself(work: WorkDir)
         (folder / "trainer.pt").unlink()
     with pytest.warns(ClipVipWarning), pytest.raises(TrainingError, match="no checkpoint is whole; delete"):
         work.newest_checkpoint()
+
+
+def test_a_folder_from_before_a_field_existed_goes_on(tmp_path: Path) -> None:
+    """Catches a new field with its default taken for a changed recipe: runs could not be resumed after an update."""
+    recipe = load_recipe("demo/finetune", ["data.train=x.jsonl"])
+    work = WorkDir(tmp_path)
+    work.open(recipe)
+    file = tmp_path / "recipe.yaml"
+    old = yaml.safe_load(file.read_text())
+    del old["optim"]["rule"]
+    file.write_text(yaml.safe_dump(old))
+    work.open(recipe)
+    other = load_recipe("demo/finetune", ["data.train=x.jsonl", "optim.rule=released"])
+    with pytest.raises(TrainingError, match=r"another recipe \(optim.rule was 'torch', now 'released'\)"):
+        work.open(other)
 
 
 def test_half_written_checkpoints_do_not_count(work: WorkDir, parts: tuple[ClipVipModel, ClipVipProcessor]) -> None:

@@ -79,11 +79,12 @@ def test_the_learning_rate_is_that_of_the_step_taken(run: Train, tmp_path: Path)
     assert rows(tmp_path / "run", "lr") == pytest.approx([1e-3 * factor for factor in expected], abs=1e-12)
 
 
+@pytest.mark.parametrize("rule", ["torch", "released"])
 def test_a_run_that_broke_off_goes_on_from_its_checkpoint(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rule: str, run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches moments of the optimiser, steps or draws that a checkpoint does not bring back."""
-    settings = ("train.steps=6", "train.save_every=3", "train.eval_every=2")
+    settings = ("train.steps=6", "train.save_every=3", "train.eval_every=2", f"optim.rule={rule}")
     whole = run(tmp_path / "whole", *settings)
     update = trainer.Run.update
 
