@@ -68,7 +68,7 @@ def clip_vision(config: ClipVipConfig, device: torch.device | str) -> CLIPVision
 def sees(query: Tensor, key: Tensor, num_proxies: int, num_patches: int) -> Tensor:
     """Proxy-guided attention as a rule on token indices: proxies see and are seen by all, patches keep to their frame.
 
-    Source: CLIP-ViP section 3.3, figure 3.
+    Source: CLIP-ViP section 4.2, figure 2.
     """
     same_frame = (query - num_proxies) // num_patches == (key - num_proxies) // num_patches
     return (query < num_proxies) | (key < num_proxies) | same_frame

@@ -1,6 +1,6 @@
 """Auxiliary captions: an image captioning model says what the middle frame of every clip shows.
 
-Source: CLIP-ViP, section 3.1 (the paper used OFA-Caption, at most 16 words).
+Source: CLIP-ViP, section 4.1 (the paper used OFA-Caption, at most 16 words).
 """
 
 from clipvip.captioning.captioner import Captioner, CaptionerSettings, Described, Undescribed

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 MAX_WORDS = 16
-"""Of a caption. Source: CLIP-ViP, section 3.1."""
+"""Of a caption. Source: CLIP-ViP, section 4.1."""
 PROMPT = "Describe this image in one short sentence of at most {max_words} words. Answer with the sentence alone."
 """For models that one talks to; {max_words} is filled in."""
 PLAIN = ("blip", "git", "vision-encoder-decoder")

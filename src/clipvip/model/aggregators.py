@@ -21,7 +21,7 @@ def proxy_guided_attention(q: Tensor, k: Tensor, v: Tensor, num_proxies: int, nu
     Decomposed, so that no [N, N] mask exists: one call for the proxies' M queries over all N tokens, one batched over
     frames for the patches, whose keys are the proxies' in front of the frame's own.
 
-    q, k, v: [B, N, H, d]. Returns: [B, N, H, d]. Source: CLIP-ViP section 3.3, figure 3.
+    q, k, v: [B, N, H, d]. Returns: [B, N, H, d]. Source: CLIP-ViP section 4.2, figure 2.
     """
     (q_proxies, q_patches), (k_proxies, k_patches), (v_proxies, v_patches) = (
         x.split((num_proxies, x.shape[1] - num_proxies), dim=1)

@@ -43,7 +43,7 @@ class ClipVipConfig(PreTrainedConfig):
     initializer_factor: times the standard deviations of a start from scratch.
     clip_duration_s: how long the clips were that it was trained on, on average: a search index cuts videos into such
         windows. None: not known. No weight or feature depends on it.
-    Source: CLIP-ViP section 3.3; the released configuration files.
+    Source: CLIP-ViP section 4.2; the released configuration files.
     """
 
     model_type = "clipvip"

@@ -49,6 +49,19 @@ def test_a_model_from_scratch_starts_as_clip_does() -> None:
             assert not ours[name].any(), name
 
 
+def test_what_a_video_model_adds_to_clip_is_as_small_as_the_docs_say() -> None:
+    """Catches a stated number of parameters that the real configuration does not have (README, model/vision.py)."""
+    with torch.device("meta"):
+        vip, mean = ClipVipModel(ClipVipConfig()), ClipVipModel(ClipVipConfig(aggregator="mean"))
+    embeddings = vip.vision_model.embeddings
+    assert embeddings.proxy_tokens is not None
+    assert embeddings.temporal_embedding is not None
+    assert (embeddings.proxy_tokens.numel(), embeddings.temporal_embedding.numel()) == (2_304, 9_216)
+    clip_tower = sum(parameter.numel() for parameter in mean.vision_model.parameters())
+    assert round(clip_tower / 1e6, 1) == 87.5
+    assert sum(p.numel() for p in vip.parameters()) - sum(p.numel() for p in mean.parameters()) == 2_304 + 9_216
+
+
 def test_one_frame_equals_clip(clip_folder: Path) -> None:
     """Catches any departure from CLIP: with one proxy and no temporal signal, a frame is CLIP's image."""
     clip = CLIPModel.from_pretrained(clip_folder).eval()
