@@ -137,8 +137,8 @@ MUTATIONS = (
     Mutation(
         "processes-see-the-same-rows",
         "data/loader.py",
-        "slice(rank * size, (rank + 1) * size)",
-        "slice(0, size)",
+        "np.array_split(batch, self.world)[self.rank]",
+        "np.array_split(batch, self.world)[0]",
         "tests/unit/data/test_loader.py::test_processes_share_the_same_batches",
     ),
     # Losses
@@ -337,8 +337,8 @@ MUTATIONS = (
     Mutation(
         "new-lr-factor-ignored",
         "training/optim.py",
-        "config.lr * (config.new_lr_factor if new else 1.0)",
-        "config.lr",
+        "config.lr * (config.new_lr_factor if new else 1.0) * factor",
+        "config.lr * factor",
         "tests/unit/training/test_optim.py::test_groups_cover_every_parameter_once",
     ),
     Mutation(

@@ -234,6 +234,8 @@ ROWS = [
     Row("data.val_split", "test", (QUERIES, GALLERY), (LAST,), VALIDATED),
     Row("data.subtitle", "subtitle", (TEXTS, TOKENS), (CLIPS, FRAMES), ("data.jitter=false",)),
     Row("data.join_captions", "true", (TEXTS, QUERIES), (CLIPS, GALLERY), VALIDATED),
+    Row("data.last_batch", "keep", (("clips of a pass", lambda seen: seen.summary["steps"]),), (START,),
+        ("train.steps=null", "train.epochs=2", "train.batch_size=5"), to=4),
     Row("data.jitter", "false", (FRAMES,), (TEXTS,)),
     Row("data.num_workers", "1", (of_run("workers"),), (BATCHES, TOKENS, LAST), to={1}),
     Row("data.cache", "true", (of_run("files_opened"),), (TEXTS, FRAMES, LAST), ("data.train=WORLD/few.jsonl",), to=4),
@@ -247,6 +249,10 @@ ROWS = [
     Row("optim.rule", "released", (FIRST,), (START, CLIPS), ("optim.eps=1e-2",)),
     Row("optim.lr", "2e-3", (logged("lr"), FIRST), (START, CLIPS)),
     Row("optim.new_lr_factor", "5", (weights(1, NEW),), (weights(1, f"^(?!.*({NEW}))"), logged("lr"))),
+    Row(
+        "optim.logit_scale_lr_factor", "5", (weights(1, "logit_scale"),),
+        (weights(1, "^(?!logit_scale)"), logged("lr")),
+    ),
     Row("optim.weight_decay", "0.5", (weights(1, MATRICES),), (weights(1, OTHERS),)),
     Row(
         "optim.decay", "released", (weights(1, "norm.*weight"), weights(1, "_embedding"), weights(1, "proxy")),
@@ -314,7 +320,13 @@ def test_figures_that_a_field_promises(run: Run) -> None:
     """Catches a field that changes something, but not by what it says."""
     mean, both = run().rows[0]["loss"], run("loss.reduction=sum").rows[0]["loss"]
     assert both == pytest.approx(2 * mean, rel=1e-6)
-    spelt_out = run("model.proxy_init=normal", "loss.reduction=sum", "optim.decay=released", "optim.rule=released")
+    spelt_out = run(
+        "model.proxy_init=normal",
+        "loss.reduction=sum",
+        "optim.decay=released",
+        "optim.rule=released",
+        "data.last_batch=keep",
+    )
     assert run("profile=released").model == spelt_out.model  # the rest of the profile is in the tiny recipe
     plain, again = run().block_passes, run("train.activation_checkpointing=true").block_passes
     assert again == 2 * plain

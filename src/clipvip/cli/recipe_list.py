@@ -60,6 +60,9 @@ def as_full_text(listing: Listing) -> str:
         "",
         "what NAME@released changes: ours -> released",
         *_columns({field: f"{_told(ours)} -> {_told(theirs)}" for field, (ours, theirs) in listing.released.items()}),
+        "",
+        "what differs from the released code even then",
+        *(f"  {difference}" for difference in listing.still_differs),
     ]
     return "\n".join(lines)
 
@@ -81,6 +84,7 @@ def as_json(listing: Listing) -> dict[str, Any]:
         "released": {
             field: {"clipvip": ours, "released": theirs} for field, (ours, theirs) in listing.released.items()
         },
+        "still_differs": list(listing.still_differs),
     }
 
 

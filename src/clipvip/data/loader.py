@@ -39,6 +39,7 @@ class PassSampler(Sampler[list[Address]]):
     own negative).
 
     rank, world: the process, and how many share each batch of `batch_size`.
+    keep_last: the clips of a pass that do not fill a batch become a smaller one, of which a process may have nothing.
     Raises: ConfigError if a source is smaller than a batch, or a batch cannot be shared out evenly.
     """
 
@@ -53,6 +54,7 @@ class PassSampler(Sampler[list[Address]]):
         start_step: int = 0,
         rank: int = 0,
         world: int = 1,
+        keep_last: bool = False,
     ):
         for source in sources:
             if len(source) < batch_size:
@@ -69,33 +71,37 @@ class PassSampler(Sampler[list[Address]]):
         self.seed = seed
         self.shares = [1.0 - sum(shares), *shares]
         self.start_step = start_step
-        size = batch_size // world
-        self._mine = slice(rank * size, (rank + 1) * size)
+        self.rank, self.world = rank, world
+        self.keep_last = keep_last
 
     def __len__(self) -> int:
         return self.num_steps - self.start_step
 
     def __iter__(self) -> Iterator[list[Address]]:
+        return (addresses for _, addresses in self._steps())
+
+    def _steps(self) -> Iterator[tuple[int, list[Address]]]:
+        """The source of each step to come, and this process's share of its batch."""
         source_of = self._sources_of_steps()
         taken = np.bincount(source_of[: self.start_step], minlength=len(self.sources)).tolist()
         orders: dict[int, tuple[int, np.ndarray]] = {}
         for source in source_of[self.start_step :].tolist():
-            per_pass = steps_per_pass(len(self.sources[source]), self.batch_size)
+            per_pass = steps_per_pass(len(self.sources[source]), self.batch_size, keep_last=self.keep_last)
             pass_number, position = divmod(taken[source], per_pass)
             taken[source] += 1
             if orders.get(source, (None,))[0] != pass_number:
                 orders[source] = pass_number, self.sources[source].order(self.seed, pass_number)
             start = position * self.batch_size
             batch = orders[source][1][start : start + self.batch_size]
-            yield [(source, pass_number, index) for index in batch[self._mine].tolist()]
+            mine = np.array_split(batch, self.world)[self.rank]
+            yield source, [(source, pass_number, index) for index in mine.tolist()]
 
     def first_of_each(self, count: int) -> list[list[list[Address]]]:
         """For each source the first `count` steps of those to come that draw from it; fewer if there are no more."""
         steps = self._sources_of_steps()[self.start_step :]
         wanted = np.minimum(np.bincount(steps, minlength=len(self.sources)), count)
         found: list[list[list[Address]]] = [[] for _ in self.sources]
-        for addresses in self:
-            source = addresses[0][0]
+        for source, addresses in self._steps():
             if len(found[source]) < count:
                 found[source].append(addresses)
             if all(len(some) == number for some, number in zip(found, wanted, strict=True)):
@@ -114,9 +120,9 @@ class PassSampler(Sampler[list[Address]]):
         return np.searchsorted(np.cumsum(self.shares)[:-1], draws, side="right")
 
 
-def steps_per_pass(num_clips: int, batch_size: int) -> int:
-    """Full batches in one pass over the clips."""
-    return num_clips // batch_size
+def steps_per_pass(num_clips: int, batch_size: int, *, keep_last: bool = False) -> int:
+    """Full batches in one pass over the clips, and with `keep_last` the smaller one that may be left."""
+    return -(-num_clips // batch_size) if keep_last else num_clips // batch_size
 
 
 class Mixture(Dataset[Sample]):

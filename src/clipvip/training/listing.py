@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipvip.training.config import Recipe
+from clipvip.training.config import STILL_DIFFERS, Recipe
 from clipvip.training.recipes import given, list_recipes, load_recipe, resolve, split_profile
 
 SECTIONS = ("model", "data", "loss", "optim", "train")
@@ -19,6 +19,7 @@ class Listing:
 
     recipe: resolved, with a placeholder for each input. inputs: placeholder -> what to give, for those still open.
     released: field -> (value under the profile clipvip, value under the profile released), where they differ.
+    still_differs: what the profile released does not reproduce.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Listing:
     command: str
     inputs: dict[str, str]
     released: dict[str, tuple[Any, Any]]
+    still_differs: tuple[str, ...] = STILL_DIFFERS
 
     def settings(self) -> dict[str, Any]:
         """Every field of every section, by "section.key"."""

@@ -83,22 +83,24 @@ class ReleasedAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optimizer:
-    """AdamW by `config.rule`, over up to four groups: old and new parameters, decayed or not.
+    """AdamW by `config.rule`, over groups of old and new parameters, decayed or not, and perhaps the temperature's own.
 
-    Each group carries `peak_lr`; `set_lr` scales it. New parameters get `new_lr_factor` times the learning rate.
+    Each group carries `peak_lr`; `set_lr` scales it. New parameters get `new_lr_factor` times the learning rate, the
+    temperature `logit_scale_lr_factor` times.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (name.startswith(NEW_PARAMETERS), decayed(name, parameter, config.decay))
+            factor = config.logit_scale_lr_factor if name == "logit_scale" else 1.0
+            key = (name.startswith(NEW_PARAMETERS), decayed(name, parameter, config.decay), factor)
             groups.setdefault(key, []).append(parameter)
     params = [
         {
             "params": parameters,
-            "peak_lr": config.lr * (config.new_lr_factor if new else 1.0),
+            "peak_lr": config.lr * (config.new_lr_factor if new else 1.0) * factor,
             "weight_decay": config.weight_decay if decay else 0.0,
         }
-        for (new, decay), parameters in groups.items()
+        for (new, decay, factor), parameters in groups.items()
     ]
     betas = (config.beta1, config.beta2)
     if config.rule == "released":

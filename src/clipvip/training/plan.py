@@ -84,10 +84,11 @@ def _model(seen: Rehearsal) -> dict[str, Any]:
 
 def _data(seen: Rehearsal) -> dict[str, Any]:
     run, batch_size, main = seen.run, seen.run.recipe.train.batch_size, seen.sources[0]
+    keep_last = run.recipe.data.last_batch == "keep"
     return {
         "num_clips": run.num_clips,
         "num_steps": run.num_steps,
-        "num_passes": round(main.num_steps / steps_per_pass(main.num_clips, batch_size), 2),
+        "num_passes": round(main.num_steps / steps_per_pass(main.num_clips, batch_size, keep_last=keep_last), 2),
         "batch_size": batch_size,
         "num_processes": distributed.world(),
         "clips_per_process": seen.num_clips,

@@ -47,6 +47,8 @@ def number_of_steps(recipe: Recipe, num_main_clips: int) -> int:
         assert train.steps is not None  # the recipe saw to it
         return train.steps
     own_share = 1 - sum(source.share for source in recipe.data.mix)
+    if recipe.data.last_batch == "keep":  # as released: every clip counts, and the last step need not end a pass
+        return max(1, math.ceil(train.epochs * num_main_clips / train.batch_size / own_share - 1e-9))
     return max(1, round(train.epochs * steps_per_pass(num_main_clips, train.batch_size) / own_share))
 
 

@@ -243,11 +243,11 @@ class Run:
         self.recent.clear()
 
     def _log_step(self, loss: torch.Tensor, norm: torch.Tensor) -> str:
-        rates = self.meter.read()
+        rates, optim = self.meter.read(), self.recipe.optim
         self.seconds += rates.pop("seconds")
         row = {
             "loss": float(loss),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": optim.lr * lr_factor(self.step, self.num_steps, optim.warmup_ratio),  # of this step
             "grad_norm": float(norm),
             "logit_scale": float(self.model.logit_scale.detach()),
             **rates,
@@ -314,7 +314,7 @@ class Run:
         return PassSampler(
             self.datasets, train.batch_size, self.num_steps, seed=train.seed, start_step=self.step,
             shares=[source.share for source in self.recipe.data.mix],
-            rank=distributed.rank(), world=distributed.world(),
+            rank=distributed.rank(), world=distributed.world(), keep_last=self.recipe.data.last_batch == "keep",
         )  # fmt: skip
 
     def loader(self, order: Iterable[list[Address]]) -> DataLoader[Batch]:

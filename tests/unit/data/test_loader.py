@@ -51,11 +51,29 @@ def test_resuming_gives_the_rest_of_the_same_order(sizes: list[int], shares: lis
     assert batches(sizes, 5, 40, seed=8, shares=shares) != whole
 
 
+@pytest.mark.parametrize(("sizes", "shares"), [([23], []), ([10], []), ([23, 11], [0.3])])
+def test_the_last_clips_of_a_pass_make_a_batch_of_their_own(sizes: list[int], shares: list[float]) -> None:
+    """Catches clips of a pass that are lost or come twice, and a resumed run whose passes begin elsewhere."""
+    whole = batches(sizes, 5, 60, shares=shares, keep_last=True)
+    for source, size in enumerate(sizes):
+        own = [batch for batch in whole if batch[0][0] == source]
+        per_pass = -(-size // 5)
+        for number in range(len(own) // per_pass):
+            of_pass = own[number * per_pass : (number + 1) * per_pass]
+            assert [len(batch) for batch in of_pass] == [5] * (size // 5) + [size % 5] * (size % 5 > 0)
+            assert {address[1] for batch in of_pass for address in batch} == {number}
+            assert sorted(index for batch in of_pass for _, _, index in batch) == list(range(size))
+    for start in (1, 4, 5, 9):
+        assert batches(sizes, 5, 60, shares=shares, keep_last=True, start_step=start) == whole[start:]
+
+
+@pytest.mark.parametrize("keep_last", [False, True])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_processes_share_the_same_batches(world: int) -> None:
+def test_processes_share_the_same_batches(world: int, keep_last: bool) -> None:
     """Catches batches that depend on the number of processes: a run could not go on with another number."""
-    whole = batches([23, 12], 6, 30, shares=[0.5])
-    parts = [batches([23, 12], 6, 30, shares=[0.5], rank=rank, world=world) for rank in range(world)]
+    sizes = [23, 13]  # the last batches of a pass hold five clips and one: not all of three processes get some
+    whole = batches(sizes, 6, 30, shares=[0.5], keep_last=keep_last)
+    parts = [batches(sizes, 6, 30, shares=[0.5], rank=rank, world=world, keep_last=keep_last) for rank in range(world)]
     assert [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)] == whole
 
 
@@ -89,6 +107,9 @@ def test_first_steps_of_each_source_are_the_runs_own(sizes: list[int], shares: l
     to_come = [[batch for batch in sampler if batch[0][0] == source] for source in range(len(sizes))]
     assert sampler.first_of_each(4) == [own[:4] for own in to_come]
     whole = batches(sizes, 5, 40, shares=shares)
+    options = {"seed": 7, "shares": shares, "start_step": start, "keep_last": True, "world": 4}
+    last = PassSampler([Numbers(n) for n in sizes], 8, 40, rank=3, **options)  # type: ignore[arg-type]
+    assert [len(own) for own in last.first_of_each(4)] == [len(own[:4]) for own in to_come]
     assert sampler.steps_of_sources() == [sum(b[0][0] == source for b in whole) for source in range(len(sizes))]
 
 

@@ -26,6 +26,17 @@ def test_groups_cover_every_parameter_once() -> None:
         assert decay == (0.2 if is_matrix else 0.0), name
 
 
+def test_the_temperature_has_a_rate_of_its_own_only_where_it_differs() -> None:
+    """Catches a factor that reaches other parameters, and groups that old checkpoints could not be loaded into."""
+    model = ClipVipModel(golden_config())
+    plain = make_optimizer(model, OptimSection(lr=1e-3))
+    faster = make_optimizer(model, OptimSection(lr=1e-3, logit_scale_lr_factor=10))
+    assert len(faster.param_groups) == len(plain.param_groups) + 1
+    rates = {id(p): group["peak_lr"] for group in faster.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(1e-2 if name == "logit_scale" else 1e-3), name
+
+
 def test_schedule_ends_at_zero_and_peaks_after_warm_up() -> None:
     """Catches a warm-up that never reaches the peak, and a schedule without warm-up that divides by zero."""
     values = [lr_factor(step, 100, 0.1) for step in range(1, 101)]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from clipvip.cli.recipe_list import as_full_text
 from clipvip.errors import ConfigError
-from clipvip.training.config import PROFILES
+from clipvip.training.config import PROFILES, STILL_DIFFERS
 from clipvip.training.listing import describe, listed
 from clipvip.training.recipes import _ROOT, list_recipes, load_recipe
 
@@ -69,6 +70,7 @@ def test_the_papers_recipes_exist_in_both_profiles(name: str) -> None:
     told = describe(name).released
     ours, theirs = (load_recipe(f"{name}@{profile}", filled(name)) for profile in ("clipvip", "released"))
     expected = {"loss.reduction": "sum", "optim.decay": "released", "optim.rule": "released"}
+    expected |= {"data.last_batch": "keep"}
     expected |= {"train.precision": "float32", "model.resize_in": "tensor", "model.proxy_init": "normal"}
     for field, value in expected.items():
         section, key = field.split(".")
@@ -103,6 +105,9 @@ def test_numbers_of_the_paper() -> None:
             assert recipe.data.join_captions == (data in ("didemo", "activitynet"))
         released = (load_recipe(f"{name}@released", filled(name)) for name in names)
         assert {recipe.model.max_text_tokens for recipe in released} == cut[data]
+        for name in names:  # "lr_mul" of the released files
+            factor = load_recipe(f"{name}@released", filled(name)).optim.logit_scale_lr_factor
+            assert factor == (10 if name == "finetune/didemo-b16" else 1)
     steps = {load_recipe(name, filled(name)).train.steps for name in PAPER if "scale-" in name}
     assert steps == {100_000_000 // 1024}
 
@@ -170,6 +175,9 @@ def test_list_tells_what_the_recipe_does_and_what_is_still_open() -> None:
     assert set(open_.inputs) == {"INIT", "VAL"}
     assert open_.settings()["loss.reduction"] == "sum"
     assert open_.released["model.max_text_tokens"] == (70, 50)
+    told = as_full_text(open_)
+    assert all(difference in told for difference in STILL_DIFFERS)
+    assert any("fp16" in difference for difference in STILL_DIFFERS)
     assert "MIX_0_DATA" in describe("pretrain/data-both+images").command
     assert "model.init" not in describe("scratch/b32").command
     assert [listing.name for listing in listed()] == NAMES

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from clipvip.data.dataset import ClipDataset, Sources
 from clipvip.data.source import ManifestClips
 from clipvip.records import Clip
-from clipvip.training.sources import usual_duration_s
+from clipvip.training import load_recipe
+from clipvip.training.sources import number_of_steps, usual_duration_s
 from helpers_video import write_video
 
 
@@ -34,3 +36,23 @@ def test_how_long_clips_are(tmp_path: Path) -> None:
     ]
     assert usual_duration_s(dataset(*clips)) == 1.5
     assert usual_duration_s(dataset(image)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "num_clips", "ours", "released"),
+    [("msrvtt-b32", 9000, 7000, 7032), ("didemo-b16", 8395, 1300, 1312), ("activitynet-b32", 10009, 1560, 1564)],
+)
+def test_released_recipes_take_as_many_steps_as_the_released_code(
+    name: str, num_clips: int, ours: int, released: int
+) -> None:
+    """Catches last batches that are left out where the released code counts them, and a schedule that is shorter."""
+    given = ["model.init=x", "data.train=x", "data.val=x"]
+    assert number_of_steps(load_recipe(f"finetune/{name}", given), num_clips) == ours
+    assert number_of_steps(load_recipe(f"finetune/{name}@released", given), num_clips) == released
+
+
+def test_steps_are_counted_exactly_where_passes_fill_their_batches() -> None:
+    """Catches a step too many from a share that floating point cannot hold: 20 passes at a share of 0.8 are 25."""
+    mixed = load_recipe("pretrain/data-both+images@released", ["model.init=x", "data.train=x", "data.mix.0.data=x"])
+    assert mixed.data.mix[0].share == 0.2
+    assert number_of_steps(mixed, 1024 * 20) == 25
