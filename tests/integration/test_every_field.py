@@ -70,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(12):
         split = "train" if i < 8 else "val" if i < 11 else "test"
         texts: dict[str, Any] = {
-            "captions": (f"clip {i} with a dog", f"the {i}th of all clips"),
+            "captions": (f"clip {i} with a dog &amp; cat", f"the {i}th of all clips"),
             "subtitle": f"they say {i}",
             "caption": f"a picture of {i}",
             "split": split,
@@ -219,6 +219,7 @@ ROWS = [
         "model.max_text_tokens", "5", (("most tokens", lambda seen: max(map(len, seen.tokens))),), (TEXTS, FRAMES),
         to=5,
     ),
+    Row("model.text_cleaning", "openai", (TOKENS,), (TEXTS, FRAMES)),
     Row("data.train", "WORLD/few.jsonl", (CLIPS, NUM_CLIPS), (START,)),
     Row("data.mix", "[{data: WORLD/images.jsonl, share: 0.9}]", (IMAGES, NUM_CLIPS), (START,)),
     Row("data.mix.0.data", "WORLD/few_images.jsonl", (OF_IMAGES, NUM_CLIPS), (IMAGES,), MIXED),
@@ -399,12 +400,16 @@ def test_what_an_architecture_cannot_set_is_refused(key: str, world: Path) -> No
         build_model(section.model_copy(update={"architecture": {**section.architecture, "text_config": text}}))
 
 
-def test_a_start_keeps_the_colours_it_was_trained_with(world: Path, tmp_path: Path) -> None:
-    """Catches pixels normalised otherwise than the start's own processor does: no field of a recipe sets that."""
+def test_a_start_keeps_the_colours_and_the_texts_it_was_trained_with(world: Path, tmp_path: Path) -> None:
+    """Catches pixels or texts prepared otherwise than the start's own processor does."""
     shutil.copytree(world / "model0", tmp_path / "model")
     processor = ClipVipProcessor.from_pretrained(world / "model0")
     processor.image_mean = processor.image_std = [0.5, 0.5, 0.5]
+    processor.text_cleaning = "openai"
     processor.save_pretrained(tmp_path / "model")
     settings = [*overrides(world), *STARTED, f"model.init={tmp_path / 'model'}"]
     _, ours = build_model(load_recipe(str(world / "tiny.yaml"), settings).model)
     assert (ours.image_mean, ours.image_std) == ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    assert ours.text_cleaning == "openai"
+    _, told = build_model(load_recipe(str(world / "tiny.yaml"), [*settings, "model.text_cleaning=none"]).model)
+    assert told.text_cleaning == "none"

@@ -25,7 +25,11 @@ def check_has_tokenizer(source: str | Path, tokenizer_source: str | Path | None)
 
 
 def processor_for(
-    converted: Converted, source: str | Path, tokenizer_source: str | Path | None = None
+    converted: Converted,
+    source: str | Path,
+    tokenizer_source: str | Path | None = None,
+    *,
+    text_cleaning: str | None = None,
 ) -> ClipVipProcessor:
     """The processor for a model that `read_checkpoint` read from `source`.
 
@@ -33,6 +37,8 @@ def processor_for(
     plain CLIP, its mean and std count too, unless `source` has its own; of a clipvip folder only the tokeniser does.
     Released weights: squash, no antialias, T frames, at most 70 tokens. Plain CLIP: crop, antialias, all positions. A
     clipvip folder: its own processor.
+    text_cleaning: None: "openai" for OpenAI's and open_clip's files, whose weights were trained with such a tokeniser;
+    "none" for released files, which were trained with transformers', and for Hugging Face folders, which do not say.
     Raises: UsageError without a tokeniser; CheckpointError if there is none there, or not the model's.
     """
     check_has_tokenizer(source, tokenizer_source)
@@ -53,9 +59,12 @@ def processor_for(
             resize="squash" if released else "crop",
             resize_in="tensor",
             antialias=not released,
+            text_cleaning="openai" if converted.report.format in ("openai", "open_clip") else "none",
             max_text_tokens=min(RELEASED_TEXT_TOKENS, positions) if released else positions,
             **({} if released else _mean_and_std(source) or _mean_and_std(place)),
         )
+    if text_cleaning is not None:
+        processor.text_cleaning = text_cleaning
     processor.check_fits(source if tokenizer_source is None else tokenizer_source, config)
     return processor
 

@@ -38,6 +38,10 @@ def command(
     image_size: Annotated[
         int | None, typer.Option(help="Interpolate the position embedding for images of this many pixels.")
     ] = None,
+    text_cleaning: Annotated[
+        str | None,
+        typer.Option(help="openai (repair texts as OpenAI's tokeniser does) or none (default: by the format)."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report on every key as JSON.")] = False,
 ) -> None:
     """Turn a checkpoint into a model folder for --model: released CLIP-ViP, Hugging Face CLIP, OpenAI, open_clip.
@@ -55,11 +59,16 @@ def command(
     from clipvip.checkpoints.processors import check_has_tokenizer, processor_for
     from clipvip.checkpoints.sizes import Wanted
     from clipvip.errors import UsageError
+    from clipvip.model.text_cleaning import TEXT_CLEANINGS
 
     if to not in ("clipvip", "released"):
         raise UsageError(f"--to {to}: choose clipvip or released")
     if to == "released" and processor is not None:
         raise UsageError("--processor has no use with --to released: that file holds weights only")
+    if text_cleaning not in (None, *TEXT_CLEANINGS):
+        raise UsageError(f"--text-cleaning {text_cleaning}: choose {' or '.join(TEXT_CLEANINGS)}")
+    if to == "released" and text_cleaning is not None:
+        raise UsageError("--text-cleaning has no use with --to released: that file holds weights only")
     if target.is_file() or (target.is_dir() and (to == "released" or any(target.iterdir()))):
         raise UsageError(f"{target} exists; name another place, or remove it first")
     if to == "clipvip":
@@ -70,7 +79,7 @@ def command(
         with written_aside(target) as path:
             torch.save(state, path)
     else:
-        finished = processor_for(converted, source, processor)
+        finished = processor_for(converted, source, processor, text_cleaning=text_cleaning)
         with written_aside(target) as path:
             converted.model.save_pretrained(path)
             finished.save_pretrained(path)

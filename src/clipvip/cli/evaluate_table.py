@@ -126,10 +126,11 @@ def _cell(value: float, interval: list[float] | None = None, sign: str = "") -> 
 def _sampling(sampling: dict[str, Any]) -> str:
     if not sampling:
         return ""
+    cleaned = f", cleaned ({name})" if (name := sampling.get("text_cleaning", "none")) != "none" else ""
     filtered = ", antialias" if sampling["antialias"] else ""
     return (
         f"{sampling['num_frames']} frames of {sampling['image_size']} pixels, resize {sampling['resize']} "
-        f"(in the {sampling['resize_in']}{filtered}), texts cut at {sampling['max_text_tokens']} tokens"
+        f"(in the {sampling['resize_in']}{filtered}), texts cut at {sampling['max_text_tokens']} tokens{cleaned}"
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from clipvip.errors import InputError, VideoDecodeError
 from clipvip.jobs.ahead import run_ahead
 from clipvip.model import ClipVipModel, ClipVipProcessor
-from clipvip.model.processor import Media
+from clipvip.model.processor import ADDED_SINCE, Media
 from clipvip.progress import step_counter
 from clipvip.records import Clip, Embeddings
 
@@ -51,8 +51,8 @@ class Encoder:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What figures depend on beside the weights: frames, their size, how they are resized, where texts are cut."""
-        names = ("num_frames", "image_size", "resize", "resize_in", "antialias", "max_text_tokens")
+        """What figures depend on beside the weights: frames, their size and resizing, how texts are cleaned and cut."""
+        names = ("num_frames", "image_size", "resize", "resize_in", "antialias", "max_text_tokens", "text_cleaning")
         return {name: getattr(self.processor, name) for name in names}
 
     @cached_property
@@ -69,7 +69,11 @@ class Encoder:
         config = self.model.config
         tokenizer = json.loads(self.processor.tokenizer.backend_tokenizer.to_str())
         settings = {
-            "processor": {k: v for k, v in self.processor.to_dict().items() if k != "processor_class"},
+            "processor": {
+                key: value
+                for key, value in self.processor.to_dict().items()
+                if key != "processor_class" and not (key in ADDED_SINCE and value == ADDED_SINCE[key])
+            },
             # truncation and padding are left from the last call, not part of what the tokeniser is
             "tokenizer": {k: v for k, v in tokenizer.items() if k not in ("truncation", "padding")},
             "end_token": config.text_config.eos_token_id,

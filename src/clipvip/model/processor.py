@@ -18,10 +18,13 @@ from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedToke
 
 from clipvip.errors import CheckpointError, ClipVipWarning, ConfigError, InputError
 from clipvip.model.config import ClipVipConfig
+from clipvip.model.text_cleaning import TEXT_CLEANINGS, clean_text
 from clipvip.records import Clip
 from clipvip.video import read_frames, read_image
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD, decoder_size, to_pixel_values
 
+ADDED_SINCE = {"text_cleaning": "none"}
+"""Fields that the first processors did not have: with these values they are no part of a model's fingerprint."""
 Media = str | Path | tuple[str | Path, float, float] | np.ndarray | Tensor
 """A file, (file, start_s, end_s), or decoded frames uint8 [T, H, W, 3]."""
 
@@ -36,6 +39,7 @@ class ClipVipProcessor(ProcessorMixin):
     resize_in: "tensor" (float bicubic) or "decoder" (the decoder's scaler: faster, for models trained that way).
     antialias: whether "tensor" resizing filters first (released code: no; CLIP's own preprocessing: yes).
     image_mean, image_std: per channel. max_text_tokens: longer texts are cut, their end token kept.
+    text_cleaning: "none", or "openai" for models trained with OpenAI's or open_clip's tokeniser (see `clean_text`).
     """
 
     def __init__(
@@ -49,7 +53,10 @@ class ClipVipProcessor(ProcessorMixin):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         max_text_tokens: int = 70,
+        text_cleaning: str = "none",
     ):
+        if text_cleaning not in TEXT_CLEANINGS:
+            raise ConfigError(f"text_cleaning={text_cleaning!r}: choose {' or '.join(map(repr, TEXT_CLEANINGS))}")
         if resize not in ("squash", "crop"):
             raise ConfigError(f"resize={resize!r}: choose 'squash' or 'crop'")
         if resize_in not in ("tensor", "decoder"):
@@ -62,6 +69,7 @@ class ClipVipProcessor(ProcessorMixin):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.max_text_tokens = max_text_tokens
+        self.text_cleaning = text_cleaning
         self._told_of_cut = False
         super().__init__(tokenizer)
 
@@ -133,12 +141,18 @@ class ClipVipProcessor(ProcessorMixin):
         """Texts to `input_ids` and `attention_mask`, padded to the longest of them.
 
         multiple_of: padded further, to a multiple of so many tokens, but to no more than `max_text_tokens`.
-        Texts over `max_text_tokens` are cut, their end token kept; the first time a ClipVipWarning says so.
+        Texts over `max_text_tokens` are cut, their end token kept; the first time a ClipVipWarning says so. A special
+        token that is written out in a text, such as "<|endoftext|>", is ordinary text.
         Raises: InputError for a text that is no string.
         """
         self.check_texts(texts)
         tokens = self.tokenizer(
-            list(texts), padding="longest", truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
+            [clean_text(text) for text in texts] if self.text_cleaning == "openai" else list(texts),
+            padding="longest",
+            truncation=True,
+            max_length=self.max_text_tokens,
+            split_special_tokens=True,
+            return_tensors="pt",
         )
         if not self._told_of_cut and (cut := [i for i, text in enumerate(tokens.encodings) if text.overflowing]):
             self._told_of_cut = True
@@ -190,6 +204,8 @@ class ClipVipProcessor(ProcessorMixin):
     def from_clip(cls, source: str | Path, *, num_frames: int = 12) -> ClipVipProcessor:
         """The processor that plain CLIP weights want: crop, antialiased, with the folder's own size, mean and std.
 
+        Texts are not cleaned: a folder does not say which tokeniser its weights were trained with, and indexes that
+        were made with such a folder stay valid. `clipvip convert --text-cleaning openai` makes a model that cleans.
         Raises: CheckpointError if the folder has no tokeniser.
         """
         try:
@@ -218,6 +234,15 @@ def image_colours(source: str | Path) -> tuple[Sequence[float], Sequence[float]]
         settings = {}
     settings = settings if "image_mean" in settings else _image_processor_settings(source)
     return settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
+
+
+def stored_text_cleaning(source: str | Path) -> str:
+    """That of a clipvip folder or hub id; "none" for plain CLIP (see `ClipVipProcessor.from_clip`)."""
+    try:
+        settings, _ = ClipVipProcessor.get_processor_dict(source)
+    except OSError:
+        return "none"
+    return settings.get("text_cleaning", "none")
 
 
 def _image_processor_settings(source: str | Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from clipvip.errors import CheckpointError, ConfigError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.clipvip import load_strictly, read_config
 from clipvip.model.config import TOWER_KEYS_READ
-from clipvip.model.processor import image_colours
+from clipvip.model.processor import image_colours, stored_text_cleaning
 from clipvip.training.config import ModelSection
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD
 
@@ -51,6 +51,7 @@ def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
         with torch.no_grad():
             model.logit_scale.fill_(section.logit_scale)
     mean, std = (CLIP_MEAN, CLIP_STD) if section.init is None else image_colours(section.init)
+    cleaning: str = section.text_cleaning or ("none" if section.init is None else stored_text_cleaning(section.init))
     processor = ClipVipProcessor(
         tokenizer,
         image_mean=mean,
@@ -60,6 +61,7 @@ def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
         resize=section.resize,
         resize_in=section.resize_in,
         max_text_tokens=section.max_text_tokens,
+        text_cleaning=cleaning,
     )
     processor.check_fits(section.tokenizer or section.init or "", model.config)
     return model, processor

@@ -44,6 +44,9 @@ class ModelSection(_Strict):
     """Where they are resized."""
     max_text_tokens: int = Field(70, ge=3)
     """Texts are cut here, their end token kept."""
+    text_cleaning: Literal["none", "openai"] | None = None
+    """Whether texts are repaired as OpenAI's tokeniser does it (see `ClipVipProcessor`); None: as `init` does, and not
+    at all where it is plain CLIP, as released."""
 
 
 class MixSection(_Strict):

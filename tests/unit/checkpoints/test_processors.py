@@ -58,6 +58,22 @@ def test_plain_clip_settings(place: Path) -> None:
     assert (processor.num_frames, processor.image_size, processor.max_text_tokens) == (12, 12, 12)
 
 
+def test_texts_are_cleaned_where_the_weights_were_trained_so(place: Path, tmp_path: Path) -> None:
+    """Catches captions read otherwise than in training, and a setting that converting a folder again forgets."""
+    files = {"openai.pt": "openai", "released.pt": "none"}
+    for name, expected in files.items():
+        converted = read_checkpoint(place / name, Wanted(*((4, 3) if name == "openai.pt" else (2, 2))))
+        assert processor_for(converted, place / name, place / "tokenizer").text_cleaning == expected
+        other = processor_for(converted, place / name, place / "tokenizer", text_cleaning="none")
+        assert other.text_cleaning == "none"
+    converted.model.save_pretrained(tmp_path)
+    processor_for(converted, place / "released.pt", place / "tokenizer", text_cleaning="openai").save_pretrained(
+        tmp_path
+    )
+    assert processor_for(read_checkpoint(tmp_path), tmp_path).text_cleaning == "openai"
+    assert ClipVipProcessor.from_pretrained(place / "own").text_cleaning == "none"
+
+
 def test_mean_and_std_of_plain_clip_are_kept(place: Path, tmp_path: Path) -> None:
     """Catches a model of other mean and std given CLIP's."""
     train_clip_tokenizer(TEXTS).save_pretrained(tmp_path)

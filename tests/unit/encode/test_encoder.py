@@ -136,6 +136,14 @@ def test_fingerprint_follows_what_matters(folder: Path, tmp_path: Path) -> None:
     changed = json.loads(settings.read_text()) | {"resize": "crop"}
     settings.write_text(json.dumps(changed))
     assert clipvip.load(tmp_path / "same", device="cpu").fingerprint != base
+    cleaning = json.loads((folder / "processor_config.json").read_text()) | {"text_cleaning": "openai"}
+    settings.write_text(json.dumps(cleaning))
+    cleans = clipvip.load(tmp_path / "same", device="cpu")
+    assert cleans.fingerprint != base
+    texts = ["a red&amp;blue circle", "a red & blue circle"]
+    assert np.abs(np.subtract(*used.encode_texts(texts))).max() > 1e-3
+    cleaned = cleans.encode_texts(["a red &amp;  blue circle", "a red & blue circle"])
+    np.testing.assert_array_equal(cleaned[0], cleaned[1])
 
 
 @pytest.mark.parametrize(
