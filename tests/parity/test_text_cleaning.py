@@ -15,8 +15,8 @@ from transformers import CLIPTokenizer
 from clipvip.model import ClipVipProcessor
 from clipvip.model.tokenizer import train_clip_tokenizer
 
-SENTENCE = """a man's dog doesn't catch the frisbee and it's "great", she said: i'll go to café no. 12 at 50% off by naïve
-people <b>bold</b> tom & jerry über straße 100€ fast-paced re-run éclair 3rd"""
+SENTENCE = """a man's dog doesn't catch the frisbee and it's "great", she said: i'll go to café no. 12 at 50% off by
+naïve people <b>bold</b> tom & jerry über straße 100€ fast-paced re-run éclair 3rd"""
 WORDS = SENTENCE.split()
 AWKWARD = (
     "“{}”", "‘{}’", "it’s {}", "{} &amp; {}", "&lt;b&gt;{}&lt;/b&gt;", "&amp;lt;{}&amp;gt;", "{}  {}", "{}\u00a0{}",

@@ -41,9 +41,9 @@ class PlainAsker:
     """For `PLAIN` models. beginning: of all captions, for BLIP and GIT."""
 
     def __init__(self, kind: str, source: str, place: dict[str, str], beginning: str | None):
-        self.tokenizer = AutoTokenizer.from_pretrained(source, **place)
+        self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **place)
         # Pillow's pixels, as the models were trained on, whether or not torchvision is installed
-        self._processor = AutoImageProcessor.from_pretrained(source, backend="pil", **place)
+        self._processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False, **place)
         self._tokens: dict[str, Tensor] = {}  # [1, N]
         self._repeated = 0
         if beginning:
@@ -67,7 +67,7 @@ class ChatAsker:
     """For models that chat about images. Raises: CheckpointError for a model without a chat template."""
 
     def __init__(self, kind: str, source: str, place: dict[str, str], prompt: str, encodes: bool):
-        self._processor = AutoProcessor.from_pretrained(source, **place)
+        self._processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, **place)
         self._prompt, self._encodes = prompt, encodes
         if not getattr(self._processor, "chat_template", None):
             raise CheckpointError(

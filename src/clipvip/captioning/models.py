@@ -67,12 +67,14 @@ class CaptionModel:
 def find_model(source: str | Path, *, revision: str | None = None, **options: Any) -> CaptionModel:
     """The captioning model in a folder or on the hub, not loaded yet. options: fields of `CaptionModel`.
 
-    revision: a branch, tag or commit of the hub.
+    revision: a branch, tag or commit of the hub; `source` may be ID@REVISION instead.
     Raises: CheckpointError if there is no model, or one that describes no images; UsageError for options it has no
     use for.
     """
     if options.get("dtype", "auto") not in ("auto", *_DTYPES):
         raise UsageError(f"--dtype {options['dtype']}: choose auto, float32 or bfloat16")
+    from clipvip.model.hub import split_revision
+
     commit = None
     if Path(source).is_dir():
         if revision is not None:
@@ -80,8 +82,11 @@ def find_model(source: str | Path, *, revision: str | None = None, **options: An
         source = Path(source).resolve()
         name, found = source.name, f"sha256:{_digest(source)}"
     else:
-        name, found = str(source), _hub_commit(str(source), revision)
-        commit = found
+        name, given = split_revision(source)
+        if given is not None and revision is not None:
+            raise UsageError(f"--revision {revision}: {source} names one already; give it once")
+        source = name
+        commit = found = _hub_commit(name, given or revision)
     kind = _model_type(str(source), commit)
     if kind == "vision-encoder-decoder" and options.get("prompt") is not None:
         raise UsageError(f"--prompt: {source} is a VisionEncoderDecoder model, which takes none")
@@ -154,7 +159,12 @@ def _load(settings: CaptionModel, dtype: Any) -> tuple[Any, Asker, dict[str, int
     source, place = settings.source, _place(settings.commit)
     with without_bars():
         model, info = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **place
+            source,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **place,
         )
     missing = sorted(key for key in info["missing_keys"] if ".pooler." not in key)  # poolers feed no caption
     if missing or info["mismatched_keys"]:
@@ -180,7 +190,13 @@ def _model_type(source: str, commit: str | None) -> str:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    config = _loading(source, lambda: AutoConfig.from_pretrained(source, **_place(commit)))
+    from clipvip.model.hub import refuse_foreign_code
+
+    def load() -> Any:
+        refuse_foreign_code(source if commit is None else f"{source}@{commit}")
+        return AutoConfig.from_pretrained(source, **_place(commit), trust_remote_code=False)
+
+    config = _loading(source, load)
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise CheckpointError(
             f"{source}: a {config.model_type} model, which describes no images; captioners are {', '.join(PLAIN)} "

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.image_processing_base import ImageProcessingMixin
-
 from clipvip.checkpoints.convert import Converted
 from clipvip.errors import CheckpointError, UsageError
 from clipvip.model import ClipVipProcessor
+from clipvip.model.hub import load_tokenizer
+from clipvip.model.processor import image_processor_settings
 
 RELEASED_TEXT_TOKENS = 70
 
@@ -46,12 +45,12 @@ def processor_for(
     if converted.report.format == "clipvip":
         processor = _own_processor(source)
         if tokenizer_source is not None:
-            processor.tokenizer = _tokenizer(tokenizer_source)
+            processor.tokenizer = load_tokenizer(tokenizer_source)
         processor.image_size = config.vision.image_size
     else:
         released = converted.report.format == "released"
         place = source if tokenizer_source is None else tokenizer_source
-        tokenizer, positions = _tokenizer(place), config.text.max_position_embeddings
+        tokenizer, positions = load_tokenizer(place), config.text.max_position_embeddings
         processor = ClipVipProcessor(
             tokenizer,
             num_frames=config.num_frames,
@@ -76,21 +75,11 @@ def _own_processor(source: str | Path) -> ClipVipProcessor:
         raise CheckpointError(f"{source}: no usable processor there: {' '.join(str(error).split())}") from error
 
 
-def _tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{source}: no CLIP tokeniser there: {' '.join(str(error).split())}") from error
-
-
 def _mean_and_std(source: str | Path) -> dict[str, Any]:
     """`image_mean` and `image_std` of a folder or hub id of plain CLIP; nothing if it has none, or is ours."""
     if Path(source).is_file():
         return {}
-    try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    except OSError:  # folders without one exist; CLIP's own mean and std are then the only sensible choice
-        return {}
+    settings = image_processor_settings(source)
     if settings.get("processor_class") == ClipVipProcessor.__name__:
         return {}
     return {key: settings[key] for key in ("image_mean", "image_std") if key in settings}

@@ -9,7 +9,8 @@ import torch
 from clipvip.encode.encoder import Encoder
 from clipvip.errors import CheckpointError, UsageError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.clipvip import load_strictly, read_config
+from clipvip.model.clipvip import load_strictly
+from clipvip.model.hub import read_config
 
 
 def load(source: str | Path, *, device: str = "auto", dtype: str = "auto", optimize: bool = True) -> Encoder:

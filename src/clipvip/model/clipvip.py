@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -24,6 +23,7 @@ from clipvip.errors import CheckpointError, InputError, UsageError
 from clipvip.model import inference
 from clipvip.model.aggregators import TemporalTransformer, mean_pool
 from clipvip.model.config import FRAMEWISE, ClipVipConfig
+from clipvip.model.hub import locate, read_config
 from clipvip.model.layers import MLP, Attention, init_block_weights
 from clipvip.model.quiet import without_bars
 from clipvip.model.text import TextEmbeddings, TextTransformer
@@ -180,10 +180,11 @@ class ClipVipModel(PreTrainedModel):
             return super().save_pretrained(*args, **options)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **options: Any) -> Any:
-        """As in transformers, without bars."""
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **options: Any) -> Any:
+        """As in transformers, without bars; the hub id may be ID@REVISION (see `locate`)."""
+        name, located = locate(pretrained_model_name_or_path)
         with without_bars():
-            return super().from_pretrained(*args, **options)
+            return super().from_pretrained(name, *args, **{**options, **located})
 
     def _apply(self, *args: Any, **options: Any) -> ClipVipModel:
         self._refuse_if_optimized("moving")
@@ -276,17 +277,6 @@ class ClipVipModel(PreTrainedModel):
 def _unit(features: Tensor) -> Tensor:
     """Features at unit norm along their last axis, in float32 at least."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
-
-
-def read_config(source: str | Path) -> PreTrainedConfig:
-    """The configuration of a model folder or hub id. Raises: CheckpointError if there is none, or a malformed one."""
-    path = Path(source)
-    if not path.exists() and (path.is_absolute() or len(path.parts) > 2):
-        raise CheckpointError(f"{source}: no such folder, and no hub id either (OWNER/NAME)")
-    try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise CheckpointError(f"{source}: no usable model there: {' '.join(str(error).split())}") from error
 
 
 def load_strictly(

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from clipvip.errors import CheckpointError, ClipVipWarning, ConfigError, InputError
 from clipvip.model.config import ClipVipConfig
+from clipvip.model.hub import load_tokenizer, locate, read_config
 from clipvip.model.text_cleaning import TEXT_CLEANINGS, clean_text
 from clipvip.records import Clip
 from clipvip.video import read_frames, read_image
@@ -201,6 +202,13 @@ class ClipVipProcessor(ProcessorMixin):
         return decoder_size(self.resize, self.image_size) if self.resize_in == "decoder" else None
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> ClipVipProcessor:
+        """As in transformers; the hub id may be ID@REVISION (see `locate`)."""
+        name, located = locate(pretrained_model_name_or_path)
+        processor: ClipVipProcessor = super().from_pretrained(name, **{**options, **located})
+        return processor
+
+    @classmethod
     def from_clip(cls, source: str | Path, *, num_frames: int = 12) -> ClipVipProcessor:
         """The processor that plain CLIP weights want: crop, antialiased, with the folder's own size, mean and std.
 
@@ -208,11 +216,7 @@ class ClipVipProcessor(ProcessorMixin):
         were made with such a folder stay valid. `clipvip convert --text-cleaning openai` makes a model that cleans.
         Raises: CheckpointError if the folder has no tokeniser.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{source}: no CLIP tokeniser there: {' '.join(str(error).split())}") from error
-        config = AutoConfig.from_pretrained(source)
+        tokenizer, config = load_tokenizer(source), read_config(source)
         mean, std = image_colours(source)
         return cls(
             tokenizer,
@@ -228,28 +232,32 @@ class ClipVipProcessor(ProcessorMixin):
 
 def image_colours(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std of a model folder or hub id, clipvip's or CLIP's; CLIP's own where it names none."""
-    try:
-        settings, _ = ClipVipProcessor.get_processor_dict(source)
-    except OSError:
-        settings = {}
-    settings = settings if "image_mean" in settings else _image_processor_settings(source)
+    settings = _processor_settings(source)
+    settings = settings if "image_mean" in settings else image_processor_settings(source)
     return settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
 
 
 def stored_text_cleaning(source: str | Path) -> str:
     """That of a clipvip folder or hub id; "none" for plain CLIP (see `ClipVipProcessor.from_clip`)."""
+    return _processor_settings(source).get("text_cleaning", "none")
+
+
+def _processor_settings(source: str | Path) -> dict[str, Any]:
+    name, options = locate(source)
     try:
-        settings, _ = ClipVipProcessor.get_processor_dict(source)
+        settings, _ = ClipVipProcessor.get_processor_dict(name, **options)
     except OSError:
-        return "none"
-    return settings.get("text_cleaning", "none")
+        return {}
+    return settings
 
 
-def _image_processor_settings(source: str | Path) -> dict[str, Any]:
+def image_processor_settings(source: str | Path) -> dict[str, Any]:
+    """What the image processor of a model folder or hub id is set to; nothing if there is none."""
     from transformers.image_processing_base import ImageProcessingMixin
 
+    name, options = locate(source)
     try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name, **options)
     except OSError:  # folders without one exist; CLIP's mean and std are then the only sensible choice
         return {}
     return settings

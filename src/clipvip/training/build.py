@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer
 
-from clipvip.errors import CheckpointError, ConfigError
+from clipvip.errors import ConfigError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.clipvip import load_strictly, read_config
+from clipvip.model.clipvip import load_strictly
 from clipvip.model.config import TOWER_KEYS_READ
+from clipvip.model.hub import load_tokenizer, read_config
 from clipvip.model.processor import image_colours, stored_text_cleaning
 from clipvip.training.config import ModelSection
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD
@@ -90,14 +90,6 @@ def _scratch_config(architecture: dict[str, Any], options: dict[str, Any]) -> Cl
         return ClipVipConfig(**architecture, **options)
     except StrictDataclassError as error:
         raise ConfigError(f"model.architecture: {' '.join(str(error).split())}") from None
-
-
-def load_tokenizer(source: str) -> Any:
-    """A tokeniser folder or hub id. Raises: CheckpointError."""
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{source}: no usable tokeniser there: {' '.join(str(error).split())}") from error
 
 
 def _initialised(section: ModelSection, options: dict[str, Any]) -> ClipVipModel:
