@@ -16,15 +16,29 @@ from torch import Tensor
 
 from clipvip.checkpoints import sizes
 from clipvip.checkpoints.files import read_file, weights
-from clipvip.checkpoints.keymaps import ARCHIVE_SCALARS, OPENAI, RELEASED, Format, Place, recognise, to_theirs
+from clipvip.checkpoints.keymaps import (
+    ARCHIVE_SCALARS,
+    OPENAI,
+    RELEASED,
+    RELEASED_PROXIES,
+    RELEASED_TEMPORAL,
+    Format,
+    Place,
+    recognise,
+    to_theirs,
+)
 from clipvip.checkpoints.sizes import Wanted, misfit
 from clipvip.errors import CheckpointError
 from clipvip.model import ClipVipConfig, ClipVipModel
-from clipvip.model.clipvip import load_strictly, read_config
+from clipvip.model.clipvip import load_strictly
+from clipvip.model.hub import read_config, split_revision
 
 Source = str | Path | Mapping[str, Tensor]
+_CLASS = "clipmodel.vision_model.embeddings.class_embedding"
+NUM_FRAMES = 12
+"""Of all released models but ActivityNet's, whose file says 32."""
 _POSITIONS = "vision_model.embeddings.position_embedding.weight"
-_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".index.json")
 
 
 @dataclass(frozen=True)
@@ -32,8 +46,9 @@ class Report:
     """What became of every key.
 
     format: "released", "huggingface", "openai", "open_clip" or "clipvip". mapped: (their key, our name) pairs; a fused
-    tensor of theirs stands in several. new: names of ours that the source did not have. dropped: keys without weights,
-    checked. left_over: keys without a place. Both `new` and `left_over` are empty: such a checkpoint is an error.
+    tensor of theirs stands in several. new: names of ours that the source did not have, with zeros: the temporal
+    embedding of a released model that was trained without one, and no other. dropped: keys without weights, checked.
+    left_over: keys without a place; always empty, as such a checkpoint is an error.
     notes: what was assumed or changed, for people.
     """
 
@@ -64,8 +79,9 @@ def convert_checkpoint(
 ) -> ClipVipModel:
     """A model from a checkpoint of any known format, which is told by the content.
 
-    source: a file, a folder or hub id (Hugging Face CLIP, or our own), or a state dict. Known are: released CLIP-ViP
-    (becomes aggregator="vip"), Hugging Face CLIP, OpenAI and open_clip state dicts (aggregator="mean").
+    source: a file, a folder or hub id (Hugging Face CLIP, or our own; ID@REVISION for one of its revisions), or a state
+    dict. Known are: released CLIP-ViP (becomes aggregator="vip", or "mean" if trained as MeanPool), Hugging Face CLIP,
+    OpenAI and open_clip state dicts (aggregator="mean"). Training checkpoints around them are unwrapped.
     vision_heads, text_heads: default: of the public model of that width; any other width needs them.
     hidden_act: "quick_gelu" or "gelu"; default: quick_gelu, but gelu for open_clip's widths 1280, 1408 and 1664.
     eos_token_id: default: the last token. image_size: pixels; None keeps the stored grid of positions, another size
@@ -112,7 +128,9 @@ def to_released(model: ClipVipModel) -> dict[str, Tensor]:
 
 def _names_a_path(source: str | Path) -> bool:
     """Whether something that does not exist was meant as a path; hub ids are NAME or OWNER/NAME."""
-    text = str(source)
+    text, revision = split_revision(source)
+    if revision is not None:
+        return False
     return isinstance(source, Path) or text.endswith(_WEIGHT_SUFFIXES) or text[:1] in "./~" or text.count("/") > 1
 
 
@@ -123,10 +141,19 @@ def _from_state(content: object, where: str, wanted: Wanted) -> Converted:
         first = ", ".join(list(state)[:3])
         raise CheckpointError(
             f"{where}: no known layout (released CLIP-ViP, Hugging Face, OpenAI, open_clip); it has {first}, ..."
+            + _advice(state)
         )
     if known is not RELEASED and "vision_model.embeddings.temporal_embedding" in state:
         raise CheckpointError(f"{where}: weights of a clipvip model folder; name the folder, its config.json is needed")
     _check_values(state, where)
+    new: tuple[str, ...] = ()
+    if known is RELEASED and RELEASED_TEMPORAL not in state and _CLASS in state:
+        state = {**state, RELEASED_TEMPORAL: torch.zeros(1, NUM_FRAMES, len(state[_CLASS]))}
+        new = ("vision_model.embeddings.temporal_embedding",)
+        notes = (
+            *notes,
+            f"trained without a temporal embedding; its features are those of zeros for {NUM_FRAMES} frames",
+        )
     config, assumed = sizes.read_config(state, known, where, wanted)
     with torch.device("meta"):  # nothing is drawn or allocated that the file replaces anyway
         model = ClipVipModel(config)
@@ -137,14 +164,27 @@ def _from_state(content: object, where: str, wanted: Wanted) -> Converted:
     for key, place in places.items():
         for name, tensor in zip(place.ours, place.layout.read(state[key]), strict=True):
             ours[name] = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
-            mapped.append((key, name))
+            if name not in new:
+                mapped.append((key, name))
     model.load_state_dict(ours, strict=True, assign=True)
     dtypes = sorted({str(state[key].dtype).removeprefix("torch.") for key in places} - {"float32"})
     if dtypes:
         assumed = (*assumed, f"{' and '.join(dtypes)} weights became float32")
     # what archives carry tells OpenAI's from open_clip's, which share the layout
     name = "open_clip" if known is OPENAI and ARCHIVE_SCALARS.keys().isdisjoint(state) else known.name
-    return Converted(model.eval(), Report(name, tuple(mapped), dropped=dropped, notes=notes + assumed))
+    return Converted(model.eval(), Report(name, tuple(mapped), new=new, dropped=dropped, notes=notes + assumed))
+
+
+def _advice(state: Mapping[str, Tensor]) -> str:
+    """What to do with weights among which there is a CLIP of a known layout; "" if there is none."""
+    for part in dict.fromkeys(key.partition(".")[0] for key in state):
+        inside = [key.removeprefix(f"{part}.") for key in state if key.startswith(f"{part}.")]
+        if recognise(inside):
+            return (
+                f" {len(inside)} of its {len(state)} keys, those of {part!r}, look like one: save them alone, as "
+                f"{{k[{len(part) + 1}:]: v for k, v in state.items() if k.startswith('{part}.')}}"
+            )
+    return ""
 
 
 def _check_values(state: Mapping[str, Tensor], where: str) -> None:
@@ -165,10 +205,8 @@ def _checked_buffers(state: Mapping[str, Tensor], known: Format, config: ClipVip
                 said, is_ = (f"{values[:3].tolist()} ({len(values)} in all)" for values in (found, expected))
                 raise CheckpointError(f"{where}: {key} is {said}; by its weights it should be {is_}")
             dropped.append(key)
-    if known is RELEASED:
-        proxies = to_theirs(known, "vision_model.embeddings.proxy_tokens").key
-        if proxies in state and len(state[proxies]) == 0:  # what the released code saves without added proxies
-            dropped.append(proxies)
+    if known is RELEASED and RELEASED_PROXIES in state and len(state[RELEASED_PROXIES]) == 0:  # no added proxies
+        dropped.append(RELEASED_PROXIES)
     return tuple(dropped)
 
 

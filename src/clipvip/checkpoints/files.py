@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -25,10 +26,12 @@ from torch import Tensor
 
 from clipvip.errors import CheckpointError
 
-WRAPPERS = ("state_dict", "model_state_dict")
-"""Entries under which training checkpoints keep the weights: open_clip's, and the released code's restart file."""
-WRAPPING_PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put in front of every key."""
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Entries under which training checkpoints keep the weights: open_clip's and Lightning's, the released code's restart
+file, most training scripts', DeepSpeed's."""
+WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.", "clip.")
+"""What DistributedDataParallel, torch.compile and Lightning modules put in front of every key."""
+INDEX_SUFFIX = ".index.json"
 # what torch.load raises on files that are damaged, cut off or something else altogether (found by feeding it such)
 _UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, *_UNREADABLE)
@@ -38,9 +41,12 @@ _LFS_POINTER = b"version https://git-lfs"
 def read_file(path: Path) -> Any:
     """What a checkpoint file holds, tensors on the CPU: `torch.save` or safetensors, told apart by content.
 
+    An index of sharded weights ("model.safetensors.index.json") stands for all of its files.
     Nothing in the file is executed. Raises: CheckpointError for a file that is missing, empty, damaged, no checkpoint,
     a TorchScript archive, or a pickle that holds code.
     """
+    if path.name.endswith(INDEX_SUFFIX) and path.is_file():
+        return _read_shards(path)
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -82,11 +88,15 @@ def weights(content: Any, where: str) -> tuple[dict[str, Tensor], tuple[str, ...
     Raises: CheckpointError if `content` is no state dict.
     """
     notes = []
-    for entry in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
-            others = ", ".join(sorted(str(key) for key in content if key != entry))
-            notes.append(f"weights are its entry {entry!r}" + (f"; not read: {others}" if others else ""))
-            content = content[entry]
+    while entries := _wrappers_in(content):
+        if len(entries) > 1:
+            raise CheckpointError(
+                f"{where}: weights in several entries ({', '.join(entries)}); save the one that you mean as a file of "
+                f"its own: torch.save(checkpoint[{entries[0]!r}], 'state_dict.pt')"
+            )
+        others = ", ".join(sorted(str(key) for key in content if key != entries[0]))
+        notes.append(f"weights are its entry {entries[0]!r}" + (f"; not read: {others}" if others else ""))
+        content = content[entries[0]]
     if not isinstance(content, Mapping) or not content:
         kind = "nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise CheckpointError(f"{where}: holds {kind}, expected a state dict (names and tensors)")
@@ -96,11 +106,37 @@ def weights(content: Any, where: str) -> tuple[dict[str, Tensor], tuple[str, ...
             raise CheckpointError(f"{where}: {key!r} is a {type(value).__name__}; a state dict has only named tensors")
         if not key.isprintable():
             raise CheckpointError(f"{where}: {key!r} is no parameter's name; the file may be damaged")
-    for prefix in WRAPPING_PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-            notes.append(f"prefix {prefix!r} taken off every key")
+    wrapping = ""
+    while prefix := next((prefix for prefix in WRAPPING_PREFIXES if all(key.startswith(prefix) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+        wrapping += prefix
+    if wrapping:
+        notes.append(f"prefix {wrapping!r} taken off every key")
     return state, tuple(notes)
+
+
+def _wrappers_in(content: Any) -> list[str]:
+    """The entries that may hold the weights of a training checkpoint; none of a state dict."""
+    if not isinstance(content, Mapping):
+        return []
+    return [entry for entry in WRAPPERS if isinstance(content.get(entry), Mapping)]
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index of sharded weights lists, each of which is beside it."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(name) for name in files.values()})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: no index of sharded weights ({_one_line(error)})") from error
+    state: dict[str, Tensor] = {}
+    for name in names:
+        if Path(name).name != name or name.endswith(INDEX_SUFFIX):
+            raise CheckpointError(f"{index}: lists {name!r}, which is no file beside it")
+        state |= weights(read_file(index.with_name(name)), str(index.with_name(name)))[0]
+    if missing := sorted(files.keys() - state.keys()):
+        raise CheckpointError(f"{index}: {len(missing)} of its tensors are in none of its files ({missing[0]}, ...)")
+    return state
 
 
 @contextmanager

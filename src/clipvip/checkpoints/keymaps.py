@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -137,6 +137,8 @@ RELEASED = Format(
     },
     aggregator="vip",
 )
+RELEASED_MEAN = replace(RELEASED, rules=(Rule("clipmodel.**", "**"),), aggregator="mean")
+"""What the released code saves when it is trained as MeanPool: CLIP without proxies or temporal embedding."""
 HUGGING_FACE = Format(
     "huggingface",
     marks=("vision_model.", "text_model."),
@@ -155,13 +157,21 @@ OPEN_CLIP_CUSTOM_TEXT = Format(
 OPENAI = Format("openai", marks=("visual.",), rules=_openai_rules(), buffers=ARCHIVE_SCALARS)
 """OpenAI's layout, which open_clip's standard models share."""
 
+RELEASED_PROXIES = "clipmodel.vision_model.embeddings.added_cls"
+RELEASED_TEMPORAL = "clipmodel.vision_model.embeddings.temporal_embedding"
+RELEASED_VIDEO_KEYS = frozenset({RELEASED_PROXIES, RELEASED_TEMPORAL})
+"""What a released file of type ViP has, the first even without added proxies (then it is empty)."""
+
 FORMATS = (RELEASED, HUGGING_FACE, OPEN_CLIP_CUSTOM_TEXT, OPENAI)
 
 
 def recognise(keys: Iterable[str]) -> Format | None:
     """The format whose mark some key bears, None if there is none."""
     keys = tuple(keys)
-    return next((known for known in FORMATS if any(key.startswith(known.marks) for key in keys)), None)
+    found = next((known for known in FORMATS if any(key.startswith(known.marks) for key in keys)), None)
+    if found is RELEASED and RELEASED_VIDEO_KEYS.isdisjoint(keys):
+        return RELEASED_MEAN
+    return found
 
 
 def to_ours(known: Format, key: str) -> tuple[str, ...]:

@@ -193,7 +193,7 @@ def _activation(state: Mapping[str, Tensor], known: Format, width: int, wanted: 
     """The towers' activation, which no state dict says, and a note where it is more of a guess than a fact."""
     if wanted.hidden_act is not None:
         return wanted.hidden_act, ()
-    if known is RELEASED or not ARCHIVE_SCALARS.keys().isdisjoint(state):
+    if known.name == RELEASED.name or not ARCHIVE_SCALARS.keys().isdisjoint(state):
         return "quick_gelu", ()
     if known.name == "huggingface":
         return "quick_gelu", (

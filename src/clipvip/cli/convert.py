@@ -17,7 +17,10 @@ NAME = "convert"
 
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="File (.pt, .bin, .safetensors), model folder or hub id.")
+        str,
+        typer.Argument(
+            metavar="SRC", help="File (.pt, .bin, .safetensors, .index.json), model folder or hub id (ID@REVISION)."
+        ),
     ],
     target: Annotated[
         Path, typer.Argument(metavar="DST", help="Folder to make; with --to released, the .pt file to make.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -72,6 +73,14 @@ def with_(**changes: Any) -> Callable[[State], State]:
         (lambda state: [1, 2], "holds a list"),
         (lambda state: {"weight": torch.zeros(2)}, "no known layout"),
         (lambda state: {"state_dict": {}, "epoch": 1}, "holds nothing"),
+        (
+            lambda state: {"model": state, "module": state},
+            r"weights in several entries \(model, module\); save the one",
+        ),
+        (
+            lambda state: {f"net.{key}": value for key, value in state.items()} | {"loss.scale": torch.zeros(1)},
+            r"no known layout .* keys, those of 'net', look like one: save them alone, as \{k\[4:\]: v for",
+        ),
     ],
 )
 def test_bad_openai_state_dicts(tmp_path: Path, change: Callable[[State], Any], message: str) -> None:
@@ -91,7 +100,8 @@ def test_bad_openai_state_dicts(tmp_path: Path, change: Callable[[State], Any], 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("temporal_embedding"), r"1 missing \(clipmodel.vision_model.embeddings.temporal_embedding\)"),
+        (without("post_layernorm.bias"), r"1 missing \(clipmodel.vision_model.post_layernorm.bias\)"),
+        (without("class_embedding", "temporal"), r"missing \(clipmodel.vision_model.embeddings.class_embedding"),
         (with_(clipmodel__vision_model__embeddings__temporal_embedding=torch.zeros(4, 64)), "expected 3 axes"),
         (
             with_(clipmodel__vision_model__embeddings__temporal_embedding=torch.zeros(2, 4, 64)),
@@ -247,3 +257,25 @@ def test_our_own_weights_without_their_folder(tmp_path: Path) -> None:
     golden_model(torch.float32).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="name the folder"):
         convert_checkpoint(tmp_path / "model.safetensors", **RELEASED_HEADS)
+
+
+def test_an_index_of_shards_that_is_damaged_or_reaches_elsewhere(tmp_path: Path) -> None:
+    """Catches a file outside the folder read by way of an index, and shards of which one is missing or empty."""
+    state = released()
+    names = sorted(state)
+    save_file({name: state[name].contiguous() for name in names[::2]}, tmp_path / "a.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    for content, message in [
+        ("{", "no index of sharded weights"),
+        ("[]", "no index of sharded weights"),
+        (
+            json.dumps({"weight_map": {"x": "../a.safetensors"}}),
+            r"lists '../a.safetensors', which is no file beside it",
+        ),
+        (json.dumps({"weight_map": {"x": index.name}}), "which is no file beside it"),
+        (json.dumps({"weight_map": dict.fromkeys(names, "b.safetensors")}), "b.safetensors: no such file"),
+        (json.dumps({"weight_map": dict.fromkeys(names, "a.safetensors")}), "of its tensors are in none of its files"),
+    ]:
+        index.write_text(content)
+        with pytest.raises(CheckpointError, match=message):
+            convert_checkpoint(index, **RELEASED_HEADS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,72 @@ def test_released_restart_file_and_empty_added_cls() -> None:
     assert converted.model.dtype == torch.float32
     assert any("model_state_dict" in note and "global_step" in note for note in converted.report.notes)
     assert any("float16" in note for note in converted.report.notes)
+
+
+@pytest.mark.parametrize("num_added", [3, 0])
+def test_released_file_without_a_temporal_embedding(num_added: int) -> None:
+    """Catches a released run without temporal embedding ("if_use_temporal_embed": 0) that does not convert."""
+    key = "clipmodel.vision_model.embeddings.temporal_embedding"
+    state = {**released(), "clipmodel.vision_model.embeddings.added_cls": torch.randn(num_added, 64)}
+    converted = read_checkpoint({name: value for name, value in state.items() if name != key}, Wanted(**HEADS))
+    assert converted.report.new == ("vision_model.embeddings.temporal_embedding",)
+    assert "vision_model.embeddings.temporal_embedding" not in {name for _, name in converted.report.mapped}
+    assert any("without a temporal embedding" in note for note in converted.report.notes)
+    assert (converted.model.config.aggregator, converted.model.config.num_proxies) == ("vip", 1 + num_added)
+    zeros = convert_checkpoint({**state, key: torch.zeros_like(state[key])}, **HEADS)
+    pixels = torch.randn(2, 5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(converted.model.encode_video(pixels), zeros.encode_video(pixels))
+
+
+def test_released_file_that_was_trained_as_mean_pool(tmp_path: Path) -> None:
+    """Catches a released run of another type than "ViP" that does not convert, or becomes a model with proxies."""
+    clip = write_clip(tmp_path / "clip")
+    state = {f"clipmodel.{name}": value for name, value in clip.state_dict().items()}
+    converted = read_checkpoint(state, Wanted(vision_heads=4, text_heads=3))
+    assert (converted.report.format, converted.report.new) == ("released", ())
+    assert converted.model.config.aggregator == "mean"
+    assert not any("assumed" in note for note in converted.report.notes)
+    assert_same_as_clip(converted.model, clip)
+
+
+WRAPPINGS: dict[str, Any] = {
+    "model": lambda state: {"model": state, "epoch": 3},
+    "deepspeed": lambda state: {"module": state, "optimizer": {}, "global_steps": 7},
+    "lightning": lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}, "hyper_parameters": {}},
+    "lightning, clip": lambda state: {"state_dict": {f"clip.{k}": v for k, v in state.items()}},
+    "compiled": lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
+    "all": lambda state: {"model": {"state_dict": {f"module._orig_mod.model.clip.{k}": v for k, v in state.items()}}},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("layout", ["released", "openai"])
+def test_training_checkpoints_are_unwrapped(wrapping: str, layout: str, tmp_path: Path) -> None:
+    """Catches a training framework's wrapping, or a combination of several, that is refused although it is clear."""
+    heads = HEADS if layout == "released" else {"vision_heads": 4, "text_heads": 3}
+    state = released() if layout == "released" else make_state(SIZES)
+    file = tmp_path / "last.ckpt"
+    torch.save(WRAPPINGS[wrapping](state), file)
+    converted = read_checkpoint(file, Wanted(**heads))
+    plain = convert_checkpoint(state, **heads).state_dict()
+    assert all(torch.equal(converted.model.state_dict()[name], value) for name, value in plain.items())
+    assert any("entry" in note or "taken off every key" in note for note in converted.report.notes)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_sharded_weights(suffix: str, tmp_path: Path) -> None:
+    """Catches an index of shards read as a checkpoint, and a folder with one that loses a shard."""
+    state = {name: value.contiguous() for name, value in released().items()}
+    names = sorted(state)
+    files = {name: f"part-{number % 3}.{suffix}" for number, name in enumerate(names)}
+    for file in set(files.values()):
+        part = {name: state[name] for name in names if files[name] == file}
+        save_file(part, tmp_path / file) if suffix == "safetensors" else torch.save(part, tmp_path / file)
+    index = tmp_path / f"model.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    whole, sharded = (convert_checkpoint(source, **HEADS).state_dict() for source in (state, index))
+    assert all(torch.equal(sharded[name], value) for name, value in whole.items())
 
 
 def test_only_vip_models_have_a_released_layout() -> None:
