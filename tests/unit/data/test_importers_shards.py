@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipvip.data.importers import Options
+from clipvip.data.shards import ShardSet
 from clipvip.errors import ManifestError, UsageError
 from helpers_import import imported
 
@@ -158,3 +159,81 @@ def test_extract_is_asked_for_and_only_where_it_helps(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     with pytest.raises(UsageError, match="has no tars"):
         imported("shards", tmp_path / "files", options=Options(extract=tmp_path / "media"))
+
+
+FILM = "0001_A_00.00.51.926-00.00.54.129"
+OTHER = "0001_A_00.01.13.200-00.01.15.100"
+DOTTED = {f"{FILM}.mp4": b"1", f"{FILM}.txt": b"one", f"{OTHER}.mp4": b"2", f"{OTHER}.txt": b"two", "7.mp4": b"3"}
+
+
+def both_ways(tmp_path: Path, members: dict[str, bytes]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Rows of an import of a tar, and of the same files unpacked; trained on, the tar has the same clips."""
+    tar = write_tar(tmp_path / "t" / "00000.tar", members)
+    packed, _ = imported("shards", tar, options=Options(extract=tmp_path / "media"))
+    found = ShardSet.from_tars([tar])
+    clips = [found.load(i)[0] for i in range(len(found))]
+    assert [clip.clip_id for clip in clips] == [row["clip_id"] for row in packed]
+    assert [list(clip.captions) for clip in clips] == [row.get("captions", []) for row in packed]
+    for name, content in members.items():
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / name).write_bytes(content)
+    return packed, imported("shards", tmp_path / "files")[0]
+
+
+def test_names_with_dots_are_samples_of_their_own(tmp_path: Path) -> None:
+    """Catches clips of one film, named by their times, that become one clip without captions."""
+    (tmp_path / "t").mkdir()
+    for rows in both_ways(tmp_path, DOTTED):
+        assert [(row["clip_id"], row.get("captions")) for row in rows] == [
+            (FILM, ["one"]), (OTHER, ["two"]), ("7", None)
+        ]  # fmt: skip
+        assert len({row["video"] for row in rows}) == 3
+
+
+def test_a_name_without_more_dots_holds_its_sample_together(tmp_path: Path) -> None:
+    """Catches WebDataset's own compound names taken apart: the caption of 7.clip.mp4 is in 7.txt."""
+    (tmp_path / "t").mkdir()
+    for rows in both_ways(tmp_path, {"7.clip.mp4": b"1", "7.txt": b"seven", "8.mp4": b"2", "8.jpg": b"p"}):
+        assert [(row["clip_id"], row.get("captions")) for row in rows] == [("7", ["seven"]), ("8", None)]
+        assert all("video" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["7.mp4", "8.mp4", "7.txt"], r"sample '7' comes in pieces, or twice \('7.txt' is apart"),
+        (["7.mp4", "8.mp4", "7.mp4"], "sample '7' comes in pieces, or twice"),
+        (["a.1.mp4", "b.mp4", "a.1.txt"], r"sample 'a.1' comes in pieces"),
+        (["a.1.mp4", "a.2.mp4", "a.1.txt"], r"sample 'a.1' comes in pieces"),
+        (["a.1.mp4", "b.mp4", "a.txt"], r"sample 'a' comes in pieces"),
+        (["a.1.mp4", "a.2.mp4", "a.txt"], r"2 media files in one sample \(a.1.mp4, a.2.mp4\)"),
+        (["a.jpg", "a.png"], r"2 media files in one sample"),
+    ],
+)
+def test_no_sample_is_lost_in_silence(names: list[str], message: str, tmp_path: Path) -> None:
+    """Catches a sample whose caption, or which itself, is left out without a word; importing and training agree."""
+    tar = tmp_path / "00000.tar"
+    with tarfile.open(tar, "w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            archive.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(ManifestError, match=message):
+        imported("shards", tar, options=Options(extract=tmp_path / "media"))
+    with pytest.raises(ManifestError, match=message):
+        ShardSet.from_tars([tar])
+
+
+def test_keys_that_repeat_across_shards_are_all_kept(tmp_path: Path) -> None:
+    """Catches the clips of a second shard dropped because its keys begin at 0 again; training kept them."""
+    tars = [
+        write_tar(tmp_path / f"{number:05}.tar", {"0.mp4": b"%d" % number, "0.txt": b"of %d" % number})
+        for number in (0, 1)
+    ]
+    rows, report = imported("shards", *tars, options=Options(extract=tmp_path / "media"))
+    assert [(row["clip_id"], row["captions"]) for row in rows] == [("0", ["of 0"]), ("00001/0", ["of 1"])]
+    assert report.duplicates == 0
+    found = ShardSet.from_tars(tars)
+    assert [found.load(i)[0].clip_id for i in range(2)] == ["0", "00001/0"]
+    with pytest.raises(ManifestError, match="another sample has the id '00000/0' already"):
+        imported("shards", tars[0], tars[0], tars[0], options=Options(extract=tmp_path / "media"))

@@ -1,7 +1,7 @@
 """What img2dataset and video2dataset download: tars of samples (`webdataset`), or the same unpacked (`files`).
 
-A sample is the members that share a name up to the first dot: media, .txt (its caption), .json (with `caption`, `url`,
-`status`). A manifest points at files, so tars need a folder to unpack their media to.
+A sample is media, .txt (its caption) and .json (with `caption`, `url`, `status`), found by the rule of `samples_of`
+here and in training. A manifest points at files, so tars need a folder to unpack their media to.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 from clipvip.data.importers.base import Importer, Notes, Options
 from clipvip.data.importers.reading import as_entry
@@ -27,32 +27,105 @@ from clipvip.records import Clip
 
 _LARGEST_TEXT = 1 << 26
 _CHUNK = 1 << 20
+_TEXTS = ("txt", "json")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class TarSample:
-    """One sample: its key, where it stands, its media file (if any) and the contents of its text files."""
+    """One sample: its key, where it is, its media files (if any) and the contents of its text files.
+
+    shard: the name of its tar or folder.
+    """
 
     key: str
     where: str
-    media: Path | None = None
+    shard: str
+    videos: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)
     texts: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def media(self) -> Path | None:
+        """The video, or without one the image."""
+        return next(iter((*self.videos, *self.images)), None)
+
+
+Content = tuple[str, Callable[[], bytes], Path]
+"""A file of a sample: its name with folders, its bytes, where it is or will be."""
+
+
+def samples_of(members: Iterable[T], name_of: Callable[[T], str], where: str) -> Iterator[tuple[str, list[T]]]:
+    """The members of each sample, in their order, with the sample's key (folders included).
+
+    Members that share a name up to the first dot are one sample, as in WebDataset, if one of them has no other dot
+    ("7.json" with "7.0.jpg" and "7.1.jpg"). Else they are one sample for each name less its last extension: of
+    "a_00.51.mp4", "a_00.51.txt" and "a_00.54.mp4" the first two, and the third.
+    Raises: ManifestError for members of a sample that are not together, or two samples of one name.
+    """
+    complete: dict[str, bool] = {}  # by name up to the first dot: whether a member had no other dot
+    for prefix, group in groupby(members, key=lambda member: split_name(name_of(member))[0]):
+        run = list(group)
+        is_one = any(_stem(name_of(member)) == prefix for member in run)
+        parts = (
+            [(prefix, run)]
+            if is_one
+            else [(key, list(part)) for key, part in groupby(run, key=lambda member: _stem(name_of(member)))]
+        )
+        repeated = prefix in complete and (is_one or complete[prefix])
+        for key, part in parts:
+            if repeated or key in complete:
+                raise ManifestError(
+                    f"{where}: sample {key!r} comes in pieces, or twice ({name_of(part[0])!r} is apart from its other "
+                    "members); sort the tar, or unpack it and import the folder"
+                )
+            complete[key] = is_one
+            yield key, part
+        complete[prefix] = is_one
+
+
+def _stem(name: str) -> str:
+    """A name less its last extension."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + (base.rpartition(".")[0] or base)
 
 
 def read_shards(sources: Sequence[Path], options: Options, notes: Notes) -> Iterator[Clip]:
     """The samples that have media; those whose download failed are counted."""
+    return with_ids(_all_samples(sources, options), notes)
+
+
+def with_ids(samples: Iterable[TarSample], notes: Notes) -> Iterator[Clip]:
+    """Their clips, whose id is the key, or SHARD/KEY if an earlier shard has a sample of that key.
+
+    Raises: ManifestError if that is not unique either.
+    """
+    seen: set[int] = set()  # hashes, an eighth of the memory
+    for sample in samples:
+        for clip in clips_of([sample], notes):
+            clip_id = clip.clip_id if hash(clip.clip_id) not in seen else f"{sample.shard}/{clip.clip_id}"
+            if hash(clip_id) in seen:
+                raise ManifestError(
+                    f"{sample.where}: another sample has the id {clip_id!r} already; is a shard given twice, or are "
+                    "there two of one name? Import them one by one"
+                )
+            seen.add(hash(clip_id))
+            yield replace(clip, clip_id=clip_id)
+
+
+def _all_samples(sources: Sequence[Path], options: Options) -> Iterator[TarSample]:
     for source in sources:
         source = source.absolute()
         tars = sorted(source.rglob("*.tar")) if source.is_dir() else [source]
         if not tars:
             if options.extract:
                 raise UsageError(f"--extract: {source} has no tars; its files can be used as they are")
-            yield from clips_of(_unpacked(source), notes)
+            yield from _unpacked(source)
         elif not options.extract:
             raise UsageError(f"{tars[0]}: a manifest points at files; say where to unpack the media with --extract DIR")
         for tar in tars:
             assert options.extract is not None
-            yield from clips_of(_samples(tar, options.extract.absolute() / tar.name.partition(".")[0]), notes)
+            yield from _samples(tar, options.extract.absolute() / tar.name.partition(".")[0])
 
 
 def clips_of(samples: Iterable[TarSample], notes: Notes) -> Iterator[Clip]:
@@ -60,6 +133,15 @@ def clips_of(samples: Iterable[TarSample], notes: Notes) -> Iterator[Clip]:
         if sample.media is None:
             notes.add("samples without media (failed downloads) left out")
             continue
+        alike = sample.videos or sample.images
+        if len(alike) > 1:
+            names = ", ".join(path.name for path in alike[:3])
+            raise ManifestError(
+                f"{sample.where}: {len(alike)} media files in one sample ({names}); rename them so that their names "
+                "differ before the first dot"
+            )
+        if sample.videos and sample.images:
+            notes.add("images beside a video of the same name left out", len(sample.images))
         meta: dict[str, Any] = {}
         if "json" in sample.texts:
             meta = parse_meta(sample.texts["json"], f"{sample.where}.json")
@@ -68,11 +150,10 @@ def clips_of(samples: Iterable[TarSample], notes: Notes) -> Iterator[Clip]:
             caption = _decoded(sample.texts["txt"], f"{sample.where}.txt")
         if caption is not None and not isinstance(caption, str):
             raise ManifestError(f"{sample.where}.json: field '$.caption' must be a string, got {caption!r:.60}")
-        image = sample.media.suffix.lower() in IMAGE_EXTENSIONS and sample.media.suffix.lower() not in VIDEO_EXTENSIONS
         yield Clip(
             sample.key,
-            video=None if image else sample.media,
-            image=sample.media if image else None,
+            video=sample.media if sample.videos else None,
+            image=None if sample.videos else sample.media,
             captions=() if caption is None else (caption,),
             extra={"url": meta["url"]} if meta.get("url") else {},
         )
@@ -98,28 +179,20 @@ def _unpacked(folder: Path) -> Iterator[TarSample]:
         folders.sort()
         useful = [name for name in names if Path(name).suffix.lower() in (*MEDIA_EXTENSIONS, ".txt", ".json")]
         useful = [name for name in useful if not name.endswith("_stats.json")]  # of a shard, beside it
-        for key, group in groupby(sorted(useful, key=split_name), key=lambda name: split_name(name)[0]):
-            paths = [Path(place, name) for name in group]
-            yield make_sample(key, str(Path(place, key)), [(path.name, path.read_bytes, path) for path in paths])
+        files = sorted(
+            (Path(place, name) for name in useful), key=lambda path: (split_name(path.name)[0], path.stem, path.name)
+        )
+        for key, paths in samples_of(files, lambda path: path.name, place):
+            parts: list[Content] = [(path.name, path.read_bytes, path) for path in paths]
+            yield make_sample(key, str(Path(place, key)), Path(place).name, parts)
 
 
 def _samples(tar: Path, target: Path) -> Iterator[TarSample]:
     """The samples of a tar; media are unpacked into `target` as they come by."""
     try:
         with tarfile.open(tar) as archive:
-            members = (member for member in archive if not member.isdir())
-            for key, group in groupby(members, lambda member: split_name(safe_name(member, tar))[0]):
-
-                def content(member: tarfile.TarInfo) -> Callable[[], bytes]:
-                    return lambda: read_member(archive, member, tar)
-
-                parts = []
-                for member in group:
-                    place = target / member.name
-                    if place.suffix.lower() in MEDIA_EXTENSIONS:
-                        _unpack(archive, member, place)
-                    parts.append((PurePosixPath(member.name).name, content(member), place))
-                yield make_sample(PurePosixPath(key).name, f"{tar}, {key}", parts)
+            for key, parts in samples_of(_contents(archive, tar, target), lambda content: content[0], str(tar)):
+                yield make_sample(PurePosixPath(key).name, f"{tar}, {key}", tar.name.partition(".")[0], parts)
             check_end(archive, tar)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -127,15 +200,36 @@ def _samples(tar: Path, target: Path) -> Iterator[TarSample]:
         raise ManifestError(f"{tar}: damaged, cut off, or not a tar ({error}); download the shard again") from None
 
 
-def make_sample(key: str, where: str, parts: Iterable[tuple[str, Callable[[], bytes], Path]]) -> TarSample:
-    sample = TarSample(key, where)
+def _contents(archive: tarfile.TarFile, tar: Path, target: Path) -> Iterator[Content]:
+    """The files of a tar, each read or unpacked as it comes by: going back in a compressed tar takes very long."""
+    for member in archive:
+        if member.isdir():
+            continue
+        name = safe_name(member, tar)
+        place, content = target / name, b""
+        if place.suffix.lower() in MEDIA_EXTENSIONS:
+            _unpack(archive, member, place)
+        elif extension_of(name) in _TEXTS:
+            content = read_member(archive, member, tar)
+        yield name, partial(bytes, content), place
+
+
+def make_sample(key: str, where: str, shard: str, parts: Iterable[Content]) -> TarSample:
+    sample = TarSample(key, where, shard)
     for name, content, place in parts:
-        extension = split_name(name)[1]
-        if extension in ("txt", "json"):
+        extension = extension_of(name)
+        if extension in _TEXTS and (extension not in sample.texts or split_name(name)[1] == extension):
             sample.texts[extension] = content()
-        elif place.suffix.lower() in MEDIA_EXTENSIONS and sample.media is None:
-            sample.media = place
+        elif f".{extension}" in VIDEO_EXTENSIONS:
+            sample.videos.append(place)
+        elif f".{extension}" in IMAGE_EXTENSIONS:
+            sample.images.append(place)
     return sample
+
+
+def extension_of(name: str) -> str:
+    """What follows the last dot, in lower case."""
+    return PurePosixPath(name).suffix.lower().removeprefix(".")
 
 
 def split_name(name: str) -> tuple[str, str]:

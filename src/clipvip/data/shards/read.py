@@ -10,7 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from clipvip.data.shards.layout import FACTS, FORMAT, INDEX, VERSION
 from clipvip.data.shards.order import block_shuffled
 from clipvip.data.shards.store import LocalStore, Store, StrPath, open_store
-from clipvip.data.shards.tars import parse_clip, scan_tar
+from clipvip.data.shards.tars import parse_clip, scan_tar, shard_name
 from clipvip.data.source import TEXTS
 from clipvip.errors import ClipVipError, InputError
 from clipvip.records import Clip
@@ -47,6 +47,7 @@ class ShardSet:
     _index_file: _File | None  # None: the index is nowhere but in memory
     _index: np.ndarray | None
     _sized: set[int]
+    _own_ids: dict[int, str]  # of clips whose id an earlier shard has too
 
     def __init__(self, location: StrPath):
         """location: a folder, or the URL of one that fsspec can open (s3:// and others need its plug-ins).
@@ -60,7 +61,7 @@ class ShardSet:
         ]
         self.split, self._with_text = facts["settings"]["split"], facts["texts"]
         self._index_file = _File(store, f"{root}/{INDEX}", sha256=facts["index_sha256"])
-        self._index, self._sized = None, set()
+        self._index, self._sized, self._own_ids = None, set(), {}
         if self.index.shape != (facts["clips"], 3) or self.index.dtype != np.int64:
             raise ClipVipError(
                 f"{self._index_file.path}: {self.index.dtype} {list(self.index.shape)} does not fit {FACTS} "
@@ -69,10 +70,13 @@ class ShardSet:
 
     @classmethod
     def from_tars(cls, paths: Iterable[StrPath]) -> ShardSet:
-        """Plain WebDataset tars (img2dataset, video2dataset), scanned once; see `index_tars`."""
+        """Plain WebDataset tars (img2dataset, video2dataset), scanned once; see `index_tars`.
+
+        Of clips whose id an earlier tar has too the id is TAR/ID, as in `clipvip data import shards`.
+        """
         shards = cls.__new__(cls)
         shards.split, shards._shards = None, _tars(paths)
-        shards._index, shards._with_text = _scanned(shards._shards)
+        shards._index, shards._with_text, shards._own_ids = _scanned(shards._shards)
         shards._index_file, shards._sized = None, set()
         return shards
 
@@ -103,7 +107,8 @@ class ShardSet:
         where = f"{shard.path}, bytes {offset} to {offset + length}"
         if len(content) != length:
             raise ClipVipError(f"{where}: only {len(content)} bytes came back; copy the shard there again")
-        return parse_clip(content, where)
+        clip, media = parse_clip(content, where)
+        return replace(clip, clip_id=self._own_ids.get(index, clip.clip_id)), media
 
     def order(self, seed: int, pass_number: int) -> np.ndarray:
         """The order of one pass, see `block_shuffled`: int64 [N]."""
@@ -161,18 +166,25 @@ def _tars(paths: Iterable[StrPath]) -> list[_File]:
     return [_File(local if isinstance(store, LocalStore) else store, path) for store, path in places]
 
 
-def _scanned(tars: Iterable[_File]) -> tuple[np.ndarray, dict[str, int]]:
-    """The index, and how many clips have each kind of text."""
+def _scanned(tars: Iterable[_File]) -> tuple[np.ndarray, dict[str, int], dict[int, str]]:
+    """The index, how many clips have each kind of text, and ids for those whose own id an earlier tar has."""
     spans: list[tuple[int, int, int]] = []
+    seen: set[int] = set()  # hashes of ids
+    own_ids: dict[int, str] = {}
     texts = Counter(dict.fromkeys(TEXTS, 0))
     for number, tar in enumerate(tars):
         with tar.store.open(tar.path) as file:
             for start, end, clip in scan_tar(file, tar.path):
+                choices = (clip.clip_id, f"{shard_name(tar.path)}/{clip.clip_id}", f"{tar.path}/{clip.clip_id}")
+                clip_id = next((name for name in choices if hash(name) not in seen), choices[-1])
+                seen.add(hash(clip_id))
+                if clip_id != clip.clip_id:
+                    own_ids[len(spans)] = clip_id
                 spans.append((number, start, end - start))
                 texts.update(kind for kind in TEXTS if getattr(clip, kind))
     if not spans:
         raise InputError("there is not one clip in these tars")
-    return np.array(spans, np.int64), dict(texts)
+    return np.array(spans, np.int64), dict(texts), own_ids
 
 
 def _facts(store: Store, path: str) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from clipvip.data.importers.base import Notes
 from clipvip.data.importers.shards import (
+    Content,
     TarSample,
     check_end,
     clips_of,
@@ -25,6 +26,7 @@ from clipvip.data.importers.shards import (
     parse_meta,
     read_member,
     safe_name,
+    samples_of,
     split_name,
 )
 from clipvip.data.shards.layout import INDEX, from_row, is_row
@@ -37,20 +39,21 @@ _BLOCK = tarfile.BLOCKSIZE
 def scan_tar(file: IO[bytes], path: str) -> Iterator[tuple[int, int, Clip]]:
     """The clips of an open tar, and at which bytes their members begin and end.
 
-    A clip is the members that share a name up to the first dot, stand together and include media; others (failed
-    downloads) are passed over. Headers, .json and .txt are read, media are not.
+    A clip is a sample (see `samples_of`) that has media; others (failed downloads) are passed over. Headers, .json and
+    .txt are read, media are not.
     Raises: ClipVipError for what is no whole, plain tar; ManifestError for malformed .json or .txt, links and devices.
     """
     name = Path(path)
     with _damage(path, "not a tar, or a compressed or damaged one"), tarfile.open(fileobj=file, mode="r:") as archive:
         members = (member for member in archive if not member.isdir())
-        for key, group in groupby(members, lambda member: split_name(safe_name(member, name))[0]):
-            places, parts = [], []
+        for key, group in samples_of(members, lambda member: safe_name(member, name), path):
+            places: list[tuple[int, int]] = []
+            parts: list[Content] = []
             for member in group:
                 places.append((member.offset, member.offset_data + -(-member.size // _BLOCK) * _BLOCK))
                 read = partial(read_member, archive, member, name)
-                parts.append((PurePosixPath(member.name).name, read, Path(member.name)))
-            sample = make_sample(PurePosixPath(key).name, f"{path}, {key}", parts)
+                parts.append((member.name, read, Path(member.name)))
+            sample = make_sample(PurePosixPath(key).name, f"{path}, {key}", shard_name(path), parts)
             clip = _clip_of(sample, _row_of(sample))
             if clip is not None:
                 yield places[0][0], places[-1][1], clip
@@ -69,11 +72,11 @@ def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[bytes]]:
             if member.isreg():
                 members.append((member.name, content[member.offset_data : member.offset_data + member.size]))
         whole = archive.offset == len(content)
-    if not whole or len({split_name(name)[0] for name, _ in members}) != 1:
+    samples = list(samples_of(members, itemgetter(0), where))
+    if not whole or len(samples) != 1:
         raise ClipVipError(f"{where}: {unfit}")
-    key = PurePosixPath(split_name(members[0][0])[0]).name
-    parts = [(PurePosixPath(name).name, partial(bytes, held), Path(name)) for name, held in members]
-    sample = make_sample(key, where, parts)
+    parts = [(name, partial(bytes, held), Path(name)) for name, held in members]
+    sample = make_sample(PurePosixPath(samples[0][0]).name, where, "", parts)
     row = _row_of(sample)
     clip = _clip_of(sample, row)
     if row is None:
@@ -85,6 +88,11 @@ def parse_clip(content: bytes, where: str) -> tuple[Clip, bytes | list[bytes]]:
     if row is not None and row["media"] == "frames":
         return clip, [held for _, held in media]
     return clip, media[0][1]
+
+
+def shard_name(path: str) -> str:
+    """The name of a tar, less its extensions."""
+    return PurePosixPath(path).name.partition(".")[0]
 
 
 def _row_of(sample: TarSample) -> dict[str, Any] | None:
