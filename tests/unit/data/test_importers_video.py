@@ -88,6 +88,65 @@ def test_msrvtt_1ka_pairs(tmp_path: Path, delimiter: str) -> None:
     assert report.repeated_captions == {"texts": 1, "captions": 2}
 
 
+def test_msrvtt_csv_with_many_captions_of_a_video(tmp_path: Path) -> None:
+    """Catches nineteen of twenty captions dropped as repeated ids."""
+    text = "video_id,sentence\nvideo1,a dog\nvideo0,a car\nvideo1,a dog runs\n"
+    rows, report = imported("msrvtt", write(tmp_path / "train.csv", text))
+    assert [(row["clip_id"], row["captions"]) for row in rows] == [
+        ("video1", ["a dog", "a dog runs"]), ("video0", ["a car"])
+    ]  # fmt: skip
+    assert (report.duplicates, report.captions) == (0, 3)
+
+
+def test_msrvtt_lists_of_hugging_face(tmp_path: Path) -> None:
+    """Catches a list of videos, or of captions, refused or read as one caption a video."""
+    videos = [
+        {"video_id": "video0", "video": "video0.mp4", "caption": ["a car", "a red car"], "source": "web", "id": 9},
+        {"video_id": "video1", "video": "video1.mp4", "caption": "a dog"},
+    ]  # fmt: skip
+    rows, _ = imported("msrvtt", write(tmp_path / "msrvtt_train_9k.json", videos))
+    assert rows == [
+        {
+            "clip_id": "video0",
+            "video": "video0.mp4",
+            "captions": ["a car", "a red car"],
+            "source": "web",
+            "id": 9,
+        },
+        {"clip_id": "video1", "video": "video1.mp4", "captions": ["a dog"]},
+    ]
+    captions = [
+        {"video_id": "video0", "caption": "a car", "sen_id": 0, "split": "validate"},
+        {"video_id": "video1", "caption": "a dog", "sen_id": 1, "split": "train"},
+        {"video_id": "video0", "caption": "a red car", "sen_id": 2, "split": "validate"},
+    ]
+    rows, report = imported("msrvtt", write(tmp_path / "all.json", captions))
+    assert [(row["captions"], row["split"]) for row in rows] == [(["a car", "a red car"], "val"), (["a dog"], "train")]
+    assert report.duplicates == 0
+    with pytest.raises(ManifestError, match=r"field '\$\[1\].caption' is missing"):
+        imported("msrvtt", write(tmp_path / "bad.json", [captions[0], {"video_id": "video1"}]))
+
+
+def test_msrvtt_of_frozen_in_time(tmp_path: Path) -> None:
+    """Catches the file of images and annotations refused for its shape."""
+    whole = {
+        "images": [{"id": "video0"}, {"id": "video1", "file_name": "one.avi"}],
+        "annotations": [
+            {"image_id": "video1", "caption": "a dog", "id": 0},
+            {"image_id": "video0", "caption": "a car", "id": 1},
+            {"image_id": "video1", "caption": "a dog runs", "id": 2},
+        ],
+    }
+    rows, _ = imported("msrvtt", write(tmp_path / "MSR_VTT.json", whole))
+    assert rows == [
+        {"clip_id": "video0", "video": "video0.mp4", "captions": ["a car"]},
+        {"clip_id": "video1", "video": "one.avi", "captions": ["a dog", "a dog runs"]},
+    ]
+    whole["annotations"].append({"image_id": "video7", "caption": "?", "id": 3})
+    with pytest.raises(ManifestError, match=r"annotations\[3\].image_id' 'video7' is not among the images"):
+        imported("msrvtt", write(tmp_path / "MSR_VTT.json", whole))
+
+
 def test_didemo_paragraphs_and_mixed_extensions(tmp_path: Path) -> None:
     """Catches descriptions out of order, times that lose their sentence, and files known under another extension."""
     source = write(tmp_path / "test_data.json", DIDEMO)
