@@ -31,7 +31,7 @@ from clipvip.checkpoints.sizes import Wanted, misfit
 from clipvip.errors import CheckpointError
 from clipvip.model import ClipVipConfig, ClipVipModel
 from clipvip.model.clipvip import load_strictly
-from clipvip.model.hub import read_config, split_revision
+from clipvip.model.hub import end_token, read_config, split_revision
 
 Source = str | Path | Mapping[str, Tensor]
 _CLASS = "clipmodel.vision_model.embeddings.class_embedding"
@@ -237,7 +237,10 @@ def _from_folder(source: str | Path, wanted: Wanted) -> Converted:
     found = read_config(source)
     if found.model_type not in ("clip", "clipvip"):
         raise CheckpointError(f"{source}: a {found.model_type!r} model; convert knows CLIP and clipvip folders")
-    config = found if isinstance(found, ClipVipConfig) else ClipVipConfig.from_clip(found, aggregator="mean")
+    if isinstance(found, ClipVipConfig):
+        config = found
+    else:
+        config = ClipVipConfig.from_clip(found, end_token=end_token(source, found), aggregator="mean")
     notes = _apply(wanted, config, str(source))
     model = load_strictly(ClipVipModel, source, config=config)
     mapped = tuple((name, name) for name in model.state_dict())

@@ -23,7 +23,7 @@ from clipvip.errors import CheckpointError, InputError, UsageError
 from clipvip.model import inference
 from clipvip.model.aggregators import TemporalTransformer, mean_pool
 from clipvip.model.config import FRAMEWISE, ClipVipConfig
-from clipvip.model.hub import locate, read_config
+from clipvip.model.hub import end_token, locate, read_config
 from clipvip.model.layers import MLP, Attention, init_block_weights
 from clipvip.model.quiet import without_bars
 from clipvip.model.text import TextEmbeddings, TextTransformer
@@ -98,12 +98,13 @@ class ClipVipModel(PreTrainedModel):
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = True) -> Tensor:
         """Text features.
 
-        input_ids: int [N, S], each row with an end token; attention_mask: [N, S], 1 = real token. Attention is causal
-        and pooling happens at the first end token, so padding cannot change the result: on the CPU the mask serves to
-        cut the batch to its longest text, elsewhere (where looking at it would stall the device) it is not read.
+        input_ids: int [N, S], each row with an end token; attention_mask: [N, S], 1 = real token, padding on the right.
+        Attention is causal and pooling happens at the first end token, so padding cannot change the result: on the CPU
+        the mask serves to cut the batch to its longest text, elsewhere (where looking at it would stall the device) it
+        is not read, and a row without an end token gives NaN.
         Returns: [N, E], of unit norm (then float32 whatever the weights are) unless `normalize=False`.
         Raises: InputError for another shape or dtype, more tokens than there are positions, or (looked at on the CPU
-        only) a token beyond the vocabulary.
+        only) a token beyond the vocabulary, a row without an end token, or padding that is not on the right.
         """
         limit, vocabulary = self.config.text.max_position_embeddings, self.config.text.vocab_size
         if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
@@ -116,6 +117,13 @@ class ClipVipModel(PreTrainedModel):
                     f"attention_mask: shape {list(attention_mask.shape)} differs from input_ids {list(input_ids.shape)}"
                 )
             if attention_mask.device.type == "cpu" and len(attention_mask):
+                real = attention_mask.ne(0)
+                apart = (real[:, 1:] > real[:, :-1]).any(1)
+                if apart.any():
+                    raise InputError(
+                        f"attention_mask: row {int(apart.int().argmax())} has padding before a real token; texts are "
+                        "read from position 0, so pad on the right (padding_side='right' of the tokeniser)"
+                    )
                 input_ids = input_ids[:, : max(int(attention_mask.ne(0).sum(1).max()), 1)]
         if input_ids.device.type == "cpu" and input_ids.numel():
             low, high = (int(bound) for bound in input_ids.aminmax())
@@ -124,7 +132,15 @@ class ClipVipModel(PreTrainedModel):
                 raise InputError(
                     f"input_ids: token {wrong}, but the vocabulary has 0 to {vocabulary - 1}; another tokeniser's?"
                 )
+        ended = (input_ids == self.config.text.eos_token_id).any(1, keepdim=True)  # [N, 1]
+        if input_ids.device.type == "cpu" and not bool(ended.all()):
+            raise InputError(
+                f"input_ids: row {int(ended[:, 0].int().argmin())} has no end token ({self.config.text.eos_token_id}), "
+                "where texts are pooled; another tokeniser's, or cut without it?"
+            )
         features = self.text_projection(self.text_model(input_ids))
+        if input_ids.device.type != "cpu":
+            features = torch.where(ended, features, torch.nan)
         return _unit(features) if normalize else features
 
     def forward(
@@ -207,7 +223,8 @@ class ClipVipModel(PreTrainedModel):
         clip = read_config(source)
         if clip.model_type not in ("clip", "clipvip"):
             raise CheckpointError(f"{source}: a {clip.model_type!r} model; from_clip wants CLIP weights")
-        config = ClipVipConfig.from_clip(clip, logit_scale_init_value=logit_scale, **video_options)
+        options = {"logit_scale_init_value": logit_scale, **video_options}
+        config = ClipVipConfig.from_clip(clip, end_token=end_token(source, clip), **options)
         model = load_strictly(cls, source, config=config, may_miss=NEW_PARAMETERS)
         with torch.no_grad():
             model.logit_scale.fill_(logit_scale)

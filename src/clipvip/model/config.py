@@ -10,6 +10,8 @@ from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 from clipvip.errors import ConfigError
 
 AGGREGATORS = ("vip", "mean", "transformer", "full")
+END_TOKEN_PLACEHOLDER = 2
+"""The eos_token_id of OpenAI's own folders: transformers' CLIP then pools at the largest id, which is the end token."""
 FRAMEWISE = ("mean", "transformer")
 """Aggregators whose vision tower sees one frame at a time: it has neither added proxies nor a temporal embedding."""
 TOWER_KEYS_READ = {
@@ -62,11 +64,14 @@ class ClipVipConfig(PreTrainedConfig):
     clip_duration_s: float | int | None = None
 
     @classmethod
-    def from_clip(cls, clip: PreTrainedConfig, **video_options: Any) -> ClipVipConfig:
-        """The configuration of a video model with the towers of a CLIP (or clipvip) configuration."""
+    def from_clip(cls, clip: PreTrainedConfig, *, end_token: int | None = None, **video_options: Any) -> ClipVipConfig:
+        """The configuration of a video model with the towers of a CLIP (or clipvip) configuration.
+
+        end_token: where the configuration has the placeholder 2 for it (see `hub.end_token`); None: the last id.
+        """
         text = clip.text_config.to_dict()
-        if text["eos_token_id"] == 2:  # OpenAI's own folders carry this placeholder; the end token is their last id
-            text["eos_token_id"] = text["vocab_size"] - 1
+        if text["eos_token_id"] == END_TOKEN_PLACEHOLDER:
+            text["eos_token_id"] = text["vocab_size"] - 1 if end_token is None else end_token
         vision = clip.vision_config.to_dict()
         return cls(text_config=text, vision_config=vision, projection_dim=clip.projection_dim, **video_options)
 

@@ -12,7 +12,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from clipvip.errors import CheckpointError
+from clipvip.model.config import END_TOKEN_PLACEHOLDER
 
+OPENAI_VOCABULARY = 49408
+"""Ids of the tokeniser that all public CLIP models share; the last is the end token."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -76,6 +79,30 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         if "trust_remote_code" in reason:
             reason = "it comes with code of its own, which is never run"
         raise CheckpointError(f"{source}: no CLIP tokeniser there: {reason}") from error
+
+
+def end_token(source: str | Path, clip: PreTrainedConfig) -> int | None:
+    """The end token of a CLIP whose configuration has the placeholder for it; None: the last id of its vocabulary.
+
+    A padded vocabulary has ids after the end token, so its tokeniser is asked.
+    Raises: CheckpointError if its end token is not its largest id, where transformers' CLIP would pool.
+    """
+    text = clip.text_config
+    if text.eos_token_id != END_TOKEN_PLACEHOLDER or text.vocab_size == OPENAI_VOCABULARY:
+        return None
+    try:
+        tokenizer = load_tokenizer(source)
+    except CheckpointError:  # without one, texts are checked for an end token when they are encoded
+        return None
+    if len(tokenizer) <= 256:  # transformers makes an empty one where there are no files
+        return None
+    largest = max(tokenizer.get_vocab().values())
+    if tokenizer.eos_token_id != largest:
+        raise CheckpointError(
+            f"{source}: eos_token_id={END_TOKEN_PLACEHOLDER} in its config.json means the largest id ({largest}), but "
+            f"its tokeniser ends texts with {tokenizer.eos_token_id}; set eos_token_id there to that of its training"
+        )
+    return largest
 
 
 def _model_folder(folder: Path) -> Path:

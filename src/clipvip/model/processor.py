@@ -144,7 +144,7 @@ class ClipVipProcessor(ProcessorMixin):
         multiple_of: padded further, to a multiple of so many tokens, but to no more than `max_text_tokens`.
         Texts over `max_text_tokens` are cut, their end token kept; the first time a ClipVipWarning says so. A special
         token that is written out in a text, such as "<|endoftext|>", is ordinary text.
-        Raises: InputError for a text that is no string.
+        Raises: InputError for a text that is no string, or to which the tokeniser gives no end token.
         """
         self.check_texts(texts)
         tokens = self.tokenizer(
@@ -152,6 +152,7 @@ class ClipVipProcessor(ProcessorMixin):
             padding="longest",
             truncation=True,
             max_length=self.max_text_tokens,
+            padding_side="right",  # texts are read from position 0, whatever the tokeniser is set to
             split_special_tokens=True,
             return_tensors="pt",
         )
@@ -162,6 +163,12 @@ class ClipVipProcessor(ProcessorMixin):
                 "token kept; so will be others (max_text_tokens of the processor or recipe; said once)",
                 ClipVipWarning,
                 stacklevel=2,
+            )
+        ended = (tokens["input_ids"] == self.tokenizer.eos_token_id).any(1)
+        if not ended.all():
+            raise InputError(
+                f"text {texts[int(ended.int().argmin())][:40]!r}: its tokens have no end token, where texts are "
+                "pooled; the tokeniser adds none: its tokenizer.json needs CLIP's post-processor"
             )
         length = tokens["input_ids"].shape[1]
         more = (0, min(-(-length // multiple_of) * multiple_of, self.max_text_tokens) - length)
@@ -183,7 +190,8 @@ class ClipVipProcessor(ProcessorMixin):
         if len(self.tokenizer) > config.text.vocab_size or ours != theirs:
             raise CheckpointError(
                 f"{source}: the tokeniser ({len(self.tokenizer)} tokens, end token {ours}) is not the model's "
-                f"({config.text.vocab_size} tokens, end token {theirs}); are its tokeniser files missing?"
+                f"({config.text.vocab_size} tokens, end token {theirs}); are its tokeniser files missing, or is "
+                f"--eos-token-id {ours} needed?"
             )
         if self.max_text_tokens > config.text.max_position_embeddings:
             raise CheckpointError(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import processors
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
+from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
+import clipvip
+from clipvip.checkpoints import convert_checkpoint
 from clipvip.errors import CheckpointError, ConfigError, InputError
-from clipvip.model import ClipVipConfig, ClipVipModel
+from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.aggregators import proxy_guided_attention
 from clipvip.model.products import attention
+from clipvip.model.tokenizer import train_clip_tokenizer
 from helpers_golden import golden_config, golden_state
 
 
@@ -178,6 +183,82 @@ def test_placeholder_end_token_is_replaced(clip_folder: Path) -> None:
     assert ClipVipModel.from_clip(folder).config.text_config.eos_token_id == 99
 
 
+def write_padded_clip(folder: Path, pad_to: int) -> tuple[CLIPModel, PreTrainedTokenizerBase]:
+    """A CLIP with the placeholder end token, its tokeniser, and rows in its vocabulary that no token has."""
+    tokenizer = train_clip_tokenizer(["a red circle grows", "the blue square"])
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(tokenizer) + pad_to, "max_position_embeddings": 20, "eos_token_id": 2}
+    text |= {"bos_token_id": 0, "pad_token_id": 1}
+    torch.manual_seed(0)
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 16})).eval()
+    for parameter in clip.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    clip.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return clip, tokenizer
+
+
+@pytest.mark.parametrize("pad_to", [0, 7])
+def test_texts_of_a_padded_vocabulary_are_those_of_transformers(pad_to: int, tmp_path: Path) -> None:
+    """Catches the last row of a padded vocabulary taken for the end token: every text had the same embedding."""
+    clip, tokenizer = write_padded_clip(tmp_path, pad_to)
+    texts = ["a red circle", "the blue square grows"]
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    expected = clip.get_text_features(**tokens).pooler_output
+    assert not torch.allclose(expected[0], expected[1], atol=1e-2)
+    for model in (ClipVipModel.from_clip(tmp_path, num_proxies=1), convert_checkpoint(tmp_path)):
+        ours = model.encode_text(tokens["input_ids"], tokens["attention_mask"], normalize=False)
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+    loaded = clipvip.load(tmp_path, device="cpu").encode_texts(texts)
+    torch.testing.assert_close(
+        torch.from_numpy(loaded), torch.nn.functional.normalize(expected, dim=-1), atol=1e-5, rtol=0
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    if pad_to:
+        with pytest.raises(InputError, match="has no end token"):
+            ClipVipModel.from_clip(tmp_path).encode_text(tokens["input_ids"], tokens["attention_mask"])
+
+
+def test_a_placeholder_that_the_tokeniser_contradicts(tmp_path: Path) -> None:
+    """Catches pooling where transformers does not: its end token is not the largest id of its tokeniser."""
+    _, tokenizer = write_padded_clip(tmp_path, 7)
+    tokenizer.add_tokens(["[later]"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"eos_token_id=2 .* means the largest id .* but its tokeniser ends"):
+        ClipVipModel.from_clip(tmp_path)
+
+
+def test_a_tokeniser_that_pads_on_the_left_changes_nothing(tmp_path: Path) -> None:
+    """Catches embeddings that depend on which other texts are in a batch, and on how a tokeniser was saved."""
+    write_padded_clip(tmp_path, 0)
+    texts = ["a red circle", "the blue square grows and grows"]
+    expected = clipvip.load(tmp_path, device="cpu").encode_texts(texts)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"padding_side": "left"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = clipvip.load(tmp_path, device="cpu")
+    assert found.processor.tokenizer.padding_side == "left"
+    assert (found.encode_texts(texts) == expected).all()
+
+
+def test_a_tokeniser_that_adds_no_end_token(tmp_path: Path) -> None:
+    """Catches texts pooled at their first token, all alike, on any device."""
+    _, tokenizer = write_padded_clip(tmp_path, 0)
+    processor = ClipVipProcessor(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")  # type: ignore[assignment]
+    with pytest.raises(InputError, match="text 'a red circle': its tokens have no end token"):
+        processor.tokenize(["a red circle"])
+
+
+def test_a_row_without_an_end_token_is_nan_where_values_are_not_looked_at() -> None:
+    """Catches an embedding of the first token alone, which looks like any other, on a GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    model = ClipVipModel(golden_config()).cuda()
+    out = model.encode_text(torch.tensor([[98, 5, 99], [98, 5, 7]], device="cuda"))
+    assert out.isnan().any(1).tolist() == [False, True]
+
+
 def test_outputs_of_forward() -> None:
     """Catches transposed or unscaled logits."""
     model = ClipVipModel(golden_config())
@@ -216,6 +297,9 @@ def test_bad_pixels(bad: Tensor, message: str) -> None:
         (torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 4), "attention_mask"),
         (torch.full((2, 5), 100), None, "token 100, but the vocabulary has 0 to 99"),
         (torch.full((2, 5), -1), None, "token -1"),
+        (torch.tensor([[98, 5, 99], [98, 5, 7]]), None, r"row 1 has no end token \(99\)"),
+        (torch.tensor([[98, 5, 99], [98, 5, 99]]), torch.tensor([[1, 1, 1], [0, 1, 1]]), "row 1 has padding before"),
+        (torch.tensor([[98, 5, 99]]), torch.tensor([[1, 0, 1]]), "row 0 has padding before"),
     ],
 )
 def test_bad_texts(ids: Tensor, mask: Tensor | None, message: str) -> None:
