@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 
 FPS = 10
 MS = Fraction(1, 1000)
@@ -121,3 +122,17 @@ def sequential_times(path: Path) -> tuple[list[float], list[float]]:
     good = np.flatnonzero(raw > np.maximum.accumulate(np.append(-1.0, raw[:-1])))
     times = np.interp(np.arange(len(raw)), good, raw[good]).tolist()
     return times, [time_s for time_s, (_, _, is_key) in zip(times, frames, strict=True) if is_key]
+
+
+def write_frame(path: Path, grey: int, size: tuple[int, int] = (16, 12)) -> Path:
+    """An image of one grey."""
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", size, (grey, grey, grey)).save(path)
+    return path
+
+
+def write_frames(folder: Path, count: int) -> Path:
+    """A folder of frames named as in the released data, of which frame i is grey of level i."""
+    for i in range(count):
+        write_frame(folder / f"{folder.name}_{i:03d}.png", i)
+    return folder

@@ -215,8 +215,8 @@ MUTATIONS = (
     Mutation(
         "gradcache-gradients-of-another-part",
         "losses/gradcache.py",
-        "[grads[name][number] for name in grads]",
-        "[grads[name][number - 1] for name in grads]",
+        "[grads[name][number] for name in trained]",
+        "[grads[name][number - 1] for name in trained]",
         "tests/unit/losses/test_gradcache.py::test_autocast_keeps_the_weights_gradients",
     ),
     # Model

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+SubtitleField = Literal["subtitle", "caption", "captions", "caption_subtitle_concat", "caption_subtitle_random"]
+"""Where S is read from: a field, or auxiliary caption and subtitle joined ("CAPTION. with subtitle: SUBTITLE"), or one
+of the two, drawn in each pass. A clip that has only one of them gives that. The last two are values of `vid_txt` in the
+released code."""
 
 
 @dataclass(frozen=True, slots=True)

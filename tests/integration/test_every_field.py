@@ -263,6 +263,7 @@ ROWS = [
     Row("optim.beta2", "0.5", (weights(2),), (START, CLIPS)),
     Row("optim.eps", "1e-2", (FIRST,), (START, CLIPS)),
     Row("optim.warmup_ratio", "0.7", (logged("lr"), FIRST), (START,), to=[0.0005, 0.001, 0.0]),
+    Row("optim.freeze_text", "tower", (weights(1, "text_model"),), (START, CLIPS)),
     Row("optim.clip_norm", "1e-3", (FIRST,), (START, ("first norm", lambda seen: seen.rows[0]["grad_norm"]))),
     Row("train.batch_size", "8", (AT_ONCE,), (START,), to={8}),
     Row("train.epochs", "2", (STEPS,), (START,), ("train.steps=null", "train.epochs=1"), to=[1, 2, 3, 4]),

@@ -14,6 +14,7 @@ import numpy as np
 
 from clipvip.captioning.captioner import Answer, Captioner, CaptionerSettings, Described, Undescribed
 from clipvip.captioning.text import clean_caption
+from clipvip.data.frame_folders import read_frame_folder
 from clipvip.errors import InputError, VideoDecodeError
 from clipvip.jobs import Beat
 from clipvip.jobs.ahead import run_ahead
@@ -116,7 +117,8 @@ def middle_frame(clip: Clip) -> np.ndarray:
     """
     if clip.image is not None:
         return read_image(clip.image)
-    frames = read_frames(clip.path, lambda total: np.array([middle_index(total)]), time_range=clip.time_range)
+    read = read_frame_folder if clip.path.is_dir() else read_frames
+    frames = read(clip.path, lambda total: np.array([middle_index(total)]), time_range=clip.time_range)
     frame: np.ndarray = frames[0]
     return frame
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,25 +19,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clipvip.data.frame_folders import read_frame_folder
 from clipvip.data.source import ClipSource, Media
 from clipvip.errors import ManifestError, VideoDecodeError
-from clipvip.records import Clip
+from clipvip.records import Clip, SubtitleField
 from clipvip.video import jittered_indices, middle_index, read_frames, read_image, uniform_indices
 from clipvip.video.transforms import centre_cut
 
 Tokenize = Callable[[Sequence[str]], dict[str, Tensor]]
 ToPixels = Callable[[np.ndarray | Tensor], Tensor]
+_OF_BOTH = ("caption_subtitle_concat", "caption_subtitle_random")
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Which of a clip's fields play which part in omnisource learning.
 
-    subtitle: the field of S; caption: the field of C, or None (of several "captions" one is drawn a pass); frame:
+    subtitle: where S is read from; caption: the field of C, or None (of several "captions" one is drawn a pass); frame:
     whether F, the middle frame, is wanted; join_captions: "captions" are joined by spaces instead.
     """
 
-    subtitle: Literal["subtitle", "caption", "captions"] = "captions"
+    subtitle: SubtitleField = "captions"
     caption: Literal["caption", "captions"] | None = None
     frame: bool = False
     join_captions: bool = False
@@ -155,10 +158,11 @@ class ClipDataset(Dataset[Sample]):
                 f"none of {len(clips)} clips has a {sources.caption!r} text (first: {clips.load(0)[0].clip_id}); "
                 "this loss variant needs auxiliary captions"
             )
-        if not there[sources.subtitle]:
+        fields = ("caption", "subtitle") if sources.subtitle in _OF_BOTH else (sources.subtitle,)
+        if not any(there[field] for field in fields):
             raise ManifestError(
-                f"none of {len(clips)} clips has a {sources.subtitle!r} text (first: {clips.load(0)[0].clip_id}); "
-                "check the manifest or data.subtitle of the recipe"
+                f"none of {len(clips)} clips has a {' or '.join(map(repr, fields))} text (first: "
+                f"{clips.load(0)[0].clip_id}); check the manifest or data.subtitle of the recipe"
             )
 
     def __len__(self) -> int:
@@ -181,7 +185,14 @@ class ClipDataset(Dataset[Sample]):
         return Sample(clip.clip_id, video, frame, subtitle, caption)
 
     def _text(self, clip: Clip, field: str, rng: np.random.Generator) -> str | None:
-        """The text that plays a part: the field's, or of several captions one or all."""
+        """The text that plays a part: the field's, of several captions one or all, or one made of two fields."""
+        if field in _OF_BOTH:
+            caption, subtitle = clip.caption or None, clip.subtitle or None
+            if caption is None or subtitle is None:
+                return caption or subtitle
+            if field == "caption_subtitle_concat":
+                return f"{caption}. with subtitle: {subtitle}"
+            return caption if rng.integers(2) else subtitle
         texts = clip.captions if field == "captions" else (getattr(clip, field),)
         if field == "captions" and self.sources.join_captions:
             return " ".join(texts) or None
@@ -204,7 +215,9 @@ class ClipDataset(Dataset[Sample]):
                 sample = uniform_indices(total, self.num_frames)
             return np.append(sample, middle_index(total)) if self.sources.frame else sample
 
-        if isinstance(media, list) and self.cache is None:
+        if isinstance(media, Path) and media.is_dir() and self.cache is None:
+            frames = read_frame_folder(media, choose, clip.time_range)
+        elif isinstance(media, list) and self.cache is None:
             chosen, where = np.unique(choose(len(media)), return_inverse=True)
             frames = np.stack([read_image(media[i]) for i in chosen.tolist()])[where]
         elif isinstance(media, list) or self.cache is not None:
@@ -220,6 +233,8 @@ class ClipDataset(Dataset[Sample]):
             return self.cache[index]
         if isinstance(media, list):
             frames = np.stack([read_image(frame) for frame in media])
+        elif isinstance(media, Path) and media.is_dir():
+            frames = read_frame_folder(media, np.arange, clip.time_range)
         elif clip.image is not None:
             frames = read_image(media)[None]
         else:

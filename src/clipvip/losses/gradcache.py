@@ -48,7 +48,8 @@ def cached_backward(
         with torch.random.fork_rng(devices=_devices()):
             _set_random_state(state)
             features = encode(part)
-        torch.autograd.backward([features[name] for name in grads], [grads[name][number] for name in grads])
+        trained = [name for name in grads if features[name].requires_grad]  # a frozen encoder's have no graph
+        torch.autograd.backward([features[name] for name in trained], [grads[name][number] for name in trained])
     return value.detach()
 
 

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from clipvip.data.frame_folders import read_frame_folder
 from clipvip.errors import CheckpointError, ClipVipWarning, ConfigError, InputError
 from clipvip.model.config import ClipVipConfig
 from clipvip.model.hub import load_tokenizer, locate, read_config
 from clipvip.model.text_cleaning import TEXT_CLEANINGS, clean_text
 from clipvip.records import Clip
-from clipvip.video import read_frames, read_image
+from clipvip.video import read_frames, read_image, uniform_indices
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD, decoder_size, to_pixel_values
 
 ADDED_SINCE = {"text_cleaning": "none"}
@@ -109,8 +110,13 @@ class ClipVipProcessor(ProcessorMixin):
         return self.frames_to_pixels(video if isinstance(video, np.ndarray | Tensor) else self.video_frames(video))
 
     def video_frames(self, video: str | Path | tuple[str | Path, float, float]) -> np.ndarray:
-        """The frames of a file that the model is to see, uint8 [T, H, W, 3]; squared if the decoder is to resize."""
+        """The frames of a file, or a folder of frame images, that the model is to see, uint8 [T, H, W, 3].
+
+        Those of a file are square if the decoder is to resize.
+        """
         path, time_range = (video[0], (video[1], video[2])) if isinstance(video, tuple) else (video, None)
+        if Path(path).is_dir():
+            return read_frame_folder(Path(path), lambda total: uniform_indices(total, self.num_frames), time_range)
         return read_frames(path, num_frames=self.num_frames, time_range=time_range, size=self.decoder_size)
 
     def image_pixels(self, image: Media) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from clipvip.records import SubtitleField
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
@@ -60,8 +62,8 @@ class MixSection(_Strict):
     """Folder the media paths are relative to; None: the manifest's own."""
     split: str | None = "train"
     """Split to train on; None: every line."""
-    subtitle: Literal["subtitle", "caption", "captions"] = "captions"
-    """The field that S is read from."""
+    subtitle: SubtitleField = "captions"
+    """Where S is read from, as in `data.subtitle`."""
     caption: Literal["caption", "captions"] = "captions"
     """The field that C is read from, if the loss variant has it: an image-text set's own captions."""
     join_captions: bool = False
@@ -83,8 +85,9 @@ class DataSection(_Strict):
     """Split to train on; None: every line."""
     val_split: str | None = "val"
     """Split to validate on; None: every line."""
-    subtitle: Literal["subtitle", "caption", "captions"] = "captions"
-    """The field that S is read from ("caption": auxiliary captions alone); of several captions one is drawn a pass."""
+    subtitle: SubtitleField = "captions"
+    """The field that S is read from ("caption": auxiliary captions alone); of several captions one is drawn a pass.
+    As released also both: "caption_subtitle_concat" ("CAPTION. with subtitle: SUBTITLE"), "caption_subtitle_random"."""
     join_captions: bool = False
     """Paragraph retrieval: a clip's captions are joined by spaces, in training as S and in validation as the query."""
     last_batch: Literal["drop", "keep"] = "drop"
@@ -141,6 +144,8 @@ class OptimSection(_Strict):
     """AdamW."""
     warmup_ratio: float = Field(0.01, ge=0, lt=1)
     """Share of the steps with linear warm-up."""
+    freeze_text: Literal["none", "tower", "tower_and_projection"] = "none"
+    """Parts of the text side that are not trained; the released code can, none of its configurations does."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this global norm."""
 

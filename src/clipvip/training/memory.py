@@ -69,11 +69,12 @@ def measure(objective: OmnisourceObjective, batch: Batch, *, in_parts: bool) -> 
     as_bytes = [
         pictures for pictures in (clip.video, clip.frame) if pictures is not None and not pictures.is_floating_point()
     ]
-    weights = sum(parameter.nbytes for parameter in objective.model.parameters())
+    parameters = list(objective.model.parameters())
+    trained = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
     return StepMemory(
-        weights=weights,
-        gradients=weights * (2 if in_parts else 1),
-        optimizer=2 * weights,  # AdamW's two moments
+        weights=sum(parameter.nbytes for parameter in parameters),
+        gradients=trained * (2 if in_parts else 1),
+        optimizer=2 * trained,  # AdamW's two moments
         cast=max(of_two.all - 2 * activations, 0),
         activations=activations,
         recomputed=recomputed,

@@ -37,6 +37,16 @@ def decayed(name: str, parameter: nn.Parameter, rule: str) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in _EMBEDDINGS)
 
 
+def freeze_text(model: nn.Module, parts: str) -> None:
+    """Take parts of the text side out of training: "none", its "tower", or "tower_and_projection"."""
+    prefixes = {"none": (), "tower": ("text_model.",), "tower_and_projection": ("text_model.", "text_projection.")}[
+        parts
+    ]
+    for name, parameter in model.named_parameters():
+        if name.startswith(prefixes):
+            parameter.requires_grad_(False)
+
+
 class ReleasedAdamW(torch.optim.Optimizer):
     """AdamW as the released code has it: eps enters before the bias correction, and weights decay after the update.
 

@@ -188,7 +188,7 @@ def _size_that_fits(seen: Rehearsal) -> int | None:
 
 def _in_parts(seen: Rehearsal) -> StepMemory:
     memory = _largest(seen)
-    return replace(memory, gradients=2 * memory.weights)
+    return replace(memory, gradients=memory.optimizer)  # two sets, as the optimiser has two moments
 
 
 def _largest(seen: Rehearsal) -> StepMemory:

@@ -34,7 +34,7 @@ from clipvip.training.config import Recipe
 from clipvip.training.launch import check_same_weights, start_accelerator, start_trackers
 from clipvip.training.memory import ran_out
 from clipvip.training.meter import Meter
-from clipvip.training.optim import lr_factor, make_optimizer, set_lr
+from clipvip.training.optim import freeze_text, lr_factor, make_optimizer, set_lr
 from clipvip.training.signals import signals_noted
 from clipvip.training.sources import Skipped, make_datasets, number_of_steps, usual_duration_s
 from clipvip.training.state import WorkDir
@@ -95,6 +95,7 @@ class Run:
         set_seed(train.seed)
         self.model, self.processor = build_model(recipe.model)
         self.model.to(accelerator.device).train()
+        freeze_text(self.model, recipe.optim.freeze_text)
         if train.activation_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         if train.compile:

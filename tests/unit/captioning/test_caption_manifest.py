@@ -19,6 +19,7 @@ from clipvip.errors import CheckpointError, ClipVipError, ManifestError, UsageEr
 from clipvip.records import Clip
 from helpers_captioners import GreyReader
 from helpers_shards import numbers, write_greys, write_set
+from helpers_video import write_frames
 
 
 def rows(path: Path) -> dict[str, dict[str, Any]]:
@@ -47,6 +48,7 @@ def test_the_middle_frame(tmp_path: Path) -> None:
         assert numbers([frame]) == [expected]
     odd = write_greys(tmp_path / "b.mp4", 7)
     assert numbers([middle_frame(Clip("b", video=odd))]) == [3]
+    assert middle_frame(Clip("c", video=write_frames(tmp_path / "frames", 21)))[0, 0].tolist() == [10, 10, 10]
 
 
 def test_lines_and_failures_of_a_part(tmp_path: Path) -> None:

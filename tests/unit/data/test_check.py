@@ -19,7 +19,7 @@ from clipvip.records import Clip
 from clipvip.video.container import open_video
 from helpers_fuzz import FragileCheck
 from helpers_import import write
-from helpers_video import write_video
+from helpers_video import write_frames, write_video
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,20 @@ def test_quick_counts_as_the_full_check_does(tmp_path: Path, media: Path, name: 
     full, quick = lines
     assert [line["frames"] for line in full] == [line["frames"] for line in quick]
     np.testing.assert_allclose([line["seconds"] for line in full], [line["seconds"] for line in quick], atol=0.1)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_folders_of_frames(quick: bool, tmp_path: Path, media: Path) -> None:
+    """Catches sound folders that are accused, and frames that are damaged, too few, or another folder's copy."""
+    write_frames(media / "frames", 120)
+    shutil.copytree(media / "frames", media / "again")
+    write_frames(media / "few", 3)
+    (write_frames(media / "torn", 4) / "torn_001.png").write_bytes(b"\x89PNG cut")
+    rows = [{"clip_id": name, "video": name} for name in ("frames", "again", "few", "torn")]
+    report = checked(tmp_path, rows, media, quick=quick, num_frames=4, min_seconds=1)
+    assert ids(report) == {"bad": ["torn"], "missing": [], "short": ["few"], "duplicated": ["again"]}
+    for name in ("frames", "again", "few", "torn"):
+        shutil.rmtree(media / name)
 
 
 def test_quick_reads_a_few_frames_only(tmp_path: Path) -> None:

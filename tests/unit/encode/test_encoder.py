@@ -20,7 +20,7 @@ from clipvip.model.tokenizer import train_clip_tokenizer
 from clipvip.records import Clip
 from clipvip.video import read_frames
 from helpers_model import TEXTS, tiny_config, write_model
-from helpers_video import write_video
+from helpers_video import write_frames, write_video
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,17 @@ def test_order_and_batching_do_not_change_the_result(encoder: clipvip.Encoder, v
     np.testing.assert_allclose(single, whole, atol=1e-6)
     frames = [read_frames(video, num_frames=4) for video in videos]
     np.testing.assert_allclose(encoder.encode_videos(frames), whole, atol=1e-6)
+
+
+def test_a_folder_of_frames_is_a_video(encoder: clipvip.Encoder, tmp_path: Path) -> None:
+    """Catches a folder of frames that training reads and evaluation and search by example do not."""
+    folder = write_frames(tmp_path / "video7", 21)
+    frames = np.stack([np.full((12, 16, 3), level, np.uint8) for level in (0, 6, 13, 20)])
+    expected = encoder.encode_videos([frames])
+    np.testing.assert_array_equal(encoder.encode_videos([folder]), expected)
+    np.testing.assert_array_equal(encoder.encode_clips([Clip("a", video=folder)]).vectors, expected)
+    with pytest.raises(VideoDecodeError, match="has no times"):
+        encoder.encode_videos([(folder, 0.0, 1.0)])
 
 
 def test_time_ranges_and_manifest_clips(encoder: clipvip.Encoder, videos: list[Path]) -> None:

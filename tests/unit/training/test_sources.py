@@ -12,7 +12,7 @@ from clipvip.data.source import ManifestClips
 from clipvip.records import Clip
 from clipvip.training import load_recipe
 from clipvip.training.sources import number_of_steps, usual_duration_s
-from helpers_video import write_video
+from helpers_video import write_frames, write_video
 
 
 def dataset(*clips: Clip) -> ClipDataset:
@@ -36,6 +36,7 @@ def test_how_long_clips_are(tmp_path: Path) -> None:
     ]
     assert usual_duration_s(dataset(*clips)) == 1.5
     assert usual_duration_s(dataset(image)) is None
+    assert usual_duration_s(dataset(Clip("e", video=write_frames(tmp_path / "frames", 3), captions=("e",)))) is None
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,19 @@ def test_the_weights_that_are_handed_over(
     ours = weights(tmp_path / "run" / "model")
     snapshots = {step: weights(tmp_path / "run" / "snapshots" / f"step-{step:06d}") for step in range(1, 5)}
     assert [step for step, theirs in snapshots.items() if same(ours, theirs)] == steps
+
+
+@pytest.mark.parametrize("micro_batch", ["null", "3"])
+@pytest.mark.parametrize(
+    ("freeze", "still"),
+    [("none", ()), ("tower", ("text_model.",)), ("tower_and_projection", ("text_model.", "text_projection."))],
+)
+def test_a_frozen_text_side_stays_as_it_is(
+    freeze: str, still: tuple[str, ...], micro_batch: str, run: Train, tmp_path: Path
+) -> None:
+    """Catches a part that is trained although it is frozen, one too many that stays, or caching that fails."""
+    settings = ("train.steps=3", "train.snapshot_every=1", "data.val=null", "optim.warmup_ratio=0")
+    run(tmp_path / "run", *settings, f"optim.freeze_text={freeze}", f"train.micro_batch={micro_batch}")
+    first, second = (weights(tmp_path / "run" / "snapshots" / f"step-00000{step}") for step in (1, 2))
+    for name in first:
+        assert torch.equal(first[name], second[name]) == name.startswith(still), name

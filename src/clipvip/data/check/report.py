@@ -197,7 +197,7 @@ def _content(clip: Clip, line: Line) -> tuple[Any, ...]:
 
 
 def _shortage(clip: Clip, line: Line, num_frames: int, min_seconds: float | None) -> str | None:
-    """Why a clip is too short, or None. A picture is no short video."""
+    """Why a clip is too short, or None. A picture is no short video, and a folder of frames has no seconds."""
     if clip.image is not None:
         return None
     frames, seconds = line["frames"], line["seconds"]
@@ -205,7 +205,7 @@ def _shortage(clip: Clip, line: Line, num_frames: int, min_seconds: float | None
         return f"{frames} frames, fewer than {num_frames}"
     # The ends of a range seldom fall on frames: three seconds of it may hold a frame less.
     spare = 0.0 if clip.time_range is None else seconds / frames
-    if min_seconds is not None and seconds + spare < min_seconds:
+    if min_seconds is not None and seconds is not None and seconds + spare < min_seconds:
         return f"{seconds:g} s, shorter than {min_seconds:g} s"
     return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import json
 import math
 import os
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from clipvip.data.frame_folders import frame_files, read_frame_folder
 from clipvip.errors import ClipVipError
 from clipvip.files import file_digest
 from clipvip.jobs.decoding import time_limit_s
@@ -85,7 +88,7 @@ class CheckTask:
         try:
             line["frames"], line["seconds"] = self._decode(clip, beat)
             if clip.path not in digests:
-                digests[clip.path] = file_digest(clip.path, "blake2b")
+                digests[clip.path] = _digest(clip.path)
         except ClipVipError as error:
             return line | {"status": "bad", "reason": str(error).removeprefix(f"{clip.path}: ")}
         except OSError as error:
@@ -93,10 +96,12 @@ class CheckTask:
         return line | {"digest": digests[clip.path]}
 
     def _decode(self, clip: Clip, beat: Beat) -> tuple[int, float | None]:
-        """Frames and seconds of a clip; a picture has no length."""
+        """Frames and seconds of a clip; a picture and a folder of frames have no length."""
         if clip.image is not None:
             read_image(clip.image)
             return 1, None
+        if clip.path.is_dir():
+            return _decode_folder(clip, beat), None
         return _decode_all(clip, beat) if self.num_frames is None else _decode_some(clip, self.num_frames)
 
 
@@ -120,6 +125,33 @@ def _decode_all(clip: Clip, beat: Beat) -> tuple[int, float]:
         if video.damage is not None:
             raise decode_error(video.name, video.damage)
         return num_frames, round(until_s - first_s, 6)
+
+
+def _decode_folder(clip: Clip, beat: Beat) -> int:
+    """How many frames a folder has, all of them decoded, a hundred at a time: so many fit into memory."""
+    total = 0
+
+    def choose(counted: int) -> np.ndarray:
+        nonlocal total
+        total = counted
+        return np.arange(start, min(start + 100, counted))
+
+    sizes = set()
+    for start in itertools.count(step=100):
+        sizes.add(read_frame_folder(clip.path, choose, clip.time_range).shape[1:])
+        beat(0)
+        if start + 100 >= total:
+            break
+    if len(sizes) > 1:
+        raise decode_error(str(clip.path), "the frame size changes on the way")
+    return total
+
+
+def _digest(path: Path) -> str:
+    """Of a file's bytes, or of those of all frames of a folder."""
+    if not path.is_dir():
+        return file_digest(path, "blake2b")
+    return hashlib.blake2b("".join(file_digest(frame, "blake2b") for frame in frame_files(path)).encode()).hexdigest()
 
 
 def _decode_some(clip: Clip, num_frames: int) -> tuple[int, float]:

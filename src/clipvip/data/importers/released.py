@@ -26,7 +26,7 @@ def read_retrieval(sources: Sequence[Path], options: Options, notes: Notes) -> I
             frames = "num_frame" in entry.value
             if frames:
                 entry.number("num_frame")
-                notes.add("clips are folders of frames, not video files; pack them into videos before they are decoded")
+                notes.add("clips are folders of frames, not video files")
             yield Clip(
                 clip_id,
                 video=Path(clip_id if frames else f"{clip_id}.mp4"),
