@@ -59,6 +59,27 @@ def test_gap_of_three_sources(place: Path, tmp_path: Path, capsys: pytest.Captur
     assert shown[12]["text"] in {clip.caption for clip in read_manifest(pretrain)}
 
 
+def test_the_papers_first_table_in_one_call(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a table that has to be put together by hand, one pair of texts after the other."""
+    pretrain, tests = place / "pretrain.jsonl", place / "retrieval.jsonl"
+    against = ("--against", f"captions={tests}:captions", "--against", f"alt={place / 'images.jsonl'}:captions")
+    common = ("analyse", "gap", f"said={pretrain}:subtitle", f"seen={pretrain}:caption", *against)
+    settings = ("--model", place / "mean", "--num-texts", "12", "--draws", "2")
+    assert run_here(*common, *settings, "--json", "--out", tmp_path / "out") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["rows"], report["columns"]) == (["said", "seen"], ["captions", "alt"])
+    assert [len(row) for row in report["matrix"]] == [2, 2]
+    assert (tmp_path / "out" / "gap.png").stat().st_size > 0
+    assert run_here(*common, *settings) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for row, values in zip(report["rows"], report["matrix"], strict=True):
+        cells = next(line for line in shown if row in line)
+        assert all(f"{value:.3f}" in cells for value in values)
+    assert run_here("analyse", "gap", f"said={pretrain}:subtitle", *against[:2], *settings) == 0
+    assert run_here("analyse", "gap", f"said={pretrain}:subtitle", *settings) == 2
+    capsys.readouterr()
+
+
 def test_embedding_sets_are_sources(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches stored vectors that belong to other texts, and sets of two models in one comparison."""
     common = ("encode", place / "pretrain.jsonl", "--model", place / "mean", "--out", tmp_path / "mean")

@@ -68,7 +68,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The gaps between all sources. features [sources * n, E] and texts: of the first draw, source by source."""
+    """The gaps between all sources, or between those that are rows of a table and those that are its columns.
+
+    features [sources * n, E] and texts: of the first draw, source by source. num_rows: how many of the sources, the
+    first, are rows; the others are columns. 0: all are both.
+    """
 
     sources: tuple[TextSource, ...]
     fingerprint: str
@@ -77,15 +81,22 @@ class Gap:
     pairs: tuple[Pair, ...]
     features: np.ndarray
     texts: tuple[str, ...]
+    num_rows: int = 0
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of the sources that are rows."""
+        return [source.name for source in self.sources[: self.num_rows or None]]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the sources that are columns."""
+        return [source.name for source in self.sources[self.num_rows :]]
 
     def matrix(self) -> np.ndarray:
-        """NMI [sources, sources], in the order of the sources."""
-        place = {source.name: i for i, source in enumerate(self.sources)}
-        values = np.empty((len(place), len(place)))
-        for pair in self.pairs:
-            i, j = place[pair.a], place[pair.b]
-            values[i, j] = values[j, i] = pair.nmi
-        return values
+        """NMI [rows, columns]."""
+        nmi = {frozenset((pair.a, pair.b)): pair.nmi for pair in self.pairs}
+        return np.array([[nmi[frozenset((row, column))] for column in self.columns] for row in self.rows])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -102,6 +113,8 @@ class Gap:
                 {"a": pair.a, "b": pair.b, "nmi": pair.nmi, "interval": pair.interval, "draws": list(pair.draws)}
                 for pair in self.pairs
             ],
+            "rows": self.rows,
+            "columns": self.columns,
             "matrix": self.matrix().tolist(),
         }
 
@@ -110,6 +123,7 @@ def measure_gap(
     sources: Sequence[TextSource],
     encoder: TextEncoder | None = None,
     *,
+    against: Sequence[TextSource] = (),
     num_texts: int = NUM_TEXTS,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
@@ -117,19 +131,23 @@ def measure_gap(
 ) -> Gap:
     """NMI between every two sources, and between halves of each one's draws.
 
-    encoder: needed unless all sources are embedding sets. num_texts: of each source in a draw. A draw of a source is
-    the same whatever it is compared with. progress: is told how many texts and clusterings more are done, and of how
-    many.
+    against: with these, NMI between each of the sources and each of these instead, as in the paper's Table 1 (kinds of
+    pre-training text by downstream set). encoder: needed unless all sources are embedding sets. num_texts: of each
+    source in a draw. A draw of a source is the same whatever it is compared with. progress: is told how many texts and
+    clusterings more are done, and of how many.
     Raises: ManifestError if a source has too few texts; UsageError if a model is missing, or another than that of an
     embedding set.
     """
+    num_rows = len(sources) if against else 0
+    sources = [*sources, *against]
     if num_texts < 4 or num_draws < 1:
         raise UsageError(f"--num-texts {num_texts} --draws {num_draws}: at least 4 texts and one draw are needed")
     drawn = [[source.draw(num_texts, seed, draw) for draw in range(num_draws)] for source in sources]  # before the work
     fingerprint = _one_fingerprint(sources, encoder)
     used = [np.unique(np.concatenate(numbers)) for numbers in drawn]
     names = [source.name for source in sources]
-    couples = [*itertools.combinations(names, 2), *((name, name) for name in names)]
+    between = itertools.product(names[:num_rows], names[num_rows:]) if against else itertools.combinations(names, 2)
+    couples = [*between, *((name, name) for name in names)]
     to_encode = sum(len(some) for source, some in zip(sources, used, strict=True) if source.stored is None)
     total = to_encode + len(couples) * num_draws
 
@@ -151,7 +169,7 @@ def measure_gap(
             progress(1, total)
         pairs.append(Pair(a, b, tuple(values)))
     first = np.concatenate([features[name][0] for name in names])
-    return Gap(tuple(sources), fingerprint, num_texts, seed, tuple(pairs), first, tuple(shown))
+    return Gap(tuple(sources), fingerprint, num_texts, seed, tuple(pairs), first, tuple(shown), num_rows)
 
 
 def cluster_nmi(a: np.ndarray, b: np.ndarray, seed: int) -> float:

@@ -23,8 +23,7 @@ def write_gap(out: Path, gap: Gap, report: dict[str, Any], projection: str) -> N
 
 
 def draw_matrix(stem: Path, gap: Gap, model: str) -> None:
-    """The NMI of every two sources as a heat map."""
-    names = [source.name for source in gap.sources]
+    """The NMI of every row with every column as a heat map."""
     rows = []
     for pair in gap.pairs:
         low, high = pair.interval or (None, None)
@@ -40,22 +39,22 @@ def draw_matrix(stem: Path, gap: Gap, model: str) -> None:
             }
         )
     cell = 0.75
-    height = min(max(2.6, cell * len(names) + 1.6), 8.5)
+    height = min(max(2.6, cell * len(gap.rows) + 1.6), 8.5)
     with drawing(stem, rows, width=FULL_IN, height=height) as figure:
         axes = figure.subplots()
         matrix = gap.matrix()
         image = axes.imshow(matrix, cmap=HEAT, vmin=0.0, vmax=1.0)
         for (i, j), value in np.ndenumerate(matrix):
             axes.text(j, i, f"{value:.3f}", ha="center", va="center", color="white" if value > 0.6 else "black")
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(gap.columns)), gap.columns, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(gap.rows)), gap.rows)
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="NMI (0 to 1; larger = wider gap)", shrink=0.9)
         note(
             figure,
             f"Normalised mutual information between source and k-means cluster (k = 2, best of {NUM_STARTS} starts) of "
-            f"{gap.num_texts:,} texts of each of two sources; mean of {len(gap.pairs[0].draws)} draws. Diagonal: two "
-            f"halves of one source's draws. Text features: {model}.",
+            f"{gap.num_texts:,} texts of each of two sources; mean of {len(gap.pairs[0].draws)} draws. "
+            f"{'' if gap.num_rows else 'Diagonal: two halves of one source. '}Text features: {model}.",
         )
 
 

@@ -65,6 +65,22 @@ def test_nmi_of_clusters_that_are_known() -> None:
     assert cluster_nmi(mixed, right, seed=0) == pytest.approx(expected)
 
 
+def test_rows_against_columns_are_the_gaps_of_every_two(tmp_path: Path) -> None:
+    """Catches a table with rows and columns exchanged, or figures that depend on which sources are compared."""
+    kinds = open_sources([str(lines(tmp_path / f"{word}.txt", word)) for word in ("ant", "bee")])
+    sets = open_sources([str(lines(tmp_path / f"{word}.txt", word)) for word in ("ibis", "ape", "cat")])
+    settings = {"num_texts": 40, "num_draws": 2, "seed": 3}
+    every = measure_gap([*kinds, *sets], Spots(), **settings)
+    table = measure_gap(kinds, Spots(), against=sets, **settings)
+    assert (table.rows, table.columns) == (["ant", "bee"], ["ibis", "ape", "cat"])
+    assert every.rows == every.columns == ["ant", "bee", "ibis", "ape", "cat"]
+    np.testing.assert_array_equal(table.matrix(), every.matrix()[:2, 2:])
+    assert table.to_dict()["matrix"] == table.matrix().tolist()
+    assert [(pair.a, pair.b) for pair in table.pairs if pair.a != pair.b] == [
+        (kind, name) for kind in ("ant", "bee") for name in ("ibis", "ape", "cat")
+    ]
+
+
 def test_interval_of_draws() -> None:
     """Catches a wrong quantile, a spread in the place of the mean's error, and limits outside 0 to 1."""
     pair = Pair("a", "b", (0.1, 0.2, 0.3, 0.4))

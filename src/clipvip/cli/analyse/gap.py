@@ -28,6 +28,14 @@ def command(
             "the last two: captions, subtitle or caption (default: the one that has texts).",
         ),
     ],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="A source that is a column of a table whose rows are the others; once for each column. Without it "
+            "every two sources are compared.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Whose text encoder: folder or hub id. Not needed if all sources are embedding sets."),
@@ -51,6 +59,8 @@ def command(
     the sources apart: 0 not at all, 1 exactly. The interval (95 %) is that of the mean over draws from these texts.
     Beside each source stands the gap between two halves of its own draws: what no gap looks like.
 
+    With --against the result is the paper's Table 1: kinds of pre-training text by downstream set.
+
     Example: clipvip analyse gap world/pretrain.jsonl:subtitle world/pretrain.jsonl:caption world/retrieval.jsonl
     --model runs/demo/model --out gap
     """
@@ -61,18 +71,21 @@ def command(
     from clipvip.encode import load
     from clipvip.errors import UsageError
 
-    if len(sources) < 2:
-        raise UsageError("analyse gap needs two sources or more")
+    if len(sources) < 2 and not against:
+        raise UsageError("analyse gap needs two sources or more, or one and --against another")
     if projection is not None and out is None:
         raise UsageError(f"--projection {projection}: is drawn into --out DIR; give one")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # not after all the work
-    opened = open_sources(sources)
+    opened = open_sources([*sources, *(against or ())])
     if model is not None and all(source.stored is not None for source in opened):
         raise UsageError("--model has no use: all sources are embedding sets, which know theirs")
     encoder = None if model is None else load(model, device=device, dtype=dtype)
     with progress_bar("encoding and clustering", "texts and clusterings") as progress:
-        gap = measure_gap(opened, encoder, num_texts=num_texts, num_draws=draws, seed=seed, progress=progress)
+        gap = measure_gap(
+            opened[: len(sources)], encoder, against=opened[len(sources) :],
+            num_texts=num_texts, num_draws=draws, seed=seed, progress=progress,
+        )  # fmt: skip
     stored = next((source.stored for source in opened if source.stored is not None), None)
     name = model if model is not None else stored.facts[0].model if stored else ""
     report = {"model": name, **gap.to_dict()}
@@ -81,9 +94,24 @@ def command(
     if as_json:
         echo_json(report)
         return
-    make_console().print(_table(gap))
+    make_console().print(_cross_table(gap) if gap.num_rows else _table(gap))
     if out is not None:
         echo(f"figures and tables: {out}")
+
+
+def _cross_table(gap: Gap) -> Table:
+    """Rows by columns, and what no gap looks like for each row."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    nmi = {(pair.a, pair.b): pair.nmi for pair in gap.pairs}
+    table = Table(title=f"NMI of source and cluster, {gap.num_texts:,} texts of each, {len(gap.pairs[0].draws)} draws")
+    table.add_column("")
+    for column in (*gap.columns, "itself, halved"):
+        table.add_column(escape(column), justify="right")
+    for row in gap.rows:
+        table.add_row(escape(row), *(f"{nmi[row, column]:.3f}" for column in (*gap.columns, row)))
+    return table
 
 
 def _table(gap: Gap) -> Table:
