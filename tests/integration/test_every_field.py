@@ -412,5 +412,5 @@ def test_a_start_keeps_the_colours_and_the_texts_it_was_trained_with(world: Path
     _, ours = build_model(load_recipe(str(world / "tiny.yaml"), settings).model)
     assert (ours.image_mean, ours.image_std) == ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
     assert ours.text_cleaning == "openai"
-    _, told = build_model(load_recipe(str(world / "tiny.yaml"), [*settings, "model.text_cleaning=none"]).model)
-    assert told.text_cleaning == "none"
+    _, other = build_model(load_recipe(str(world / "tiny.yaml"), [*settings, "model.text_cleaning=none"]).model)
+    assert other.text_cleaning == "none"

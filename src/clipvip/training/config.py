@@ -86,7 +86,7 @@ class DataSection(_Strict):
     val_split: str | None = "val"
     """Split to validate on; None: every line."""
     subtitle: SubtitleField = "captions"
-    """The field that S is read from ("caption": auxiliary captions alone); of several captions one is drawn a pass.
+    """The field that S is read from ("caption": auxiliary captions alone); of several captions one is drawn per pass.
     As released also both: "caption_subtitle_concat" ("CAPTION. with subtitle: SUBTITLE"), "caption_subtitle_random"."""
     join_captions: bool = False
     """Paragraph retrieval: a clip's captions are joined by spaces, in training as S and in validation as the query."""

@@ -210,7 +210,7 @@ def test_a_name_without_more_dots_holds_its_sample_together(tmp_path: Path) -> N
         (["a.jpg", "a.png"], r"2 media files in one sample"),
     ],
 )
-def test_no_sample_is_lost_in_silence(names: list[str], message: str, tmp_path: Path) -> None:
+def test_no_sample_is_lost_without_an_error(names: list[str], message: str, tmp_path: Path) -> None:
     """Catches a sample whose caption, or which itself, is left out without a word; importing and training agree."""
     tar = tmp_path / "00000.tar"
     with tarfile.open(tar, "w") as archive:

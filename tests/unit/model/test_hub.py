@@ -71,7 +71,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str],
     return put  # type: ignore[return-value]
 
 
-def test_a_revision_is_heard_wherever_a_model_is_named(hub: Callable[..., None], tmp_path: Path) -> None:
+def test_a_revision_counts_wherever_a_model_is_named(hub: Callable[..., None], tmp_path: Path) -> None:
     """Catches a place that takes the main branch, or the whole of ID@REVISION for an id."""
     for seed, revision in ((0, "main"), (1, "second")):
         hub(write_model(tmp_path / revision, seed), "owner/model", revision)

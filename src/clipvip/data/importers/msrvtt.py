@@ -18,7 +18,7 @@ _SPLITS = {"validate": "val"}  # the json's word for it
 
 
 def read_msrvtt(sources: Sequence[Path], options: Options, notes: Notes) -> Iterator[Clip]:
-    """All kinds of files, told apart by content; a video's captions are together, wherever they are in a file."""
+    """All kinds of files, recognised by their content; a video's captions are together, wherever they are in a file."""
     for source in sources:
         first = first_character(source)
         if first == "[":

@@ -201,7 +201,7 @@ def _samples(tar: Path, target: Path) -> Iterator[TarSample]:
 
 
 def _contents(archive: tarfile.TarFile, tar: Path, target: Path) -> Iterator[Content]:
-    """The files of a tar, each read or unpacked as it comes by: going back in a compressed tar takes very long."""
+    """The files of a tar, read or unpacked in their order: going back in a compressed tar takes very long."""
     for member in archive:
         if member.isdir():
             continue
