@@ -190,7 +190,7 @@ def test_copies_that_cannot_be_made_are_told(place, tmp_path):
         assert "--cache" in answer.json()["error"]["message"]
         assert str(tmp_path) not in answer.text
         with pytest.raises(Problem) as gone:
-            client.portal.call(client.app.state.services.media.copy_of, file)
+            client.portal.call(client.app.state.services.media.copy_of, file, 1.0)
         assert (gone.value.status, gone.value.code) == (404, "gone")
 
 

@@ -369,8 +369,8 @@ def test_uploads_are_refused_before_they_are_read(client):
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
     with ExitStack() as places:
-        for _ in range(MAX_UPLOADS):
-            places.enter_context(uploads.place())
+        for number in range(MAX_UPLOADS):
+            places.enter_context(uploads.place(f"client {number}"))
         answer = client.post("/api/uploads", content=body(), headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"], read) == (503, "busy", [])
     assert client.post("/api/uploads", content=body(), headers=headers).status_code == 422
