@@ -86,5 +86,5 @@ def read_facts(folder: Path) -> SetFacts:
             f"{folder}: no finished embedding set there; make one: clipvip encode MANIFEST --model M --out {folder} "
             "(the same command goes on after an interruption)"
         ) from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"{folder / FACTS}: damaged ({error}); run the same clipvip encode again") from None

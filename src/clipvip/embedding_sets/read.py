@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipvip.embedding_sets.layout import MEDIA, SetFacts, read_facts
-from clipvip.errors import ManifestError, UsageError, VideoDecodeError
+from clipvip.errors import ClipVipError, ManifestError, UsageError, VideoDecodeError
+from clipvip.files import file_digest
 from clipvip.records import Clip, Embeddings
 
 
@@ -61,11 +64,17 @@ class EmbeddingSet:
 
     @cached_property
     def table(self) -> Any:
-        """All rows, a pyarrow table (see `layout.schema`)."""
-        import pyarrow as pa
+        """All rows, a pyarrow table (see `layout.schema`).
 
-        files = [file for folder in self.folders for file in sorted(folder.glob("embeddings-*.parquet"))]
-        return pa.concat_tables([pq.read_table(file) for file in files])
+        Raises: ClipVipError for a part that is missing, or is not as it was written.
+        """
+        return pa.concat_tables(
+            [
+                _read_part(file)
+                for folder, facts in zip(self.folders, self.facts, strict=True)
+                for file in _parts(folder, facts)
+            ]
+        )
 
     def rows(self, field: str) -> tuple[Any, np.ndarray]:
         """The rows of one field ("media", "captions", ...) without vectors, and their vectors float32 [N, E]."""
@@ -116,3 +125,55 @@ class EmbeddingSet:
     def _vectors(self, table: Any) -> np.ndarray:
         flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return np.ascontiguousarray(flat, np.float32).reshape(len(table), self.embedding_size)
+
+
+def _parts(folder: Path, facts: SetFacts) -> list[Path]:
+    """The Parquet files of a set, in their order, compared with their receipts, or else with the number of rows."""
+    way_out = "delete that file, if it is there, and run the same clipvip encode again"
+    receipts = [_read_receipt(file) for file in sorted((folder / "receipts").glob("*.json"))]
+    files = [folder / receipt["file"] for receipt in receipts] or sorted(folder.glob("embeddings-*.parquet"))
+    for number, file in enumerate(files):
+        expected = folder / f"embeddings-{number:06d}.parquet"
+        if file != expected or not file.exists():
+            raise ClipVipError(f"{expected}: this part of the embedding set is missing; {way_out}")
+    for file, receipt in zip(files, receipts, strict=False):
+        if file.stat().st_size != receipt["bytes"] or file_digest(file) != receipt["sha256"]:
+            raise ClipVipError(f"{file}: this part of the embedding set is not as it was written; {way_out}")
+    num_rows = sum(_num_rows(file) for file in files)
+    if num_rows != facts.rows:
+        raise ClipVipError(
+            f"{folder}: {len(files)} parts with {num_rows} of {facts.rows} embeddings: a part is missing; copy the set "
+            "again, or run the same clipvip encode again"
+        )
+    return files
+
+
+def _read_receipt(path: Path) -> dict[str, Any]:
+    try:
+        receipt = json.loads(path.read_text(encoding="utf-8"))
+        return {"file": str(receipt["file"]), "bytes": int(receipt["bytes"]), "sha256": str(receipt["sha256"])}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ClipVipError(
+            f"{path}: damaged; delete that file and its part, and run the same clipvip encode again"
+        ) from None
+
+
+def _num_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (ValueError, OSError) as error:
+        raise ClipVipError(_damaged(path, error)) from None
+
+
+def _read_part(path: Path) -> Any:
+    try:
+        table = pq.read_table(path)
+        table.validate(full=True)
+        return table
+    except (ValueError, OSError) as error:
+        raise ClipVipError(_damaged(path, error)) from None
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"{path}: damaged ({reason}); delete that file and run the same clipvip encode again"
