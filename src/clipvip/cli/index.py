@@ -55,7 +55,12 @@ def command(
         ),
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Tell what the index holds, and what failed.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check every row; mend what can be mended.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check all of the index, and repair what can be repaired.")
+    ] = False,
+    content: Annotated[
+        bool, typer.Option("--content", help="With --verify: also read all video files and compare their content.")
+    ] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Take out videos that are no longer on disk, or are excluded.")
     ] = False,
@@ -94,6 +99,8 @@ def command(
 
     clipvip index --index my-index --status
 
+    clipvip index --index my-index --verify     (exit code 1 if videos were taken out, or something is left to do)
+
     clipvip index --index my-index --upgrade    (after a new clipvip that reads videos better)
     """
     import time
@@ -114,6 +121,8 @@ def command(
         raise UsageError("--rebuild takes the folders that were added before; add others afterwards")
     if upgrade and (alone or any((dirs, embeddings, prune, rebuild, window, stride, segment, exclude, background))):
         raise UsageError("--upgrade takes what is in the index; index, rebuild or prune before or afterwards")
+    if content and not verify:
+        raise UsageError("--content goes with --verify")
     if segment not in (None, "windows", "shots"):
         raise UsageError(f"--segment {segment}: choose windows or shots")
     library = Library(
@@ -123,9 +132,10 @@ def command(
     if status:
         return _tell_status(library.status(), as_json)
     if verify:
-        found = library.verify()
+        with _verification_bar() as on_progress:
+            found = library.verify(content=content, on_progress=on_progress)
         _tell_verification(found, index, as_json)
-        raise typer.Exit(0 if found.sound else 1)
+        raise typer.Exit(0 if found.sound and not found.removed else 1)
     if forget:
         removed = sum(library.forget(folder).removed for folder in forget)
         return echo_json({"removed": removed}) if as_json else echo(f"{removed} videos taken out of {index}")
@@ -180,6 +190,20 @@ def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]
             bar.update(task, hours=hours, speed=3600 * hours / max(time.perf_counter() - started, 1e-9))
 
         yield on_progress, on_hours
+
+
+@contextmanager
+def _verification_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A function to be called with what is checked, how much of it is done, and of how much."""
+    from clipvip.progress import progress_line
+
+    with progress_line("files") as bar:
+        task = bar.add_task("checking", total=None)
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, description=f"checking {what}")
+
+        yield on_progress
 
 
 def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bool) -> None:
@@ -241,13 +265,14 @@ def _tell_status(status: Status, as_json: bool) -> None:
 def _tell_verification(found: Verification, index: str, as_json: bool) -> None:
     if as_json:
         problems = [{"problem": problem.what, "repaired": problem.repaired or None} for problem in found.problems]
-        told = {"videos": found.videos, "segments": found.segments, "sound": found.sound, "problems": problems}
-        echo_json(told)
+        told = {"videos": found.videos, "segments": found.segments, "sound": found.sound, "removed": found.removed}
+        echo_json(told | {"problems": problems})
         return
     for problem in found.problems:
         echo(one_line(f"{problem.what}{f': {problem.repaired}' if problem.repaired else ''}"))
-    mended = sum(bool(problem.repaired) for problem in found.problems)
-    verdict = f"{len(found.problems)} problems, {mended} mended" if found.problems else "sound"
+    num_repaired = sum(bool(problem.repaired) for problem in found.problems)
+    removed = f", {found.removed} videos taken out (index again)" if found.removed else ""
+    verdict = f"{len(found.problems)} problems, {num_repaired} repaired{removed}" if found.problems else "sound"
     echo(f"{index}: {found.videos} videos, {found.segments} segments checked: {verdict}")
 
 

@@ -12,7 +12,8 @@ from clipvip.search.library import Library
 from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
 from clipvip.search.tables import Segment, Settings, VideoRecord
-from clipvip.search.upkeep import Status, Verification
+from clipvip.search.upkeep import Status
+from clipvip.search.verifying import Verification
 
 __all__ = [
     "Filters",

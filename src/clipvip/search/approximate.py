@@ -15,7 +15,7 @@ import pyarrow as pa
 from clipvip.search.filters import Condition, sql
 from clipvip.search.nearest import SAMPLE_ROWS, Scan, Scored, Segments, best_first
 from clipvip.search.snapshot import COLUMNS
-from clipvip.search.store import among
+from clipvip.search.tables import CHECKED_COLUMNS, among
 
 EXACT_ROWS = 250_000
 """A library with more segments is searched with the approximate index: here a product takes about as long."""
@@ -64,10 +64,18 @@ class IndexedSegments(Segments):
     Rows that came after the index was built are searched as well, one by one.
     """
 
-    def __init__(self, table: Any, read: Callable[[Any], Any] = lambda query: query.to_arrow(), *, exact: bool = False):
-        """read: what a query finds, as `Store.read`."""
+    def __init__(
+        self,
+        table: Any,
+        read: Callable[[Any], Any] = lambda query: query.to_arrow(),
+        check: Callable[[Any], Any] = lambda rows: rows,
+        *,
+        exact: bool = False,
+    ):
+        """read: what a query finds, as `Store.read`. check: rows with all their columns, as `Store.checked`."""
         self.table = table
         self.read = read
+        self.check = check
         self.exact = exact
 
     @cached_property
@@ -93,7 +101,8 @@ class IndexedScan:
     """As `Scan`. condition: SQL."""
 
     def __init__(self, segments: IndexedSegments, vector: np.ndarray, condition: str | None):
-        self._table, self._read = segments.table, segments.read
+        self._table, self._read, self._check = segments.table, segments.read, segments.check
+        self._columns = [name for name in (*CHECKED_COLUMNS, "checksum") if name in segments.table.schema.names]
         self._vector = vector
         self._condition = condition
         few = condition is not None and self._table.count_rows(condition) <= SCANNED_ROWS
@@ -108,15 +117,15 @@ class IndexedScan:
             query = query.nprobes(NPROBES).refine_factor(max(REFINE, -(-CANDIDATES // m)))
         if self._condition:
             query = query.where(self._condition, prefilter=True)
-        return self._scored(self._read(query.select([*COLUMNS, "vector", "_distance"])))
+        return self._scored(self._read(query.select([*self._columns, "_distance"])))
 
     def of_videos(self, video_ids: Sequence[str]) -> Scored:
         """As `Scan.of_videos`."""
         condition = among("video_id", video_ids) + (f" AND ({self._condition})" if self._condition else "")
-        return self._scored(self._read(self._table.search().where(condition).select([*COLUMNS, "vector"])))
+        return self._scored(self._read(self._table.search().where(condition).select(self._columns)))
 
     def _scored(self, rows: Any) -> Scored:
-        vectors = vectors_of(rows)
+        vectors = vectors_of(self._check(rows))
         return best_first(rows.select(COLUMNS), vectors, vectors @ self._vector, None)
 
 

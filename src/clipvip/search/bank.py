@@ -18,14 +18,15 @@ from clipvip.errors import ClipVipWarning, SearchIndexError
 from clipvip.evaluation.rescoring import inverted_softmax
 from clipvip.search.approximate import vectors_of
 from clipvip.search.background import chosen_texts, default_texts
-from clipvip.search.database import open_if_there
+from clipvip.search.checksums import row_checksums
+from clipvip.search.database import open_if_there, told
 from clipvip.search.nearest import Scan, Scored, best_first
 from clipvip.search.store import Store
 
 if TYPE_CHECKING:
     from clipvip.encode import Encoder
 
-FINGERPRINT = b"fingerprint"
+FINGERPRINT, CHECKSUM = b"fingerprint", b"checksum"
 RESCORED = 1000
 """The segments with the best plain scores: these are re-scored."""
 
@@ -45,6 +46,11 @@ def open_bank(store: Store, encoder: Callable[[], Encoder]) -> Bank:
     texts = None
     if (table := bank_table(store)) is not None:
         rows = store.read(table)
+        if not is_sound_bank(rows):
+            raise SearchIndexError(
+                f"{store.uri}: its background queries are damaged; `clipvip index --index {store.uri} --verify` "
+                "removes them, and clipvip's own take their place"
+            )
         if (rows.schema.metadata or {}).get(FINGERPRINT, b"").decode() == store.settings.fingerprint:
             return Bank(vectors_of(rows))
         texts = rows["text"].to_pylist()
@@ -66,13 +72,24 @@ def write_bank(store: Store, texts: Sequence[str], encoder: Encoder) -> None:
 
 def bank_table(store: Store) -> Any:
     """The latest version of the table, or None if there is none."""
-    return open_if_there(store.database, "background")
+    with told(store.uri, "cannot be read"):
+        return open_if_there(store.database, "background")
+
+
+def is_sound_bank(rows: Any) -> bool:
+    """Whether the table of background queries is as it was written. One of an older clipvip has no checksum."""
+    recorded = (rows.schema.metadata or {}).get(CHECKSUM)
+    return recorded is None or recorded == _checksum(rows)
+
+
+def _checksum(rows: Any) -> bytes:
+    return f"{np.bitwise_xor.reduce(row_checksums(rows, ['text', 'vector'])):d} {len(rows)}".encode()
 
 
 def _write(store: Store, texts: Sequence[str], bank: Bank, *, upgrade: bool = True) -> None:
     column = pa.FixedSizeListArray.from_arrays(bank.vectors.ravel(), store.settings.embedding_size)
     rows = pa.table({"text": list(texts), "vector": column})
-    rows = rows.replace_schema_metadata({FINGERPRINT: store.settings.fingerprint})
+    rows = rows.replace_schema_metadata({FINGERPRINT: store.settings.fingerprint, CHECKSUM: _checksum(rows)})
 
     def write() -> None:  # to overwrite nothing is worth a warning to LanceDB
         mode = "create" if bank_table(store) is None else "overwrite"

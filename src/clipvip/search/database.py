@@ -12,6 +12,7 @@ from typing import Any
 
 from clipvip.errors import ClipVipError, SearchIndexError
 from clipvip.files import locked
+from clipvip.search.integrity import check_newest
 
 REMOTE_LIMITS = {"connect_timeout": "5s", "timeout": "20s", "client_max_retries": "1", "client_retry_timeout": "40"}
 """Of an object store: for a connection, for one request, and for all tries of one."""
@@ -37,8 +38,11 @@ def open_if_there(database: Any, name: str) -> Any:
 def has_segments(database: Any) -> bool:
     """Whether there is an index.
 
-    Raises: ValueError if there is data that belongs to no table: what is left of an index is not to be made anew.
+    Raises: ValueError if there is data that belongs to no table: what is left of an index is not to be made anew;
+    SearchIndexError as `integrity.check_newest`.
     """
+    if not is_remote(database.uri):
+        check_newest(Path(database.uri))
     if open_if_there(database, "segments") is not None:
         return True
     if any(Path(database.uri, "segments.lance", "data").glob("*")):

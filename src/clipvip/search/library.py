@@ -20,7 +20,9 @@ from clipvip.search.scan import ABSENT, Skipped, VideoFile, find_videos, is_ther
 from clipvip.search.searching import Searcher, query_vector
 from clipvip.search.store import Store
 from clipvip.search.tables import Segment, Settings, VideoRecord
-from clipvip.search.upkeep import Status, Verification, find_older, forget, prune, status, verify
+from clipvip.search.upkeep import Status, find_older, forget, prune, status
+from clipvip.search.verifying import Progress as VerifyProgress
+from clipvip.search.verifying import Verification, verify
 from clipvip.video import Scales
 
 if TYPE_CHECKING:
@@ -256,9 +258,19 @@ class Library:
         """What the index holds, of which folders, and what could not be indexed."""
         return status(self.store)
 
-    def verify(self, *, repair: bool = True) -> Verification:
-        """Check every row of the index, and mend what can be mended."""
-        return verify(self.store, repair=repair)
+    def verify(
+        self,
+        *,
+        repair: bool = True,
+        content: bool = False,
+        on_progress: VerifyProgress = lambda what, done, total: None,
+    ) -> Verification:
+        """Check all files and rows of the index, and repair what can be repaired.
+
+        content: also read all video files, and compare their content with what was indexed. on_progress: called with
+        what is being checked, how much of it is done, and of how much.
+        """
+        return verify(self.store, repair=repair, content=content, on_progress=on_progress)
 
     def search(self, query: str | Query, k: int = 10, **fields: Any) -> Results:
         """The best answers to a text or a `Query`. With a text, `k` and `fields` are those of the query.

@@ -26,7 +26,7 @@ from clipvip.search.merging import Answer, merge_windows
 from clipvip.search.nearest import ExactSegments, Scan, Scored, Segments
 from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
-from clipvip.search.snapshot import cache_folder, kept, open_snapshot, version_key
+from clipvip.search.snapshot import cache_folder, load_or_make, open_snapshot, version_key
 from clipvip.search.store import Store
 from clipvip.video import read_frames, read_image
 
@@ -81,7 +81,7 @@ class Searcher:
                 self._tops.clear()
         segments = self._read[1]
         if exact and isinstance(segments, IndexedSegments):
-            return IndexedSegments(table, self._store.read, exact=True)
+            return IndexedSegments(table, self._store.read, self._store.checked, exact=True)
         return segments
 
     @property
@@ -111,10 +111,11 @@ class Searcher:
     def _open(self) -> Segments:
         table = self._store.segments
         if table.count_rows() > EXACT_ROWS:
-            return IndexedSegments(table, self._store.read)
+            return IndexedSegments(table, self._store.read, self._store.checked)
         folder = cache_folder(self._store.uri)
         with told(self._store.uri, "cannot be read"):
-            return ExactSegments(*open_snapshot(table, self._store.settings.embedding_size, folder))
+            size = self._store.settings.embedding_size
+            return ExactSegments(*open_snapshot(table, size, folder, self._store.checked))
 
     def _null_vectors(self, terms: tuple[Term, ...], rate: float) -> np.ndarray:
         """Queries of the form of this one, float32 [B, E]: background texts to be found, and what is not wanted.
@@ -150,7 +151,7 @@ class Searcher:
         if tops is None:
             name = f"tops-{key}.npy" if queries is self.bank.vectors and not wanted else None
             folder = cache_folder(self._store.uri)
-            tops = kept(folder, name, lambda: best_scores(queries, segments.blocks(wanted)))
+            tops = load_or_make(folder, name, lambda: best_scores(queries, segments.blocks(wanted)))
             with self._lock:
                 self._tops[key] = tops
                 while len(self._tops) > REMEMBERED:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,12 +24,16 @@ import pyarrow.compute as pc
 
 from clipvip.errors import SearchIndexError
 from clipvip.files import folder_bytes
+from clipvip.search import integrity
+from clipvip.search.checksums import thumbnail_checksum
 from clipvip.search.database import alone, connect, has_segments, is_remote, told
 from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
 from clipvip.search.tables import (
+    CHECKSUM_COLUMN,
     FAILURES,
     FILE_COLUMNS,
     FIRST_RULES,
+    NEW_COLUMNS,
     ROOTS,
     RULE_COLUMNS,
     SCHEMA_VERSION,
@@ -38,6 +43,7 @@ from clipvip.search.tables import (
     Settings,
     VideoRecord,
     among,
+    damaged_rows,
     moved,
     rows_of,
     segments_schema,
@@ -47,14 +53,15 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 OLD_SCHEMA = 2
-"""The oldest that can be read: segments without `RULE_COLUMNS`."""
+"""The oldest that can be read: segments without `NEW_COLUMNS`."""
 KEEP_VERSIONS = timedelta(hours=1)
 """For readers that are at work while a run ends."""
 SMALL_FRAGMENTS = 8
 """So many are gathered; that writes large ones anew, too."""
 BY_TIME = [("start_s", "ascending"), ("end_s", "ascending"), ("segment_id", "ascending")]
-ATTEMPTS = 5
-"""At a commit that another process was quicker with (object stores; a folder has a lock)."""
+ATTEMPTS, FIRST_WAIT_S = 8, 0.05
+"""At a commit that another process was quicker with (object stores; a folder has a lock): tries, and the longest wait
+before the second one, which doubles with each."""
 
 
 class Store:
@@ -89,10 +96,14 @@ class Store:
                             database.create_table(name, schema=schema, mode="overwrite")
                     database.create_table("segments", schema=segments_schema(settings), mode="overwrite")
                 elif not there:
+                    if not is_remote(uri):
+                        Path(uri, integrity.NAME).unlink(missing_ok=True)  # of an index that was removed
                     for name, schema in (("thumbnails", THUMBNAILS), ("failures", FAILURES), ("roots", ROOTS)):
                         database.create_table(name, schema=schema, exist_ok=True)
                     # last: it makes an index
                     database.create_table("segments", schema=segments_schema(settings), exist_ok=True)
+                if not is_remote(uri):
+                    integrity.record(Path(uri))
         return cls.open(uri)
 
     @classmethod
@@ -110,12 +121,12 @@ class Store:
                 f"{uri}: an index of schema {version}, this clipvip reads {OLD_SCHEMA} to {SCHEMA_VERSION}; "
                 "index again elsewhere"
             )
-        newer = set(schema.names) - {*SEGMENT_COLUMNS, *RULE_COLUMNS, "vector"}  # upgraded tables keep their metadata
+        newer = set(schema.names) - {*SEGMENT_COLUMNS, *NEW_COLUMNS, "vector"}  # upgraded tables keep their metadata
         if version > SCHEMA_VERSION or newer:
             what = f"schema {version}" if version > SCHEMA_VERSION else f"with columns {', '.join(sorted(newer))}"
             raise SearchIndexError(f"{uri}: made by a newer clipvip ({what}); upgrade clipvip")
         values |= {name: tuple(values[name]) for name in ("windows_s", "strides_s")}
-        values["schema_version"] = SCHEMA_VERSION if _has_rules(schema) else OLD_SCHEMA
+        values["schema_version"] = SCHEMA_VERSION if not _missing_columns(schema) else OLD_SCHEMA
         return cls(uri, database, Settings(**values))
 
     @staticmethod
@@ -133,11 +144,11 @@ class Store:
 
     def videos(self, where: str | None = None) -> dict[str, VideoRecord]:
         """Indexed files by video_id."""
-        stored = _has_rules(self.segments.schema)
-        query = self.segments.search().select([*FILE_COLUMNS, *(RULE_COLUMNS if stored else ())])
+        names = self.segments.schema.names
+        query = self.segments.search().select([*FILE_COLUMNS, *(name for name in RULE_COLUMNS if name in names)])
         rows = self.read(query.where(where) if where else query)
-        if not stored:
-            for name, kind in RULE_COLUMNS.items():
+        for name, kind in RULE_COLUMNS.items():
+            if name not in names:
                 rows = rows.append_column(name, pa.nulls(len(rows), kind))
         place = rows.schema.get_field_index("reading_rules")
         rows = rows.set_column(place, "reading_rules", pc.fill_null(rows["reading_rules"], FIRST_RULES))
@@ -161,19 +172,21 @@ class Store:
     def vectors_of(self, video_id: str) -> tuple[list[Segment], np.ndarray]:
         """The same, with their vectors float32 [n, E]."""
         columns = ["segment_id", "video_id", "start_s", "end_s"]
-        query = self.segments.search().where(among("video_id", [video_id])).select([*columns, "vector"])
-        rows = self.read(query).sort_by(BY_TIME)
+        query = self.segments.search().where(among("video_id", [video_id]))
+        rows = self.checked(self.read(query).sort_by(BY_TIME))
         vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.settings.embedding_size)
         return [Segment(**row) for row in rows.select(columns).to_pylist()], vectors
 
     def thumbnail(self, segment_id: str) -> bytes | None:
-        """The JPEG of a segment's middle frame, or None if there is no such segment."""
-        found = self.read(self.thumbnails.search().where(among("segment_id", [segment_id])).limit(1))
-        return found["jpeg"][0].as_py() if len(found) else None
+        """The JPEG of a segment's middle frame; None if there is no such segment, or if the JPEG is damaged."""
+        found = self.read(self.thumbnails.search().where(among("segment_id", [segment_id])).limit(1)).to_pylist()
+        if not found or is_damaged_thumbnail(found[0]):
+            return None
+        return bytes(found[0]["jpeg"])
 
     def vector(self, segment_id: str) -> np.ndarray:
         """float32 [E]. Raises: SearchIndexError if there is no such segment."""
-        found = self.read(self.segments.search().where(among("segment_id", [segment_id])).select(["vector"]))
+        found = self.checked(self.read(self.segments.search().where(among("segment_id", [segment_id]))))
         if not len(found):
             raise SearchIndexError(
                 f"{self.uri}: no segment {segment_id!r} there; `clipvip search --json` tells the ids"
@@ -218,13 +231,71 @@ class Store:
                 self.thumbnails.delete(among("segment_id", sorted(left)))
             return lost
 
-        return self.write(write)
+        lost = self.write(write)
+        if is_remote(self.uri):  # another process may have written the same videos at the same moment
+            self.keep_one_copy(ids)
+        return lost
+
+    def second_copies(self) -> int:
+        """How many rows of the tables have the key of another one."""
+        return sum(len(surplus) for _, surplus in self._surplus(None))
+
+    def keep_one_copy(self, video_ids: Sequence[str] | None = None) -> None:
+        """Delete second copies, which two processes at an object store may write, of these videos' rows, or of all.
+
+        All processes choose the same ones to keep: the newest that is as it was written, then the first.
+        """
+
+        def write() -> None:
+            for table, surplus in self._surplus(video_ids):
+                table.delete(f"_rowid IN ({', '.join(map(str, surplus))})")
+
+        if self._surplus(video_ids):
+            self.write(write)
+
+    def _surplus(self, video_ids: Sequence[str] | None) -> list[tuple[Any, list[int]]]:
+        """Tables with rows that are there twice, and the numbers of those that are to be deleted."""
+        found = []
+        for table, key in ((self.segments, "segment_id"), (self.thumbnails, "segment_id"), (self.roots, "root")):
+            if video_ids == [] and key == "segment_id":
+                continue
+            query = table.search().select([key])
+            if video_ids is not None and key == "segment_id":
+                of_videos = " OR ".join(f"segment_id LIKE '{video_id}-%'" for video_id in video_ids)
+                query = (
+                    query.where(of_videos) if table is self.thumbnails else query.where(among("video_id", video_ids))
+                )
+            counts = pc.value_counts(self.read(query)[key])
+            twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
+            if twice:
+                rows = self.read(table.search().where(among(key, twice)).with_row_id(True))
+                damaged = damaged_rows(rows) if table is self.segments else np.zeros(len(rows), bool)
+                times = rows["mtime_ns"].to_numpy() if table is self.segments else np.zeros(len(rows), np.int64)
+                numbers, keys = rows["_rowid"].to_numpy(), rows[key].to_pylist()
+                kept, surplus = set[str](), list[int]()
+                for row in np.lexsort((numbers, -times, damaged)).tolist():
+                    if keys[row] in kept:
+                        surplus.append(int(numbers[row]))
+                    kept.add(keys[row])
+                found.append((table, surplus))
+        return found
+
+    def make_again(self, name: str, rows: Any) -> None:
+        """Replace a table that is damaged. rows: a pyarrow table, or names of roots."""
+
+        def write() -> None:
+            table = pa.table({"root": rows}, schema=ROOTS) if name == "roots" else rows
+            setattr(self, name, self.database.create_table(name, table, mode="overwrite"))
+
+        self.write(write)
 
     def _sources(self, hashes: Sequence[str], rows: Any, thumbnails: Any) -> dict[str, tuple[Any, Any]]:
         """By content hash the segments of one video that has it, stored or among these `rows`, and their thumbnails."""
         if not hashes:
             return {}
         stored = self.segments.search().where(among("content_hash", hashes)).to_arrow()
+        damaged = pc.unique(stored["content_hash"].filter(pa.array(damaged_rows(stored))))
+        stored = stored.filter(pc.invert(pc.is_in(stored["content_hash"], damaged)))  # its file is encoded again
         stored = stored.select(rows.column_names).cast(rows.schema).sort_by([("reading_rules", "descending")])
         sources: dict[str, tuple[Any, Any]] = {}
         for content_hash in hashes:
@@ -234,7 +305,10 @@ class Store:
             if len(same):
                 same = same.filter(pc.equal(same["video_id"], same["video_id"][0]))
                 ids = same["segment_id"].to_pylist()
-                kept = self.thumbnails.search().where(among("segment_id", ids)).to_arrow().cast(THUMBNAILS)
+                kept = self.thumbnails.search().where(among("segment_id", ids)).to_arrow().select(THUMBNAILS.names)
+                kept = kept.cast(THUMBNAILS).filter(
+                    pa.array([not is_damaged_thumbnail(row) for row in kept.to_pylist()], pa.bool_())
+                )
                 new = thumbnails.filter(pc.is_in(thumbnails["segment_id"], pa.array(ids, pa.string())))
                 sources[content_hash] = same, (new if len(new) else kept)
         return sources
@@ -261,6 +335,8 @@ class Store:
         if not set(roots) <= set(self.root_names()):
             rows = pa.table({"root": sorted(set(roots))}, schema=ROOTS)
             self.write(lambda: _upsert(self.roots, "root", rows))
+            if is_remote(self.uri):
+                self.keep_one_copy([])
 
     def unregister(self, roots: Sequence[str]) -> None:
         """Forget that these folders were added."""
@@ -269,7 +345,10 @@ class Store:
 
     def replace_thumbnails(self, segment_ids: Sequence[str], thumbnails: Sequence[tuple[str, bytes]]) -> None:
         """Delete those of some segments, and add others."""
-        rows = [{"segment_id": segment_id, "jpeg": jpeg} for segment_id, jpeg in thumbnails]
+        rows = [
+            {"segment_id": segment_id, "jpeg": jpeg, "checksum": thumbnail_checksum(segment_id, jpeg)}
+            for segment_id, jpeg in thumbnails
+        ]
 
         def write() -> None:
             self.thumbnails.delete(among("segment_id", segment_ids))
@@ -302,7 +381,21 @@ class Store:
     def read(self, query: Any) -> Any:
         """What a query, or a table, holds, as a pyarrow table. Raises: SearchIndexError if that is damaged."""
         with told(self.uri, "cannot be read"):
-            return query.to_arrow()
+            rows = query.to_arrow()
+            rows.validate(full=True)  # text that is no UTF-8
+            return rows
+
+    def checked(self, rows: Any) -> Any:
+        """`rows` of segments with all their columns. Raises: SearchIndexError if one is not as it was written."""
+        damaged = damaged_rows(rows)
+        if damaged.any():
+            first = rows.slice(int(np.flatnonzero(damaged)[0]), 1).to_pylist()[0]
+            raise SearchIndexError(
+                f"{self.uri}: damaged: {damaged.sum()} of {len(rows)} segments that were read are not as they were "
+                f"written, such as one of {Path(first['root'], first['path'])}; `clipvip index --index {self.uri} "
+                "--verify` takes their videos out"
+            )
+        return rows
 
     def tidy(self) -> None:
         """Gather small fragments, and drop versions of the tables that nobody reads any more, where there are such."""
@@ -329,26 +422,39 @@ class Store:
                     self.refresh()
                     if upgrade:
                         self._upgrade_schema()
-                    return change()
+                    outcome = change()
+                    if not is_remote(self.uri) and not _missing_columns(self.segments.schema):
+                        integrity.record(Path(self.uri))
+                    return outcome
             except SearchIndexError as error:
                 if "conflict" not in str(error.__cause__).lower() or attempt == ATTEMPTS:
                     raise
+                time.sleep(random.uniform(0, FIRST_WAIT_S * 2**attempt))  # or the same processes collide again
         raise AssertionError("unreachable")
 
     def _upgrade_schema(self) -> None:
-        """Add the columns that an index of schema 2 lacks: one commit, so that a kill leaves the old schema or the new.
+        """Add the columns that an index of schema 2 lacks. A kill leaves the old schema or the new one.
 
         The columns show which schema an index has; its metadata, which LanceDB cannot change, names the first one. Only
         new, empty columns are written, and indices of other columns stay.
         """
-        if not _has_rules(self.segments.schema):
-            self.segments.add_columns(pa.schema(list(RULE_COLUMNS.items())))
+        if missing := _missing_columns(self.segments.schema):
+            if "checksum" not in self.thumbnails.schema.names:
+                self.thumbnails.add_columns(pa.schema(list(CHECKSUM_COLUMN.items())))
+            self.segments.add_columns(pa.schema(missing))  # last: these columns show which schema an index has
             logger.warning("%s: upgraded from schema %d to %d", self.uri, OLD_SCHEMA, SCHEMA_VERSION)
         self.settings = replace(self.settings, schema_version=SCHEMA_VERSION)
 
 
-def _has_rules(schema: Any) -> bool:
-    return set(RULE_COLUMNS) <= set(schema.names)
+def _missing_columns(schema: Any) -> list[tuple[str, Any]]:
+    """The columns of the current schema that a table of segments lacks."""
+    return [(name, kind) for name, kind in NEW_COLUMNS.items() if name not in schema.names]
+
+
+def is_damaged_thumbnail(thumbnail: dict[str, Any]) -> bool:
+    """Whether a row of thumbnails is not as it was written; one without a checksum is taken as it is."""
+    checksum = thumbnail.get("checksum")
+    return checksum is not None and checksum != thumbnail_checksum(thumbnail["segment_id"], thumbnail["jpeg"])
 
 
 def _utf8(text: str) -> str:

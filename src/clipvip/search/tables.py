@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from clipvip.search.checksums import row_checksums, thumbnail_checksum
 from clipvip.search.scan import EncodedVideo, VideoFile
 from clipvip.video import Scales
 
 SCHEMA_VERSION = 3
-"""3: segments have `RULE_COLUMNS`. An index of schema 2 is read as it is, and gets them when it is first written to."""
+"""3: segments have `RULE_COLUMNS` and, like thumbnails, a checksum. An index of schema 2 is read as it is, and gets
+these columns when it is first written to."""
 FILE_COLUMNS = {
     "video_id": pa.string(),
     "root": pa.string(),
@@ -40,7 +42,12 @@ RULE_COLUMNS = {"reading_rules": pa.int32(), "num_windows": pa.int32()}
 """By which version of the reading rules a row was made (null: 1), and into how many segments its video was cut then
 (null: not recorded, or the segments were not cut by the index)."""
 FIRST_RULES = 1
-THUMBNAILS = pa.schema({"segment_id": pa.string(), "jpeg": pa.binary()})
+CHECKSUM_COLUMN = {"checksum": pa.int64()}
+"""Of the other columns of the row, see `damaged_rows`; null: not recorded, because an older clipvip wrote the row."""
+NEW_COLUMNS = {**RULE_COLUMNS, **CHECKSUM_COLUMN}
+CHECKED_COLUMNS = [*SEGMENT_COLUMNS, *RULE_COLUMNS, "vector"]
+"""In the order in which checksums are computed; part of the format of an index."""
+THUMBNAILS = pa.schema({"segment_id": pa.string(), "jpeg": pa.binary(), **CHECKSUM_COLUMN})
 FAILURES = pa.schema(
     {"root": pa.string(), "path": pa.string(), "size_bytes": pa.int64(), "mtime_ns": pa.int64(), "reason": pa.string()}
 )
@@ -118,7 +125,28 @@ def moved(table: Any, file: VideoFile) -> Any:
             place, kind = table.schema.get_field_index(name), table.schema.field(name).type
             cells = pa.array(value if isinstance(value, list) else [value] * len(table), kind)
             table = table.set_column(place, table.schema.field(name), cells)
-    return table
+    return with_checksums(table)
+
+
+def with_checksums(table: Any) -> Any:
+    """Rows of segments or thumbnails with their checksums as they are now."""
+    if "jpeg" in table.column_names:
+        parts = zip(table["segment_id"].to_pylist(), table["jpeg"].to_pylist(), strict=True)
+        checksums = pa.array([thumbnail_checksum(segment_id, jpeg) for segment_id, jpeg in parts], pa.int64())
+    else:
+        checksums = pa.array(row_checksums(table, CHECKED_COLUMNS))
+    if "checksum" in table.column_names:
+        table = table.drop_columns("checksum")
+    return table.append_column("checksum", checksums)
+
+
+def damaged_rows(rows: Any) -> np.ndarray:
+    """Which rows of segments are not as they were written, bool [n]; rows without a checksum are taken as they are."""
+    if "checksum" not in rows.schema.names:
+        return np.zeros(len(rows), bool)
+    recorded = rows["checksum"]
+    known = np.asarray(recorded.is_valid())
+    return known & (recorded.fill_null(0).to_numpy() != row_checksums(rows, CHECKED_COLUMNS))
 
 
 def segment_id_of(video_id: str, start_s: float, end_s: float, *, given: bool = False) -> str:
@@ -141,12 +169,13 @@ def rows_of(videos: Sequence[EncodedVideo], size: int) -> tuple[Any, Any]:
             segment_id = segment_id_of(file.video_id, start_s, end_s, given=video.given)
             rows.append(whole | {"segment_id": segment_id, "start_s": start_s, "end_s": end_s})
             if jpeg is not None:
-                thumbnails.append({"segment_id": segment_id, "jpeg": jpeg})
+                checksum = thumbnail_checksum(segment_id, jpeg)
+                thumbnails.append({"segment_id": segment_id, "jpeg": jpeg, "checksum": checksum})
     vectors = np.concatenate([np.empty((0, size), np.float32), *(video.vectors for video in videos)])
     table = pa.Table.from_pylist(rows, schema=pa.schema({**SEGMENT_COLUMNS, **RULE_COLUMNS}))
     place = len(SEGMENT_COLUMNS)  # where it is in an index of schema 2
     table = table.add_column(place, "vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), size))
-    return table, pa.Table.from_pylist(thumbnails, schema=THUMBNAILS)
+    return with_checksums(table), pa.Table.from_pylist(thumbnails, schema=THUMBNAILS)
 
 
 def among(column: str, values: Sequence[str]) -> str:
@@ -156,5 +185,5 @@ def among(column: str, values: Sequence[str]) -> str:
 
 
 def segments_schema(settings: Settings) -> Any:
-    columns = {**SEGMENT_COLUMNS, "vector": pa.list_(pa.float32(), settings.embedding_size), **RULE_COLUMNS}
+    columns = {**SEGMENT_COLUMNS, "vector": pa.list_(pa.float32(), settings.embedding_size), **NEW_COLUMNS}
     return pa.schema(list(columns.items()), metadata={"clipvip": json.dumps(asdict(settings))})

@@ -1,28 +1,19 @@
-"""What an index holds, whether it is sound, and what in it is gone from disk."""
+"""What an index holds, and what in it is gone from disk."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from clipvip.errors import UsageError, VideoDecodeError
+from clipvip.errors import UsageError
 from clipvip.files import same_name
-from clipvip.jobs.decoding import DecodePool
 from clipvip.search.adding import IndexSummary
 from clipvip.search.ignoring import IgnoreRules
 from clipvip.search.scan import ABSENT, Found, Skipped, VideoFile, is_gone, is_there
 from clipvip.search.store import Store
-from clipvip.search.tables import Settings, VideoRecord, segment_id_of
-from clipvip.search.thumbnails import make_thumbnail
-from clipvip.video import READING_RULES, read_frames
-
-UNIT_WITHIN = 1e-3
-"""Vectors are of unit norm, up to rounding."""
+from clipvip.search.tables import Settings, VideoRecord
+from clipvip.video import READING_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +56,6 @@ class Status:
     failures: tuple[Failure, ...]
     num_older_videos: int = 0
     num_older_segments: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that is not as it should be. repaired: what was done about it; "" if that is left to the user."""
-
-    what: str
-    repaired: str = ""
-
-
-@dataclass(slots=True)
-class Verification:
-    """What a check of an index found; `sound` if nothing is left to do."""
-
-    videos: int = 0
-    segments: int = 0
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def sound(self) -> bool:
-        """Whether all problems are repaired."""
-        return all(problem.repaired for problem in self.problems)
 
 
 def status(store: Store) -> Status:
@@ -181,107 +150,6 @@ def forget(store: Store, root: str) -> IndexSummary:
     store.unregister([name for name in store.root_names() if _below(name, root)])
     store.tidy()
     return IndexSummary(removed=len(within))
-
-
-def verify(store: Store, *, repair: bool = True) -> Verification:
-    """Check every row, and mend what can be: a video that is not sound is taken out, and the next run brings it anew.
-
-    Raises: SearchIndexError if a table cannot be read at all.
-    """
-    store.refresh()
-    found = Verification()
-    broken: dict[str, str] = {}  # by video_id: what is wrong
-    table = store.read(store.segments)
-    videos = store.videos()
-    found.videos, found.segments = len(videos), len(table)
-    ids = table["segment_id"].to_pylist()
-    of_video: dict[str, list[str]] = defaultdict(list)
-    for segment_id, video_id in zip(ids, table["video_id"].to_pylist(), strict=True):
-        of_video[video_id].append(segment_id)
-
-    vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, store.settings.embedding_size)
-    norms = np.linalg.norm(vectors, axis=1)
-    for row in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_WITHIN)).tolist():  # also where it is not a number
-        broken[table["video_id"][row].as_py()] = "a vector that is not of unit norm"
-    paths: dict[Path, str] = {}
-    for video_id, video in sorted(videos.items()):
-        segments = of_video[video_id]
-        if len(set(segments)) < len(segments):
-            broken[video_id] = "segments that are there twice"
-        elif VideoFile(video.root, video.path, 0, 0).video_id != video_id:
-            broken[video_id] = "an id that is not its own"
-        elif paths.setdefault(video.absolute, video_id) != video_id:
-            broken[video_id] = "the same file under another folder"
-        elif video.num_windows is not None:
-            num_cut = sum(not segment_id.endswith("-given") for segment_id in segments)
-            if num_cut < video.num_windows:
-                broken[video_id] = f"{num_cut} of {video.num_windows} segments"
-        elif not store.settings.shots:  # read by clipvip 0.1
-            # segments of an embedding set have other ids
-            expected = {segment_id_of(video_id, *span) for span in store.settings.scales.cut(video.duration_s)}
-            if set(segments) < expected:
-                broken[video_id] = f"{len(segments)} of {len(expected)} segments"
-    for video_id, what in sorted(broken.items()):
-        done = "taken out; index again" if repair else ""
-        found.problems.append(Problem(f"{videos[video_id].absolute}: {what}", done))
-    if broken and repair:
-        store.replace([], outdated=sorted(broken))
-
-    for video_id, video in sorted(videos.items()):
-        if video_id not in broken and is_there(video.root):
-            state = _state(video)
-            if state is None:
-                gone = is_gone(video.absolute)
-                what = "no such file any more (--prune takes it out)" if gone else "cannot be read now; it stays"
-                found.problems.append(Problem(f"{video.absolute}: {what}"))
-            elif state != (video.size_bytes, video.mtime_ns):
-                found.problems.append(Problem(f"{video.absolute}: has changed since; index again"))
-    left = [video for video_id, video in sorted(videos.items()) if not (repair and video_id in broken)]
-    found.problems += _check_thumbnails(store, left, of_video, repair)
-    if repair and any(problem.repaired for problem in found.problems):
-        store.tidy()
-    return found
-
-
-def _check_thumbnails(
-    store: Store, videos: Sequence[VideoRecord], of_video: dict[str, list[str]], repair: bool
-) -> Iterator[Problem]:
-    """Those without a segment, those that are there twice, and segments without one."""
-    ids = {segment_id for video in videos for segment_id in of_video[video.video_id]}
-    counts = Counter(store.read(store.thumbnails.search().select(["segment_id"]))["segment_id"].to_pylist())
-    orphans = sorted(counts.keys() - ids)
-    if orphans:
-        if repair:
-            store.replace_thumbnails(orphans, [])
-        yield Problem(f"{len(orphans)} thumbnails without a segment", "deleted" if repair else "")
-    wrong = {segment_id for segment_id in ids if counts[segment_id] != 1}
-    with DecodePool(1) as pool:
-        for video in videos:
-            if not wrong.intersection(of_video[video.video_id]):
-                continue
-            segments = [segment for segment in store.segments_of(video.video_id) if segment.segment_id in wrong]
-            what, done = f"{video.absolute}: {len(segments)} segments without a thumbnail, or with several", ""
-            if repair and _state(video) == (video.size_bytes, video.mtime_ns):
-                made = []
-                try:
-                    for segment in segments:
-                        span = segment.start_s, segment.end_s
-                        frames = pool.call(partial(read_frames, num_frames=3, time_range=span), video.absolute)
-                        jpeg = make_thumbnail(frames[len(frames) // 2], video.width, video.height)
-                        made.append((segment.segment_id, jpeg))
-                    store.replace_thumbnails([segment.segment_id for segment in segments], made)
-                    done = "made anew"
-                except VideoDecodeError as error:
-                    what = f"{what} ({error})"
-            yield Problem(what, done)
-
-
-def _state(video: VideoRecord) -> tuple[int, int] | None:
-    """Size and time of its file now; None if that cannot be read."""
-    try:
-        return VideoFile(video.root, video.path, 0, 0).again().state
-    except OSError:
-        return None
 
 
 def _below(folder: str, root: str) -> bool:

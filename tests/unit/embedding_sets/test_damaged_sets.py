@@ -61,7 +61,7 @@ def test_a_damaged_part_is_named(folder, tmp_path, capsys, receipts, damage):
     silent = not receipts and damage is exchange  # nothing is left to compare with
     if silent or (not receipts and damage is flip):
         return
-    with pytest.raises(ClipVipError, match="embeddings-000003.parquet: ") as caught:
+    with pytest.raises(ClipVipError, match=r"embeddings-000003\.parquet: ") as caught:
         Library(tmp_path / "index").add_embeddings(open_embeddings(folder))
     assert "\n" not in str(caught.value)
     assert run_here("index", "--embeddings", str(folder), "--index", str(tmp_path / "index")) == 1
@@ -74,7 +74,9 @@ def test_the_last_part_is_missing(folder, tmp_path, receipts):
     (folder / "embeddings-000004.parquet").unlink()
     if not receipts:
         shutil.rmtree(folder / "receipts")
-    with pytest.raises(ClipVipError, match=r"000004.parquet: this part .* is missing" if receipts else "4 of 5|8 of 10"):
+    with pytest.raises(
+        ClipVipError, match=r"000004.parquet: this part .* is missing" if receipts else "4 of 5|8 of 10"
+    ):
         Library(tmp_path / "index").add_embeddings(open_embeddings(folder))
 
 

@@ -154,7 +154,9 @@ def pages(searcher, query, sizes):
 def test_pages_are_the_parts_of_one_list(table, tmp_path, query):
     """Catches an answer that is on two pages or on none, other spans on another page, and ranks that begin anew."""
     settings = SimpleNamespace(embedding_size=SIZE)
-    store = SimpleNamespace(uri=str(tmp_path / "index"), segments=table, settings=settings, vector=None)
+    store = SimpleNamespace(
+        uri=str(tmp_path / "index"), segments=table, settings=settings, vector=None, checked=lambda rows: rows
+    )
     searcher = Searcher(store, None)
     whole = pages(searcher, query, [1000])
     assert pages(searcher, query, [1, 2, 5, 1, 1000]) == whole
