@@ -64,6 +64,9 @@ def command(
     prune: Annotated[
         bool, typer.Option("--prune", help="Take out videos that are no longer on disk, or are excluded.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --prune: also where most videos of a folder are missing.")
+    ] = False,
     forget: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="Take out a folder with all its videos; repeatable.")
     ] = None,
@@ -121,8 +124,8 @@ def command(
         raise UsageError("--rebuild takes the folders that were added before; add others afterwards")
     if upgrade and (alone or any((dirs, embeddings, prune, rebuild, window, stride, segment, exclude, background))):
         raise UsageError("--upgrade takes what is in the index; index, rebuild or prune before or afterwards")
-    if content and not verify:
-        raise UsageError("--content goes with --verify")
+    if (content and not verify) or (force and not prune):
+        raise UsageError("--content goes with --verify, and --force with --prune")
     if segment not in (None, "windows", "shots"):
         raise UsageError(f"--segment {segment}: choose windows or shots")
     library = Library(
@@ -157,9 +160,9 @@ def command(
     if texts is not None:
         library.set_background(texts)
     if prune:
-        pruned = library.prune(exclude or ())
+        pruned = library.prune(exclude or (), force=force)
         summary.removed += pruned.removed
-        summary.missing = 0
+        summary.missing = max(0, summary.missing - pruned.removed) if pruned.skipped else 0
         summary.skipped += [skip for skip in pruned.skipped if skip.video not in {s.video for s in summary.skipped}]
     if upgrade and summary == IndexSummary() and not as_json:
         return echo(f"{index}: every video was read by the current rules; there is nothing to upgrade")

@@ -243,12 +243,13 @@ class Library:
         self.store.write(lambda: keep_ann(self.store.segments))
         return summary
 
-    def prune(self, exclude: Sequence[str] = ()) -> IndexSummary:
+    def prune(self, exclude: Sequence[str] = (), *, force: bool = False) -> IndexSummary:
         """Take out the videos that are no longer on disk, or that `add` would leave out now.
 
-        Those of a folder that is itself missing stay (`skipped`). exclude: as `add`.
+        Nothing is taken out of a folder that is itself missing or empty, or of whose videos more than half are missing:
+        its drive may not be mounted (`skipped`). exclude: as `add`. force: also where more than half are missing.
         """
-        return prune(self.store, exclude)
+        return prune(self.store, exclude, force=force)
 
     def forget(self, root: str | os.PathLike[str]) -> IndexSummary:
         """Take out a folder with all its videos, wherever those are now. Raises: UsageError if it has none."""

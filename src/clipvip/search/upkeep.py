@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from clipvip.search.scan import ABSENT, Found, Skipped, VideoFile, is_gone, is_t
 from clipvip.search.store import Store
 from clipvip.search.tables import Settings, VideoRecord
 from clipvip.video import READING_RULES
+
+MOST_MISSING = 0.5
+"""A folder of whose videos more than this share is missing may be one whose drive is not mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +85,64 @@ def status(store: Store) -> Status:
     )  # fmt: skip
 
 
-def prune(store: Store, exclude: Sequence[str] = ()) -> IndexSummary:
+def prune(store: Store, exclude: Sequence[str] = (), *, force: bool = False) -> IndexSummary:
     """Take out what is no longer on disk, and what the ignore rules of an added folder leave out.
 
-    Videos of a folder that is itself missing or empty stay (its drive may not be mounted): `skipped` names the folder.
-    So do files that cannot be read and may be there, and those that were added one by one. exclude: as `find_videos`.
+    Nothing is taken out of a folder that is itself missing or empty (its drive may not be mounted), or of whose videos
+    more than half are missing, except with `force`: a mount point may hold other files. Nor are the videos of an empty
+    folder in it: `skipped` names these folders. Files that cannot be read and may be there stay, and so do those that
+    were added one by one. exclude: as `find_videos`. force: take out all videos that are missing from folders that
+    are there.
     """
     summary = IndexSummary()
     videos = list(store.videos().values())
     failures = [file for file, _ in store.failed_files()]
     roots = {video.root for video in videos} | {file.root for file in failures}
-    absent = sorted(root for root in roots if not is_there(root))
-    for root in absent:
-        num = sum(video.root == root for video in videos)
+    absent = {Path(root) for root in roots if not is_there(root)}
+    for root in sorted(absent):
+        num = sum(Path(video.root) == root for video in videos)
         reason = f"the folder is missing or empty, maybe a drive that is not mounted; its {num} videos stay (--forget)"
-        summary.skipped.append(Skipped(Path(root), reason))
-    rules = {root: IgnoreRules(root, exclude) for root in store.root_names() if root not in absent}
+        summary.skipped.append(Skipped(root, reason))
+    missing = {video.absolute for video in videos if Path(video.root) not in absent and is_gone(video.absolute)}
+    if not force:
+        unmounted = _unmounted([video for video in videos if video.absolute in missing], videos)
+        summary.skipped += unmounted
+        absent |= {skipped.video for skipped in unmounted}
+    rules = {root: IgnoreRules(root, exclude) for root in store.root_names() if is_there(root)}
 
-    def goes(file: VideoRecord | VideoFile) -> bool:
-        if file.root in absent:
+    def is_outdated(file: VideoRecord | VideoFile) -> bool:
+        if not absent.isdisjoint((Path(file.root), *file.absolute.parents)):
             return False
         return is_gone(file.absolute) or (file.root in rules and rules[file.root].leaves_out(file.path))
 
-    gone = [video for video in videos if goes(video)]
-    store.replace([], outdated=[video.video_id for video in gone])
-    store.note([], [file for file in failures if goes(file)])
-    summary.removed = len(gone)
+    outdated = [video for video in videos if is_outdated(video)]
+    store.replace([], outdated=[video.video_id for video in outdated])
+    store.note([], [file for file in failures if is_outdated(file)])
+    summary.removed = len(outdated)
     summary.skipped += [Skipped(*problem) for of_root in rules.values() for problem in of_root.problems]
-    if gone:
+    if outdated:
         store.tidy()
     return summary
+
+
+def _unmounted(missing: Sequence[VideoRecord], videos: Sequence[VideoRecord]) -> list[Skipped]:
+    """Folders that may be the mount points of drives that are not mounted, and why their videos stay."""
+    num_videos = Counter(video.root for video in videos)
+    num_missing = Counter(video.root for video in missing)
+    found = {
+        Path(root): f"{num} of its {num_videos[root]} videos are missing"
+        for root, num in sorted(num_missing.items())
+        if num > MOST_MISSING * num_videos[root]
+    }
+    empty = Counter[Path]()
+    for video in missing:
+        if Path(video.root) not in found:
+            folder = next(folder for folder in video.absolute.parents if folder.is_dir())
+            if folder != Path(video.root) and not is_there(str(folder)):
+                empty[folder] += 1
+    found |= {folder: f"the folder is empty, its {num} videos are missing" for folder, num in sorted(empty.items())}
+    way_out = "maybe a drive is not mounted; nothing of it is taken out (--prune --force does)"
+    return [Skipped(folder, f"{reason}; {way_out}") for folder, reason in found.items()]
 
 
 def find_older(store: Store) -> tuple[Found, int]:
