@@ -149,16 +149,20 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
 def claim_folder(out: Path, seed: int, preset: str) -> None:
     """Note in `out/demo.json` what is made there. Raises: UsageError if it holds a demo of another kind."""
     from clipvip.errors import UsageError
+    from clipvip.files import parse_json
     from clipvip.training.state import replace_text
 
     note, wanted = out / "demo.json", {"seed": seed, "preset": preset}
     if not note.exists() and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: not empty, and no demo of ours; choose another --out")
     if note.exists():
-        held = json.loads(note.read_text(encoding="utf-8"))
-        if any(held[key] != value for key, value in wanted.items()):
+        try:
+            held = dict(parse_json(note.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{note}: damaged ({error}); choose another --out, or delete that folder") from None
+        if any(held.get(key) != value for key, value in wanted.items()):
             raise UsageError(
-                f"{out}: holds a demo with --seed {held['seed']} --preset {held['preset']}; "
+                f"{out}: holds a demo with --seed {held.get('seed')} --preset {held.get('preset')}; "
                 "choose another --out, or delete that folder"
             )
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clipvip.errors import UsageError
-from clipvip.files import replace_text
+from clipvip.files import parse_json, replace_text
 
 try:
     import pyarrow as pa
@@ -76,7 +76,7 @@ def write_facts(folder: Path, facts: SetFacts) -> None:
 def read_facts(folder: Path) -> SetFacts:
     """Raises: UsageError if there is no finished set."""
     try:
-        values = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        values = parse_json((folder / FACTS).read_text(encoding="utf-8"))
         version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise UsageError(f"{folder}: an embedding set of format {version}, this clipvip reads {FORMAT_VERSION}")
@@ -86,5 +86,5 @@ def read_facts(folder: Path) -> SetFacts:
             f"{folder}: no finished embedding set there; make one: clipvip encode MANIFEST --model M --out {folder} "
             "(the same command goes on after an interruption)"
         ) from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{folder / FACTS}: damaged ({error}); run the same clipvip encode again") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from clipvip.embedding_sets.layout import MEDIA, SetFacts, read_facts
 from clipvip.errors import ClipVipError, ManifestError, UsageError, VideoDecodeError
-from clipvip.files import file_digest
+from clipvip.files import file_digest, parse_json
 from clipvip.records import Clip, Embeddings
 
 
@@ -150,9 +149,9 @@ def _parts(folder: Path, facts: SetFacts) -> list[Path]:
 
 def _read_receipt(path: Path) -> dict[str, Any]:
     try:
-        receipt = json.loads(path.read_text(encoding="utf-8"))
+        receipt = parse_json(path.read_text(encoding="utf-8"))
         return {"file": str(receipt["file"]), "bytes": int(receipt["bytes"]), "sha256": str(receipt["sha256"])}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         raise ClipVipError(
             f"{path}: damaged; delete that file and its part, and run the same clipvip encode again"
         ) from None

@@ -19,7 +19,7 @@ from clipvip.errors import InputError
 from clipvip.evaluation.intervals import METRICS, Interval, paired_difference
 from clipvip.evaluation.metrics import DIRECTIONS, Direction
 from clipvip.evaluation.protocol import Retrieval
-from clipvip.files import replacing
+from clipvip.files import parse_json, replacing
 
 Ranks = Mapping[str, Mapping[Direction, np.ndarray]]
 """By kind of score and direction, as `rank_retrieval` gives them."""
@@ -50,7 +50,7 @@ def read_ranks(path: Path) -> SavedRanks:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 direction = DIRECTIONS[DIRECTIONS.index(row["direction"])]
                 queries[direction].append(_query(direction, row["clip_id"], row["text"]))
                 for kind, rank in row["rank"].items():

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from clipvip.errors import ClipVipError, UsageError
-from clipvip.files import file_digest, locked, replace_text, replacing
+from clipvip.files import file_digest, locked, parse_json, replace_text, replacing
 from clipvip.jobs.worker import Beat, MachineLost, Worker, WorkerDied
 
 Item = TypeVar("Item")
@@ -315,15 +315,15 @@ def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
 
 def _described(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
+        return dict(parse_json(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{path}: damaged ({error}); delete the folder to start anew") from None
 
 
 def _receipt_of(task: Task[Item], number: int, out: Path) -> Receipt | None:
     """Of a part that is done: its file is there as the receipt says."""
-    with suppress(FileNotFoundError, ValueError):
-        receipt: Receipt = json.loads(_receipt_file(number, out).read_text())
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        receipt: Receipt = parse_json(_receipt_file(number, out).read_text(encoding="utf-8"))
         if _file_of(task, number, out).stat().st_size == receipt["bytes"]:
             return receipt
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipvip.errors import UsageError
-from clipvip.files import replace_text
+from clipvip.files import parse_json, replace_text
 from clipvip.reproduce.steps import Settings
 
 
@@ -40,7 +40,12 @@ class Notes:
 def read_notes(work: Path) -> dict[str, Any] | None:
     """What `reproduce.json` in a work folder holds, or None."""
     file = work / "reproduce.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if not file.exists():
+        return None
+    try:
+        return dict(parse_json(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{file}: damaged ({error}); choose another folder, or delete this one") from None
 
 
 def _identity(settings: Settings) -> dict[str, Any]:

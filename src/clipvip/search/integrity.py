@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipvip.errors import SearchIndexError
-from clipvip.search.checksums import DamagedFile, file_checksum, open_checked, write_checked
+from clipvip.files import parse_json
+from clipvip.search.checksums import file_checksum, open_checked, write_checked
 
 NAME = "checksums.json"
 TABLES = ("segments", "thumbnails", "failures", "roots")
@@ -35,8 +36,8 @@ class Recorded:
 def read_recorded(index: Path) -> Recorded | None:
     """None if there is no record, or a damaged one."""
     try:
-        return Recorded(**json.loads(open_checked(index / NAME).to_pybytes()))
-    except (OSError, DamagedFile):
+        return Recorded(**parse_json(open_checked(index / NAME).to_pybytes()))
+    except (OSError, ValueError, TypeError):
         return None
 
 

@@ -132,12 +132,12 @@ class Searcher:
         if len(terms) == 1 and terms[0].weight > 0:
             return vectors
         total = np.zeros_like(vectors)
-        for number, term in enumerate(terms):
-            if term.weight > 0:
-                total += term.weight * np.roll(vectors, number, axis=0)
+        for number, (term, weight) in enumerate(zip(terms, relative_weights(terms), strict=True)):
+            if weight > 0:
+                total += weight * np.roll(vectors, number, axis=0)
             else:
                 size = self._store.settings.embedding_size
-                total += term.weight * _checked(term, size, self._encoder, self._store.vector)()
+                total += weight * _checked(term, size, self._encoder, self._store.vector)()
         return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
     def _best_scores(self, queries: np.ndarray, segments: Segments, wanted: Sequence[Condition]) -> np.ndarray:
@@ -159,6 +159,12 @@ class Searcher:
         return tops
 
 
+def relative_weights(terms: Sequence[Term]) -> list[float]:
+    """Weights as shares of the largest one: sums of very small or very large ones would be 0, or infinite."""
+    largest = max(abs(term.weight) for term in terms)
+    return [term.weight / largest for term in terms]
+
+
 def query_vector(
     terms: tuple[Term, ...], size: int, encoder: Callable[[], Encoder], vector_of: Callable[[str], Any]
 ) -> np.ndarray:
@@ -168,10 +174,10 @@ def query_vector(
     """
     ready = [_checked(term, size, encoder, vector_of) for term in terms]  # a mistake shall not wait for the model
     vectors = np.stack([vector() for vector in ready])
-    weights = np.array([term.weight for term in terms], np.float32)
+    weights = np.array(relative_weights(terms), np.float32)
     total = weights @ vectors
     norm = float(np.linalg.norm(total))
-    if norm < 1e-6 * np.abs(weights).sum():
+    if not norm >= 1e-6 * np.abs(weights).sum():
         raise UsageError("the terms of the query cancel each other out, nothing is left to look for; change a weight")
     return (total / norm).astype(np.float32)
 

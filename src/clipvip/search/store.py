@@ -7,7 +7,6 @@ a JPEG a segment; `failures` a row a file that could not be indexed; `roots` a r
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -44,7 +43,9 @@ from clipvip.search.tables import (
     VideoRecord,
     among,
     damaged_rows,
+    damaged_settings,
     moved,
+    read_settings,
     rows_of,
     segments_schema,
 )
@@ -114,7 +115,7 @@ class Store:
         with told(uri, "cannot be read"):
             database = connect(uri)
             schema = database.open_table("segments").schema
-        values = json.loads((schema.metadata or {}).get(b"clipvip", b"{}"))
+        values = read_settings(uri, schema)
         version = values.get("schema_version")
         if not isinstance(version, int) or version < OLD_SCHEMA:
             raise SearchIndexError(
@@ -125,9 +126,13 @@ class Store:
         if version > SCHEMA_VERSION or newer:
             what = f"schema {version}" if version > SCHEMA_VERSION else f"with columns {', '.join(sorted(newer))}"
             raise SearchIndexError(f"{uri}: made by a newer clipvip ({what}); upgrade clipvip")
-        values |= {name: tuple(values[name]) for name in ("windows_s", "strides_s")}
         values["schema_version"] = SCHEMA_VERSION if not _missing_columns(schema) else OLD_SCHEMA
-        return cls(uri, database, Settings(**values))
+        try:
+            values |= {name: tuple(values[name]) for name in ("windows_s", "strides_s")}
+            settings = Settings(**values)
+        except (KeyError, TypeError) as error:
+            raise damaged_settings(uri, error) from None
+        return cls(uri, database, settings)
 
     @staticmethod
     def exists(uri: str) -> bool:

@@ -6,6 +6,7 @@ Shapes: E embedding size.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from clipvip.errors import SearchIndexError
+from clipvip.files import parse_json
 from clipvip.search.checksums import row_checksums, thumbnail_checksum
 from clipvip.search.scan import EncodedVideo, VideoFile
 from clipvip.video import Scales
@@ -41,6 +44,8 @@ SEGMENT_COLUMNS = {
 RULE_COLUMNS = {"reading_rules": pa.int32(), "num_windows": pa.int32()}
 """By which version of the reading rules a row was made (null: 1), and into how many segments its video was cut then
 (null: not recorded, or the segments were not cut by the index)."""
+SETTINGS, SETTINGS_CHECKSUM = b"clipvip", b"clipvip-crc32"
+"""Metadata of the table of segments; an older clipvip wrote no checksum."""
 FIRST_RULES = 1
 CHECKSUM_COLUMN = {"checksum": pa.int64()}
 """Of the other columns of the row, see `damaged_rows`; null: not recorded, because an older clipvip wrote the row."""
@@ -186,4 +191,25 @@ def among(column: str, values: Sequence[str]) -> str:
 
 def segments_schema(settings: Settings) -> Any:
     columns = {**SEGMENT_COLUMNS, "vector": pa.list_(pa.float32(), settings.embedding_size), **NEW_COLUMNS}
-    return pa.schema(list(columns.items()), metadata={"clipvip": json.dumps(asdict(settings))})
+    text = json.dumps(asdict(settings)).encode()
+    metadata = {SETTINGS: text, SETTINGS_CHECKSUM: f"{zlib.crc32(text):08x}".encode()}
+    return pa.schema(list(columns.items()), metadata=metadata)
+
+
+def read_settings(uri: str, schema: Any) -> dict[str, Any]:
+    """The fields of the settings in the schema of a table of segments. Raises: SearchIndexError if they are damaged."""
+    metadata = schema.metadata or {}
+    text = metadata.get(SETTINGS, b"{}")
+    if metadata.get(SETTINGS_CHECKSUM, checksum := f"{zlib.crc32(text):08x}".encode()) != checksum:
+        raise damaged_settings(uri, ValueError("not as they were written"))
+    try:
+        return dict(parse_json(text))
+    except (ValueError, TypeError) as error:
+        raise damaged_settings(uri, error) from None
+
+
+def damaged_settings(uri: str, error: Exception) -> SearchIndexError:
+    """What to raise for settings that cannot be read."""
+    return SearchIndexError(
+        f"{uri}: its settings are damaged ({error}); restore it from a copy, or index again elsewhere"
+    )

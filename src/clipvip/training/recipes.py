@@ -124,6 +124,8 @@ def _read(source: str) -> dict[str, Any]:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply for a recipe") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections, got {type(data).__name__}")
     return data
@@ -137,7 +139,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not _takes_text(key):
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise ConfigError(f"{override!r}: the value is not valid YAML") from None
         if isinstance(value, str):
             with suppress(ValueError):

@@ -17,7 +17,7 @@ from clipvip.encode import Encoder
 from clipvip.errors import SearchIndexError
 from clipvip.search import Library, Query, Term, integrity
 from clipvip.search.checksums import row_checksums, vector_checksums
-from clipvip.search.tables import CHECKED_COLUMNS
+from clipvip.search.tables import CHECKED_COLUMNS, SETTINGS, SETTINGS_CHECKSUM
 from helpers_cli import run_here
 from helpers_corrupt import answers, assert_none_is_silent, run_trials, write_index
 from helpers_model import write_model
@@ -279,3 +279,32 @@ def test_checks_cost_little_on_rows_of_any_columns(index, encoder):
     """Catches a column that is added to the rows and left out of their checksums."""
     names = set(Library(index, encoder).store.segments.schema.names)
     assert names == {*CHECKED_COLUMNS, "checksum"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace(b'"windows_s"', b'"windowr_s"'),
+        lambda text: text.replace(b"2.0", b"3.0"),
+        lambda text: b"[" * 100_000,
+        lambda text: text[:-9],
+        lambda text: b"3",
+    ],
+)
+@pytest.mark.parametrize("has_checksum", [True, False])
+def test_damaged_settings_are_one_line(index, encoder, damage, has_checksum):
+    """Catches tracebacks for settings with a flipped bit, and other windows, where no file is checked."""
+    library = Library(index, encoder)
+    rows = library.store.segments.to_arrow()
+    metadata = dict(rows.schema.metadata)
+    damaged = damage(metadata[SETTINGS])
+    if b"3.0" in damaged and not has_checksum:
+        return  # these are settings
+    metadata[SETTINGS] = damaged
+    if not has_checksum:
+        del metadata[SETTINGS_CHECKSUM]
+    library.store.database.create_table("segments", rows.replace_schema_metadata(metadata), mode="overwrite")
+    (index / integrity.NAME).unlink()
+    with pytest.raises(SearchIndexError, match="its settings are damaged") as caught:
+        Library(index)
+    assert "\n" not in str(caught.value)
