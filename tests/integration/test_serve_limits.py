@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -55,6 +56,53 @@ def test_half_open_connections_do_not_stop_a_server_with_few_descriptors(place):
             assert httpx2.get(f"{client.base_url}api/search?q=a", timeout=30).status_code == 200
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_slow_readers_do_not_stop_a_server_with_few_descriptors(tmp_path):
+    """Catches one address whose downloads, three descriptors each, leave none to accept and to read with."""
+    place = write_library(tmp_path / "library")
+    with (place / "videos" / "short.mp4").open("ab") as file:
+        file.truncate(64 << 20)  # players pass over what comes after the end of an MP4
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with started(place) as (process, client), ExitStack() as stack:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            address = (client.base_url.host, client.base_url.port)
+            video_id = first(client, path="short.mp4")["video_id"]
+            for _ in range(80):
+                connection = stack.enter_context(socket.socket())
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.settimeout(30)
+                connection.connect(address)
+                with suppress(OSError):
+                    request = f"GET /api/videos/{video_id}/stream?transcode=never HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                    connection.sendall(request.encode())
+            time.sleep(2)
+            transport = httpx2.HTTPTransport(local_address="127.0.0.2")
+            with httpx2.Client(transport=transport, base_url=client.base_url, timeout=20) as other:
+                assert other.get("/api/health").status_code == 200
+                assert other.get("/api/search?q=a").status_code == 200
+                part = other.get(f"/api/videos/{video_id}/stream?transcode=never", headers={"range": "bytes=0-9"})
+                assert part.status_code == 206
+            assert process.poll() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [
+        (errno.EMFILE, 503, "busy"),
+        (errno.ENOENT, 404, "gone"),
+        (errno.ELOOP, 404, "gone"),
+        (errno.EIO, 422, "undecodable"),
+    ],
+)
+def test_what_the_server_lacks_is_no_fault_of_a_file(number, status, code):
+    """Catches "gone: index it again" for a file that is there, when the server has too much open."""
+    problem = media.problem_of(OSError(number, os.strerror(number)), "a.mp4")
+    assert (problem.status, problem.code) == (status, code)
 
 
 def _seconds_until_cut_off(connection: socket.socket) -> float:
@@ -220,6 +268,24 @@ def test_a_decoder_that_is_killed_is_no_fault_of_the_upload(place, monkeypatch, 
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
             assert int(answer.headers["retry-after"]) > 0
         assert client.post("/api/uploads", files=files).status_code == 200
+
+
+def test_a_decoder_that_is_killed_while_it_starts_is_tried_again(place, monkeypatch):
+    """Catches a 500, and advice about scripts, where the kernel kills a process that is importing torch."""
+    with served(place) as client:
+        worker = client.app.state.services.uploads._worker
+        receive, left = type(worker)._receive, [1]
+
+        def killed(self, timeout_s):
+            if self is worker and left[0]:
+                left[0] -= 1
+                os.kill(self._process.pid, signal.SIGKILL)
+            return receive(self, timeout_s)
+
+        monkeypatch.setattr(type(worker), "_receive", killed)
+        files = {"file": ("x.mp4", (place / "videos" / "short.mp4").read_bytes())}
+        answer = client.post("/api/uploads", files=files)
+        assert (answer.status_code, left) == (200, [0]), answer.text
 
 
 def test_one_line_for_each_kind_of_event():

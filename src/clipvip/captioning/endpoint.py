@@ -7,11 +7,13 @@ import io
 import math
 import os
 import random
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,7 +100,7 @@ class _Again(NamedTuple):
 
 
 class _TooLong(Exception):
-    """An answer that nobody asked for."""
+    """An answer of more than MAX_ANSWER_BYTES."""
 
 
 class EndpointCaptioner:
@@ -176,8 +178,27 @@ class EndpointCaptioner:
     def _post(self, question: dict[str, Any]) -> Any:
         """The answer, read as a whole. Raises: TimeoutError, if it comes too slowly; _TooLong; what httpx raises.
 
-        httpx's own time-out is for one read: an answer that drips would take for ever.
+        httpx's own time-out is for one read: an answer that comes a byte at a time would take for ever. The thread of
+        such an answer ends when the server closes the connection; those that are open are limited.
         """
+        outcome: SimpleQueue[Any] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                outcome.put(self._receive(question))
+            except Exception as error:  # noqa: BLE001 - handed to the caller
+                outcome.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            answer = outcome.get(timeout=self._endpoint.timeout_s + CONNECT_S)
+        except Empty:
+            raise TimeoutError from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _receive(self, question: dict[str, Any]) -> Any:
         import httpx2
 
         until_s = time.monotonic() + self._endpoint.timeout_s

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
 import pickletools
@@ -25,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clipvip.errors import CheckpointError
+from clipvip.files import parse_json
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Entries under which training checkpoints keep the weights: open_clip's and Lightning's, the released code's restart
@@ -119,19 +119,27 @@ def _wrappers_in(content: Any) -> list[str]:
     """The entries that may hold the weights of a training checkpoint; none of a state dict."""
     if not isinstance(content, Mapping):
         return []
-    return [entry for entry in WRAPPERS if isinstance(content.get(entry), Mapping)]
+    entries = [entry for entry in WRAPPERS if isinstance(content.get(entry), Mapping)]
+    return [entry for entry in entries if _holds_tensors(content[entry])] or entries
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Whether tensors are in it, at any depth."""
+    if not isinstance(content, Mapping):
+        return False
+    return any(isinstance(value, Tensor) or _holds_tensors(value) for value in content.values())
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all files that an index of sharded weights lists, each of which is beside it."""
     try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted({str(name) for name in files.values()})
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: no index of sharded weights ({_one_line(error)})") from error
     state: dict[str, Tensor] = {}
     for name in names:
-        if Path(name).name != name or name.endswith(INDEX_SUFFIX):
+        if Path(name).name != name or name.endswith(INDEX_SUFFIX) or not name.isprintable():
             raise CheckpointError(f"{index}: lists {name!r}, which is no file beside it")
         state |= weights(read_file(index.with_name(name)), str(index.with_name(name)))[0]
     if missing := sorted(files.keys() - state.keys()):

@@ -8,7 +8,7 @@ from typing import Any
 from clipvip.checkpoints.convert import Converted
 from clipvip.errors import CheckpointError, UsageError
 from clipvip.model import ClipVipProcessor
-from clipvip.model.hub import load_tokenizer
+from clipvip.model.hub import load_tokenizer, why_unusable
 from clipvip.model.processor import image_processor_settings
 
 RELEASED_TEXT_TOKENS = 70
@@ -72,7 +72,7 @@ def _own_processor(source: str | Path) -> ClipVipProcessor:
     try:
         return ClipVipProcessor.from_pretrained(source)
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{source}: no usable processor there: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{source}: no usable processor there: {why_unusable(error)}") from error
 
 
 def _mean_and_std(source: str | Path) -> dict[str, Any]:

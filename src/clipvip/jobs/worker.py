@@ -46,7 +46,7 @@ BEAT_S = 0.05
 class WorkerDied(ClipVipError):
     """The process crashed, was silent for too long or wanted too much memory; the text says which.
 
-    killed: by SIGKILL, and not by us: somebody else's doing, mostly the kernel's when memory is short.
+    killed: by SIGKILL, and not by us, but mostly by the kernel when memory is short.
     """
 
     def __init__(self, text: str, killed: bool = False):
@@ -161,7 +161,7 @@ class Worker:
         try:
             self._receive(START_S)
         except WorkerDied as error:
-            if self._closed:
+            if self._closed or error.killed:
                 raise
             raise NotStarted(
                 f"a worker process {error} while it started; a script that calls clipvip needs "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from clipvip.errors import CheckpointError
+from clipvip.files import parse_json
 from clipvip.model.config import END_TOKEN_PLACEHOLDER
 
 OPENAI_VOCABULARY = 49408
@@ -35,6 +35,10 @@ def locate(source: str | Path) -> tuple[str, dict[str, Any]]:
     Raises: CheckpointError for a folder that holds something else than a whole model, with what to do.
     """
     name, revision = split_revision(source)
+    if revision is not None and Path(name).is_dir():
+        raise CheckpointError(
+            f"{source}: {name} is a folder here, and folders have no revisions; leave out @{revision}"
+        )
     options = {"trust_remote_code": False} | ({} if revision is None else {"revision": revision})
     return (str(_model_folder(Path(name))) if Path(name).is_dir() else name), options
 
@@ -75,10 +79,13 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        if "trust_remote_code" in reason:
-            reason = "it comes with code of its own, which is never run"
-        raise CheckpointError(f"{source}: no CLIP tokeniser there: {reason}") from error
+        raise CheckpointError(f"{source}: no CLIP tokeniser there: {why_unusable(error)}") from error
+
+
+def why_unusable(error: Exception) -> str:
+    """An error of transformers on one line, without its advice to run code that comes with a model."""
+    reason = " ".join(str(error).split())
+    return "it comes with code of its own, which is never run" if "trust_remote_code" in reason else reason
 
 
 def end_token(source: str | Path, clip: PreTrainedConfig) -> int | None:
@@ -108,7 +115,8 @@ def end_token(source: str | Path, clip: PreTrainedConfig) -> int | None:
 def _model_folder(folder: Path) -> Path:
     """The folder itself, or the one inside that has the model. Raises: CheckpointError."""
     if (folder / "adapter_config.json").is_file():
-        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "its base model"
+        settings = _read_json(folder / "adapter_config.json")
+        base = (isinstance(settings, dict) and settings.get("base_model_name_or_path")) or "its base model"
         raise CheckpointError(
             f"{folder}: an adapter for {base}, not a whole model; merge it with peft and name the result: "
             f"PeftModel.from_pretrained(base, {str(folder)!r}).merge_and_unload().save_pretrained('merged')"
@@ -120,7 +128,7 @@ def _model_folder(folder: Path) -> Path:
 
 def _clip_of_sentence_transformers(folder: Path) -> Path:
     modules = _read_json(folder / "modules.json")
-    modules = modules if isinstance(modules, list) else []
+    modules = [module for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
     kinds = {str(module.get("path", "")): str(module.get("type", "")).rpartition(".")[2] for module in modules}
     clips = [path for path, kind in kinds.items() if kind == "CLIPModel"]
     others = sorted(kind for kind in kinds.values() if kind not in ("CLIPModel", "Normalize"))
@@ -140,6 +148,6 @@ def _weights_in(folder: Path) -> list[str]:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from error

@@ -26,11 +26,15 @@ STALL_S = 600.0
 """A client may take nothing of an answer for so long: players stop reading while they are paused."""
 MOST = 1000
 FEWEST = 16
-SHARE = 0.75
-"""Of the file descriptors that are free at the start; answers need others for what they send."""
+DESCRIPTORS = 4
+"""For each connection: its own, two for the file that is sent on it, and one in reserve for everything else."""
 ADDRESS_SHARE = 0.5
 """Of all connections, for one address."""
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_BODY = b'{"error":{"code":"busy","message":"too many connections at once; try again"}}'
+BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    b"X-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)
 
 
 def connection_limit() -> int:
@@ -39,7 +43,7 @@ def connection_limit() -> int:
         return MOST
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    return max(FEWEST, min(MOST, int((allowed - len(os.listdir(folder))) * SHARE)))
+    return max(FEWEST, min(MOST, (allowed - len(os.listdir(folder))) // DESCRIPTORS))
 
 
 class Connections:
@@ -89,7 +93,7 @@ class LimitedProtocol(H11Protocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it no more."""
+        """Its place is free again."""
         for name in list(self._timers):
             self._stop(name)
         if self._address is not None:
@@ -113,7 +117,7 @@ class LimitedProtocol(H11Protocol):
         self._start("stall", STALL_S)
 
     def resume_writing(self) -> None:
-        """It goes on."""
+        """It takes some again."""
         super().resume_writing()
         self._stop("stall")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import OrderedDict
@@ -28,6 +29,7 @@ from clipvip.video import Source
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 STRIP_BYTES = 64 << 20
 NUM_TYPES = 100_000
 SLOW_THREADS = 4
@@ -54,11 +56,11 @@ class ServedFile(NamedTuple):
         return self.root, self.relative, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def open(self) -> BinaryIO:
-        """The file, as `clipvip.files.open_beneath`. Raises: Problem if there is none below its root (any more)."""
+        """The file, as `clipvip.files.open_beneath`. Raises: Problem if it is not there or cannot be read."""
         try:
             return open_beneath(self.root, self.relative)
-        except OSError:
-            raise Problem(404, "gone", f"{self.path.name}: no file below its folder; index it again") from None
+        except OSError as error:
+            raise problem_of(error, self.path.name) from None
 
 
 def served_file(root: str, path: str) -> ServedFile:
@@ -66,8 +68,17 @@ def served_file(root: str, path: str) -> ServedFile:
     try:
         with open_beneath(root, path) as file:
             return ServedFile(root, path, os.fstat(file.fileno()))
-    except OSError:
-        raise Problem(404, "gone", f"{path}: no file below its folder; index it again") from None
+    except OSError as error:
+        raise problem_of(error, path) from None
+
+
+def problem_of(error: OSError, name: str) -> Problem:
+    """What to answer where a file cannot be opened: it is gone or unreadable, or the server is short of something."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ELOOP:
+        return Problem(404, "gone", f"{name}: no file below its folder; index it again")
+    if error.errno in SHORTAGES:
+        return busy(f"the server has too much open at once ({os.strerror(error.errno or 0).lower()}); try again")
+    return Problem(422, "undecodable", f"{name}: cannot be read ({(error.strerror or str(error)).lower()})")
 
 
 def leads_out(root: str, path: str) -> bool:
@@ -195,9 +206,9 @@ def _faults_of(file: ServedFile, writing: bool = False) -> Iterator[None]:
             ) from None
         if isinstance(error, VideoDecodeError):
             raise Problem(422, "undecodable", str(error).replace(str(file.path), file.path.name)) from None
+        if not writing or error.errno in SHORTAGES:
+            raise problem_of(error, file.path.name) from None
         reason = (error.strerror or str(error)).lower()
-        if not writing:
-            raise Problem(422, "undecodable", f"{file.path.name}: cannot be read ({reason})") from None
         logger.warning("%s: no copy for browsers could be made", file.path, exc_info=error)
         message = f"{file.path.name}: no room for a copy that browsers play ({reason}); serve with another --cache"
         raise Problem(507, "no_copy", message) from None

@@ -15,7 +15,7 @@ from starlette.staticfiles import NotModifiedResponse
 from starlette.types import Receive, Scope, Send
 
 from clipvip.search.store import Segment, VideoRecord
-from clipvip.serve.media import ServedFile, leads_out, served_file
+from clipvip.serve.media import ServedFile, leads_out, problem_of, served_file
 from clipvip.serve.problems import Problem, busy, not_found
 from clipvip.serve.schemas import SegmentOut, VideoOut, errors, errors_beside
 from clipvip.serve.services import Services
@@ -60,11 +60,13 @@ class OpenFileResponse(FileResponse):
 def _open_copy(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
-    except OSError:
+    except FileNotFoundError:
         raise busy("the copy for browsers has just made room for others; try again") from None
+    except OSError as error:
+        raise problem_of(error, "the copy for browsers") from None
 
 
-def is_wanted(request: Request, response: Response) -> bool:
+def is_new_to(request: Request, response: Response) -> bool:
     """False if the client has this version: its ETag is among those of If-None-Match (RFC 9110, section 13.1.2)."""
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     return "*" not in known and response.headers["etag"] not in known
@@ -123,13 +125,13 @@ def video_routes(services: Services) -> APIRouter:
         media_type = await services.media.type_of(file) if transcode == "auto" else None
         if media_type is None and transcode == "auto":
             copy = await services.media.copy_of(file, indexed.duration_s)
-            film = OpenFileResponse(await run_sync(_open_copy, copy), f"{file.path.stem}.mp4", "video/mp4")
+            response = OpenFileResponse(await run_sync(_open_copy, copy), f"{file.path.stem}.mp4", "video/mp4")
         else:
-            film = OpenFileResponse(await run_sync(file.open), file.path.name, media_type)
-        if is_wanted(request, film):
-            return film
-        film.file.close()
-        return NotModifiedResponse(film.headers)
+            response = OpenFileResponse(await run_sync(file.open), file.path.name, media_type)
+        if is_new_to(request, response):
+            return response
+        response.file.close()
+        return NotModifiedResponse(response.headers)
 
     @routes.get(
         "/segments/{segment_id}/thumbnail", response_class=Response, responses={**errors_beside(404, 503), **JPEG}

@@ -19,7 +19,7 @@ def server():
     """Starts a server that sends the head of an answer and then whatever a generator gives; its address."""
     listener = socket.create_server(("127.0.0.1", 0))
 
-    def start(parts):
+    def start(parts, head=b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"):
         def serve():
             while True:
                 try:
@@ -29,7 +29,7 @@ def server():
                 with connection:
                     connection.recv(1 << 20)
                     try:
-                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+                        connection.sendall(head)
                         for part in parts():
                             connection.sendall(part)
                     except OSError:
@@ -61,6 +61,21 @@ def test_an_answer_that_drips_ends_in_time(server):
     assert isinstance(answer, Undescribed)
     assert "no answer within 1 s" in answer.reason
     assert time.monotonic() - began < 5
+
+
+def test_a_head_that_drips_ends_in_time(server, monkeypatch):
+    """Catches a limit that begins with the body: headers without end would take for ever."""
+    monkeypatch.setattr(endpoint, "CONNECT_S", 1.0)
+
+    def drip():
+        while True:
+            yield b"X"
+            time.sleep(0.1)
+
+    began = time.monotonic()
+    answer = ask(server(drip, b"HTTP/1.1 200 OK\r\nX-A: "), timeout_s=1.0)
+    assert "no answer within 1 s" in answer.reason
+    assert time.monotonic() - began < 10
 
 
 def test_an_answer_without_end_is_not_kept(server, monkeypatch):

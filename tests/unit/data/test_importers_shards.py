@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipvip.data.importers import Options
+from clipvip.data.importers.shards import samples_of
 from clipvip.data.shards import ShardSet
 from clipvip.errors import ManifestError, UsageError
 from helpers_import import imported
@@ -237,3 +238,15 @@ def test_keys_that_repeat_across_shards_are_all_kept(tmp_path: Path) -> None:
     assert [found.load(i)[0].clip_id for i in range(2)] == ["0", "00001/0"]
     with pytest.raises(ManifestError, match="another sample has the id '00000/0' already"):
         imported("shards", tars[0], tars[0], tars[0], options=Options(extract=tmp_path / "media"))
+
+
+def test_names_with_two_extensions_are_one_sample():
+    """Catches the caption of "7.image.jpg" lost since its own name is "7.caption.txt"."""
+    names = ["7.caption.txt", "7.image.jpg", "8.a.mp4", "8.a.txt", "8.b.mp4", "9.00.51.mp4", "9.00.51.txt"]
+    made = [(key, members) for key, members in samples_of(names, lambda name: name, "x.tar")]
+    assert made == [
+        ("7", ["7.caption.txt", "7.image.jpg"]),
+        ("8.a", ["8.a.mp4", "8.a.txt"]),
+        ("8.b", ["8.b.mp4"]),
+        ("9.00.51", ["9.00.51.mp4", "9.00.51.txt"]),
+    ]

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from clipvip.data.importers import Options
+from clipvip.data.importers.base import merged
 from clipvip.errors import ClipVipError, ManifestError
+from clipvip.records import Clip
 from helpers_import import imported, touch, write
 
 MSRVTT = {
@@ -289,3 +291,12 @@ def test_released_pretraining_damaged_lmdb(tmp_path: Path) -> None:
     (tmp_path / "db" / "data.mdb").write_bytes(b"x" * 9000)
     with pytest.raises(ManifestError, match="db: no LMDB, or a damaged one"):
         imported("clipvip-pretrain", tmp_path / "db")
+
+
+def test_one_video_in_two_splits_is_an_error():
+    """Catches a caption of the test set that trains, because its video came first with another split."""
+    clips = [
+        Clip("v", video=Path("v.mp4"), captions=(text,), split=split) for text, split in (("a", "train"), ("b", "test"))
+    ]
+    with pytest.raises(ManifestError, match="v: is in the splits 'train' and 'test'"):
+        list(merged(clips))

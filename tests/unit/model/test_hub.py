@@ -239,3 +239,23 @@ def test_the_processor_of_a_revision(hub: Callable[..., None], tmp_path: Path) -
     assert processor_for(read_checkpoint("owner/model@v9"), "owner/model@v9").num_frames == 9
     assert AutoConfig.from_pretrained("owner/model", revision="v9").model_type == "clipvip"
     assert AutoTokenizer.from_pretrained("owner/model", revision="v9").eos_token_id is not None
+
+
+def test_a_folder_has_no_revisions(tmp_path, monkeypatch):
+    """Catches a revision that is dropped without a word, and recorded in reports and indexes all the same."""
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for source in ("m@v1", "./m@v1"):
+        if split_revision(source)[1] is not None:
+            with pytest.raises(CheckpointError, match="folders have no revisions"):
+                locate(source)
+    with pytest.raises(CheckpointError):
+        locate("m@v1")
+
+
+@pytest.mark.parametrize(("name", "content"), [("modules.json", '["x"]'), ("adapter_config.json", '["x"]')])
+def test_malformed_lists_are_one_line(tmp_path, name, content):
+    """Catches a traceback where a file holds other JSON than it should."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError):
+        locate(tmp_path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from clipvip.data.media import VIDEO_EXTENSIONS
-from clipvip.errors import UsageError
+from clipvip.errors import ManifestError, UsageError
 from clipvip.records import Clip
 
 
@@ -88,6 +88,7 @@ def merged(clips: Iterable[Clip]) -> Iterator[Clip]:
     """Clips of one id as one, with all captions in order, in the order of first appearance; all are held in memory.
 
     What else there is comes from the first; extra keys that hold lists are joined.
+    Raises: ManifestError for a clip in two splits.
     """
     first: dict[str, Clip] = {}
     captions: dict[str, list[str]] = {}
@@ -95,6 +96,11 @@ def merged(clips: Iterable[Clip]) -> Iterator[Clip]:
         kept = first.setdefault(clip.clip_id, clip)
         captions.setdefault(clip.clip_id, []).extend(clip.captions)
         if kept is not clip:
+            if kept.split is not None and clip.split is not None and kept.split != clip.split:
+                raise ManifestError(
+                    f"{clip.clip_id}: is in the splits {kept.split!r} and {clip.split!r}; captions of one would get "
+                    "into the other: correct the annotations"
+                )
             for key, value in kept.extra.items():
                 if isinstance(value, list):
                     value.extend(clip.extra.get(key, ()))

@@ -59,14 +59,15 @@ def samples_of(members: Iterable[T], name_of: Callable[[T], str], where: str) ->
     """The members of each sample, in their order, with the sample's key (folders included).
 
     Members that share a name up to the first dot are one sample, as in WebDataset, if one of them has no other dot
-    ("7.json" with "7.0.jpg" and "7.1.jpg"). Else they are one sample for each name less its last extension: of
+    ("7.json" with "7.0.jpg" and "7.1.jpg"), or one is a medium and none is a text of
+    its name ("7.image.jpg" with "7.caption.txt"). Else they are one sample for each name less its last extension: of
     "a_00.51.mp4", "a_00.51.txt" and "a_00.54.mp4" the first two, and the third.
     Raises: ManifestError for members of a sample that are not together, or two samples of one name.
     """
     complete: dict[str, bool] = {}  # by name up to the first dot: whether a member had no other dot
     for prefix, group in groupby(members, key=lambda member: split_name(name_of(member))[0]):
         run = list(group)
-        is_one = any(_stem(name_of(member)) == prefix for member in run)
+        is_one = any(_stem(name_of(member)) == prefix for member in run) or _has_one_medium([*map(name_of, run)])
         parts = (
             [(prefix, run)]
             if is_one
@@ -82,6 +83,12 @@ def samples_of(members: Iterable[T], name_of: Callable[[T], str], where: str) ->
             complete[key] = is_one
             yield key, part
         complete[prefix] = is_one
+
+
+def _has_one_medium(names: Sequence[str]) -> bool:
+    """Whether all but one are texts whose names are not that of the medium: "7.image.jpg" and "7.caption.txt"."""
+    media = [name for name in names if name.lower().endswith((*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS))]
+    return len(media) == 1 < len(names) and [_stem(name) for name in names].count(_stem(media[0])) == 1
 
 
 def _stem(name: str) -> str:
