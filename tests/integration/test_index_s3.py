@@ -86,7 +86,7 @@ def encode_at_once(uri: str, model: Path, videos: Path, num_writers: int) -> Non
 def test_writers_of_the_same_files_leave_one_copy(bucket: str, tmp_path: Path) -> None:
     """Catches segments and folders that are there twice, and commits that collide until one writer gives up."""
     model = write_model(tmp_path / "model")
-    videos = write_library(tmp_path / "videos", 4)
+    videos = write_library(tmp_path / "videos", 2)
     alone = Library(tmp_path / "alone", clipvip.load(model, device="cpu"), **OPTIONS)
     alone.add(videos)
     encode_at_once(f"{bucket}/index", model, videos, 3)

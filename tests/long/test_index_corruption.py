@@ -13,8 +13,9 @@ from helpers_model import write_model
 pytestmark = pytest.mark.long
 
 
-def test_two_hundred_damaged_indexes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [1, 2])
+def test_two_hundred_damaged_indexes(tmp_path: Path, seed: int) -> None:
     """Catches damage after which searches give other answers and nothing reports it."""
     encoder = clipvip.load(write_model(tmp_path / "model"), device="cpu")
     index = write_index(tmp_path, encoder)
-    assert_none_is_silent(run_trials(index, tmp_path, encoder, num_trials=200, seed=1))
+    assert_none_is_silent(run_trials(index, tmp_path, encoder, num_trials=200, seed=seed))

@@ -78,6 +78,8 @@ def bank_table(store: Store) -> Any:
 
 def is_sound_bank(rows: Any) -> bool:
     """Whether the table of background queries is as it was written. One of an older clipvip has no checksum."""
+    if not {"text", "vector"} <= set(rows.column_names):
+        return False
     recorded = (rows.schema.metadata or {}).get(CHECKSUM)
     return recorded is None or recorded == _checksum(rows)
 

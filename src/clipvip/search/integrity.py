@@ -19,6 +19,8 @@ from clipvip.search.checksums import file_checksum, open_checked, write_checked
 
 NAME = "checksums.json"
 TABLES = ("segments", "thumbnails", "failures", "roots")
+OPTIONAL = "background"
+"""A table that may be deleted, after which its versions start at 1 again: only a check looks at the newest."""
 CONTENT = ("data", "_deletions", "_indices")
 """Folders of a table whose files never change once they are written."""
 LAST_VERSION = 2**64 - 1
@@ -51,7 +53,7 @@ def record(index: Path) -> None:
             new.files[name] = old.files.get(name) or _state(path)
         except FileNotFoundError:
             continue  # another process removes an old version
-    for table in TABLES:
+    for table in (*TABLES, OPTIONAL):
         if (manifest := _newest(index, table)) is not None:
             new.newest[table] = manifest.name
             name = manifest.relative_to(index).as_posix()
@@ -63,7 +65,10 @@ def record(index: Path) -> None:
 def check_newest(index: Path) -> None:
     """Raises: SearchIndexError if the newest version of a table is missing, or its manifest is damaged."""
     recorded = read_recorded(index)
-    for table, name in {} if recorded is None else recorded.newest.items():
+    for table in TABLES:
+        name = None if recorded is None else recorded.newest.get(table)
+        if name is None:
+            continue
         newest = _newest(index, table)
         if newest is None or _version(newest.name) < _version(name):
             recorded = read_recorded(index)  # another process may have made the index again meanwhile
@@ -90,8 +95,12 @@ def damaged_files(index: Path, on_progress: Callable[[int, int], None] = lambda 
         try:
             if path.stat().st_size != state[0] or _state(path) != state:
                 damaged.append(name)
-        except FileNotFoundError:
-            pass  # what the tables need and do not find is an error when they are read
+        except FileNotFoundError:  # what the tables need and do not find is an error when they are read
+            manifest = _newest(index, OPTIONAL)
+            if name == f"{OPTIONAL}.lance/_versions/{recorded.newest.get(OPTIONAL)}" and (
+                manifest is None or _version(manifest.name) < _version(path.name)
+            ):
+                damaged.append(name)
         on_progress(number, len(recorded.files))
     return damaged
 

@@ -25,6 +25,7 @@ from clipvip.errors import SearchIndexError
 from clipvip.files import folder_bytes
 from clipvip.search import integrity
 from clipvip.search.checksums import thumbnail_checksum
+from clipvip.search.copies import find_copies
 from clipvip.search.database import alone, connect, has_segments, is_remote, told
 from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
 from clipvip.search.tables import (
@@ -243,7 +244,7 @@ class Store:
 
     def second_copies(self) -> int:
         """How many rows of the tables have the key of another one."""
-        return sum(len(surplus) for _, surplus in self._surplus(None))
+        return sum(len(surplus) for _, surplus in find_copies(self))
 
     def keep_one_copy(self, video_ids: Sequence[str] | None = None) -> None:
         """Delete second copies, which two processes at an object store may write, of these videos' rows, or of all.
@@ -252,38 +253,11 @@ class Store:
         """
 
         def write() -> None:
-            for table, surplus in self._surplus(video_ids):
+            for table, surplus in find_copies(self, video_ids):
                 table.delete(f"_rowid IN ({', '.join(map(str, surplus))})")
 
-        if self._surplus(video_ids):
+        if find_copies(self, video_ids):
             self.write(write)
-
-    def _surplus(self, video_ids: Sequence[str] | None) -> list[tuple[Any, list[int]]]:
-        """Tables with rows that are there twice, and the numbers of those that are to be deleted."""
-        found = []
-        for table, key in ((self.segments, "segment_id"), (self.thumbnails, "segment_id"), (self.roots, "root")):
-            if video_ids == [] and key == "segment_id":
-                continue
-            query = table.search().select([key])
-            if video_ids is not None and key == "segment_id":
-                of_videos = " OR ".join(f"segment_id LIKE '{video_id}-%'" for video_id in video_ids)
-                query = (
-                    query.where(of_videos) if table is self.thumbnails else query.where(among("video_id", video_ids))
-                )
-            counts = pc.value_counts(self.read(query)[key])
-            twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
-            if twice:
-                rows = self.read(table.search().where(among(key, twice)).with_row_id(True))
-                damaged = damaged_rows(rows) if table is self.segments else np.zeros(len(rows), bool)
-                times = rows["mtime_ns"].to_numpy() if table is self.segments else np.zeros(len(rows), np.int64)
-                numbers, keys = rows["_rowid"].to_numpy(), rows[key].to_pylist()
-                kept, surplus = set[str](), list[int]()
-                for row in np.lexsort((numbers, -times, damaged)).tolist():
-                    if keys[row] in kept:
-                        surplus.append(int(numbers[row]))
-                    kept.add(keys[row])
-                found.append((table, surplus))
-        return found
 
     def make_again(self, name: str, rows: Any) -> None:
         """Replace a table that is damaged. rows: a pyarrow table, or names of roots."""

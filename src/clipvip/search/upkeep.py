@@ -88,11 +88,10 @@ def status(store: Store) -> Status:
 def prune(store: Store, exclude: Sequence[str] = (), *, force: bool = False) -> IndexSummary:
     """Take out what is no longer on disk, and what the ignore rules of an added folder leave out.
 
-    Nothing is taken out of a folder that is itself missing or empty (its drive may not be mounted), or of whose videos
-    more than half are missing, except with `force`: a mount point may hold other files. Nor are the videos of an empty
-    folder in it: `skipped` names these folders. Files that cannot be read and may be there stay, and so do those that
-    were added one by one. exclude: as `find_videos`. force: take out all videos that are missing from folders that
-    are there.
+    Nothing is taken out of a folder that is itself missing or empty: its drive may not be mounted. Nor, without
+    `force`, of a folder of whose videos more than half are missing (a mount point may hold other files), or of a folder
+    in it that held two or more videos and is empty now. `skipped` names these folders. Files that cannot be read and
+    may be there stay, and so do those that were added one by one and are excluded now. exclude: as `find_videos`.
     """
     summary = IndexSummary()
     videos = list(store.videos().values())
@@ -140,7 +139,9 @@ def _unmounted(missing: Sequence[VideoRecord], videos: Sequence[VideoRecord]) ->
             folder = next(folder for folder in video.absolute.parents if folder.is_dir())
             if folder != Path(video.root) and not is_there(str(folder)):
                 empty[folder] += 1
-    found |= {folder: f"the folder is empty, its {num} videos are missing" for folder, num in sorted(empty.items())}
+    found |= {
+        folder: f"the folder is empty, its {num} videos are missing" for folder, num in sorted(empty.items()) if num > 1
+    }
     way_out = "maybe a drive is not mounted; nothing of it is taken out (--prune --force does)"
     return [Skipped(folder, f"{reason}; {way_out}") for folder, reason in found.items()]
 

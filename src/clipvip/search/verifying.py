@@ -146,14 +146,16 @@ class _Check:
         try:
             table = bank_table(store)
             sound = table is None or is_sound_bank(store.read(table))
-        except (SearchIndexError, RuntimeError, OSError, ValueError):
+        except SearchIndexError:
             sound = False
         files = [file for file in damaged if file.startswith("background.lance/")]
+        if any("/_versions/" in file for file in files):
+            sound = False
         if not sound:
             done = "deleted; clipvip's own take their place until you give yours again (--background)"
             self.report("the background queries are damaged", done)
             if self.repair:
-                store.write(lambda: store.database.drop_table("background"))
+                store.write(lambda: store.database.drop_table("background", ignore_missing=True))
         if sound or self.repair:
             self.accepted += files
 

@@ -21,6 +21,7 @@ from clipvip.search.tables import CHECKED_COLUMNS, SETTINGS, SETTINGS_CHECKSUM
 from helpers_cli import run_here
 from helpers_corrupt import answers, assert_none_is_silent, run_trials, write_index
 from helpers_model import write_model
+from helpers_video import write_videos
 
 
 @pytest.fixture(scope="module")
@@ -308,3 +309,25 @@ def test_damaged_settings_are_one_line(index, encoder, damage, has_checksum):
     with pytest.raises(SearchIndexError, match="its settings are damaged") as caught:
         Library(index)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_approximate_index_is_made_again(tmp_path, encoder, monkeypatch):
+    """Catches wrong candidates of a large library, which no row shows, and a check that cannot repair them."""
+    for place in ("approximate", "searching"):
+        monkeypatch.setattr(f"clipvip.search.{place}.EXACT_ROWS", 300)
+    library = Library(tmp_path / "index", encoder, windows_s=0.2, strides_s=0.05)
+    library.add(write_videos(tmp_path / "videos", 80, 100))
+    files = [path for path in (tmp_path / "index" / "segments.lance" / "_indices").rglob("*") if path.is_file()]
+    assert files
+    expected = [hit.segment_id for hit in library.search("a dog", merge=False)]
+    for path in files:
+        flip(path)
+    damaged = Library(tmp_path / "index", encoder)
+    found = damaged.verify()
+    assert [(p.what, p.repaired) for p in found.problems] == [
+        (f"the approximate index is damaged ({len(files)} files)", "made again")
+    ]
+    again = Library(tmp_path / "index", encoder)
+    assert again.verify().problems == []
+    assert [hit.segment_id for hit in again.search("a dog", merge=False)] == expected
+    assert again.store.segments.list_indices()

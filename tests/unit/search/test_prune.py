@@ -25,12 +25,16 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 def library(encoder: Encoder, tmp_path: Path) -> Library:
     """A drive with four videos, one of them in a folder, and a folder with one."""
     write_videos(tmp_path / "drive", 8, 9, 10, 11)
-    (tmp_path / "drive" / "sub").mkdir()
-    (tmp_path / "drive" / "3.mp4").rename(tmp_path / "drive" / "sub" / "3.mp4")
+    move(tmp_path / "drive" / "3.mp4", tmp_path / "drive" / "sub")
     write_videos(tmp_path / "other", 13)
     library = Library(tmp_path / "index", encoder, windows_s=2.0)
     library.add([tmp_path / "drive", tmp_path / "other"])
     return library
+
+
+def move(path: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    path.rename(folder / path.name)
 
 
 def unmount(drive: Path) -> None:
@@ -79,13 +83,24 @@ def test_a_library_of_one_video(library, tmp_path):
 
 
 def test_a_drive_within_a_folder(library, tmp_path):
-    """Catches videos of a drive that is mounted below an indexed folder: its mount point is an empty folder."""
-    (tmp_path / "drive" / "sub" / "3.mp4").unlink()
-    (tmp_path / "drive" / "0.mp4").unlink()
+    """Catches videos of a drive that is mounted below an indexed folder: its mount point is an empty folder.
+
+    One video that was alone in its folder is rather deleted.
+    """
+    sub = tmp_path / "drive" / "sub"
+    move(tmp_path / "drive" / "2.mp4", sub)
+    library.add()
+    for path in sub.iterdir():
+        path.unlink()
     summary = library.prune()
-    assert summary.removed == 1
+    assert summary.removed == 0
     [skipped] = summary.skipped
-    assert skipped.video == tmp_path / "drive" / "sub"
-    assert skipped.reason.startswith("the folder is empty, its 1 videos are missing; maybe a drive is not mounted")
-    (tmp_path / "drive" / "sub").rmdir()
+    assert skipped.video == sub
+    assert skipped.reason.startswith("the folder is empty, its 2 videos are missing; maybe a drive is not mounted")
+    sub.rmdir()
+    assert library.prune().removed == 2
+    move(tmp_path / "drive" / "0.mp4", tmp_path / "drive" / "alone")
+    write_videos(tmp_path / "drive" / "more", 14, 15)
+    library.add()
+    (tmp_path / "drive" / "alone" / "0.mp4").unlink()
     assert library.prune().removed == 1
