@@ -56,11 +56,14 @@ def assert_same(library: Library, expected: Library) -> None:
     assert library.verify(repair=False).problems == []
 
 
-def index_here(pipe: Connection, uri: Path, model: Path, folders: list[Path]) -> None:
+def index_here(
+    pipe: Connection, uri: Path | str, model: Path, folders: list[Path], environment: dict[str, str]
+) -> None:
     """What the process does: tell when it begins, and commit so often that any moment may be within a commit."""
     import clipvip.search.adding
     import clipvip.search.ingest
 
+    os.environ.update(environment)  # the server of processes has that of the test which started it
     clipvip.search.adding.COMMIT_FILES = 1
     clipvip.search.ingest.BATCH_SIZE = 4
     library = Library(uri, model, device="cpu", **OPTIONS)
@@ -71,12 +74,12 @@ def index_here(pipe: Connection, uri: Path, model: Path, folders: list[Path]) ->
     pipe.send("done")
 
 
-def start(uri: Path, model: Path, folders: list[Path]) -> tuple[BaseProcess, Connection]:
+def start(uri: Path | str, model: Path, folders: list[Path]) -> tuple[BaseProcess, Connection]:
     """A process that has said that it is ready. Torch is imported once for all of them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["clipvip.encode"])
     ours, theirs = context.Pipe()
-    process = context.Process(target=index_here, args=(theirs, uri, model, folders))
+    process = context.Process(target=index_here, args=(theirs, uri, model, folders, dict(os.environ)))
     process.start()
     theirs.close()
     assert ours.recv() == "ready"

@@ -74,13 +74,20 @@ def told(uri: str, what: str) -> Iterator[None]:
     """LanceDB's errors, which are of many kinds and many lines, as one line."""
     try:
         yield
-    except ClipVipError:
-        raise
-    except Exception as error:  # its panics are of classes of their own
+    except BaseException as error:
+        if isinstance(error, ClipVipError) or not (
+            isinstance(error, RuntimeError | OSError | ValueError) or _is_panic(error)
+        ):
+            raise
         raise SearchIndexError(f"{uri}: {what} ({_reason(error)})") from error
 
 
-def _reason(error: Exception) -> str:
+def _is_panic(error: BaseException) -> bool:
+    """Whether it is one of Rust's, whose classes cannot be imported."""
+    return type(error).__module__ in ("pyo3_runtime", "pyo3_async_runtimes")
+
+
+def _reason(error: BaseException) -> str:
     """What went wrong, without LanceDB's own places in its code."""
     text = " ".join(str(error).split())
     if "No space left" in text or getattr(error, "errno", None) == errno.ENOSPC:
