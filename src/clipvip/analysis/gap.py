@@ -133,8 +133,8 @@ def measure_gap(
 
     against: with these, NMI between each of the sources and each of these instead, as in the paper's Table 1 (kinds of
     pre-training text by downstream set). encoder: needed unless all sources are embedding sets. num_texts: of each
-    source in a draw. A draw of a source is the same whatever it is compared with. progress: is told how many texts and
-    clusterings more are done, and of how many.
+    source in a draw. A draw of a source is the same whatever it is compared with. progress: called with how many texts
+    and clusterings more are done, and of how many.
     Raises: ManifestError if a source has too few texts; UsageError if a model is missing, or another than that of an
     embedding set.
     """

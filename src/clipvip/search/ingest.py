@@ -86,7 +86,7 @@ def encode_files(
     Supervised processes decode ahead of the model. A file is skipped as a whole if one of its segments cannot be read,
     or if it is written to meanwhile. confined: a file that a link leads out of its folder is skipped. known: content
     hashes that need no encoding; and of several files with the same content only one is encoded (None: all).
-    on_hours: is told how many hours more of video are encoded.
+    on_hours: called with how many hours more of video are encoded.
     """
     waiting: dict[int, list[_Read]] = {}  # by T: single-frame files cannot share a batch with videos
 
