@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipvip.records import Clip
 
 NAME = "evaluate"
-TOLD = 10
+MAX_LISTED = 10
 """So many of the clips left out are named; the JSON has all."""
 
 
@@ -140,10 +140,10 @@ def command(
     )
     if distributed.rank() > 0:
         return  # the main process speaks for all
-    for clip_id, reason in list(found.skipped.items())[:TOLD]:
+    for clip_id, reason in list(found.skipped.items())[:MAX_LISTED]:
         echo(one_line(f"skipped {clip_id}: {reason}"), err=True)
-    if len(found.skipped) > TOLD:
-        echo(f"skipped {len(found.skipped) - TOLD} more (--json and --output list all)", err=True)
+    if len(found.skipped) > MAX_LISTED:
+        echo(f"skipped {len(found.skipped) - MAX_LISTED} more (--json and --output list all)", err=True)
 
     of_queries = rank_retrieval(found, rescore=kinds, ties=ties)
     report: dict[str, Any] = {

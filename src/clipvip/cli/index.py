@@ -173,7 +173,7 @@ def command(
 
 @contextmanager
 def _bar() -> Iterator[tuple[Callable[[int, int], None], Callable[[float], None]]]:
-    """Two functions: to be told of files done, and of all; and of hours of video that were encoded."""
+    """Two functions, to be called with the files done and all files, and with hours of video that were encoded."""
     import time
 
     from clipvip.progress import progress_line
@@ -217,11 +217,11 @@ def _tell_summary(summary: IndexSummary, index: str, seconds: float, as_json: bo
     speed = 3600 * summary.hours / seconds
     if as_json:
         names = ("videos", "segments", "hours", "unchanged", "moved", "copied", "removed", "missing", "excluded")
-        told = {name: getattr(summary, name) for name in names}
-        told |= {"seconds": round(seconds, 2), "hours_an_hour": round(speed, 1)}
+        report = {name: getattr(summary, name) for name in names}
+        report |= {"seconds": round(seconds, 2), "hours_an_hour": round(speed, 1)}
         for name, files in (("skipped", summary.skipped), ("damaged", summary.damaged)):
-            told[name] = [{"video": str(file.video), "reason": file.reason} for file in files]
-        echo_json(told)
+            report[name] = [{"video": str(file.video), "reason": file.reason} for file in files]
+        echo_json(report)
         return
     others = {
         "unchanged": summary.unchanged,
@@ -268,8 +268,8 @@ def _tell_status(status: Status, as_json: bool) -> None:
 def _tell_verification(found: Verification, index: str, as_json: bool) -> None:
     if as_json:
         problems = [{"problem": problem.what, "repaired": problem.repaired or None} for problem in found.problems]
-        told = {"videos": found.videos, "segments": found.segments, "sound": found.sound, "removed": found.removed}
-        echo_json(told | {"problems": problems})
+        report = {"videos": found.videos, "segments": found.segments, "sound": found.sound, "removed": found.removed}
+        echo_json(report | {"problems": problems})
         return
     for problem in found.problems:
         echo(one_line(f"{problem.what}{f': {problem.repaired}' if problem.repaired else ''}"))

@@ -19,7 +19,7 @@ from clipvip.evaluation.rescoring import inverted_softmax
 from clipvip.search.approximate import vectors_of
 from clipvip.search.background import chosen_texts, default_texts
 from clipvip.search.checksums import row_checksums
-from clipvip.search.database import open_if_there, told
+from clipvip.search.database import one_line_errors, open_if_there
 from clipvip.search.nearest import Scan, Scored, best_first
 from clipvip.search.store import Store
 
@@ -72,7 +72,7 @@ def write_bank(store: Store, texts: Sequence[str], encoder: Encoder) -> None:
 
 def bank_table(store: Store) -> Any:
     """The latest version of the table, or None if there is none."""
-    with told(store.uri, "cannot be read"):
+    with one_line_errors(store.uri, "cannot be read"):
         return open_if_there(store.database, "background")
 
 

@@ -70,7 +70,7 @@ def alone(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def told(uri: str, what: str) -> Iterator[None]:
+def one_line_errors(uri: str, what: str) -> Iterator[None]:
     """LanceDB's errors, which are of many kinds and many lines, as one line."""
     try:
         yield

@@ -20,7 +20,7 @@ from clipvip.files import same_name
 from clipvip.search.approximate import EXACT_ROWS, IndexedSegments
 from clipvip.search.background import best_scores, p_value
 from clipvip.search.bank import Bank, RescoredScan, open_bank
-from clipvip.search.database import told
+from clipvip.search.database import one_line_errors
 from clipvip.search.filters import Condition, conditions
 from clipvip.search.merging import Answer, merge_windows
 from clipvip.search.nearest import ExactSegments, Scan, Scored, Segments
@@ -113,7 +113,7 @@ class Searcher:
         if table.count_rows() > EXACT_ROWS:
             return IndexedSegments(table, self._store.read, self._store.checked)
         folder = cache_folder(self._store.uri)
-        with told(self._store.uri, "cannot be read"):
+        with one_line_errors(self._store.uri, "cannot be read"):
             size = self._store.settings.embedding_size
             return ExactSegments(*open_snapshot(table, size, folder, self._store.checked))
 

@@ -26,7 +26,7 @@ from clipvip.files import folder_bytes
 from clipvip.search import integrity
 from clipvip.search.checksums import thumbnail_checksum
 from clipvip.search.copies import find_copies
-from clipvip.search.database import alone, connect, has_segments, is_remote, told
+from clipvip.search.database import alone, connect, has_segments, is_remote, one_line_errors
 from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
 from clipvip.search.tables import (
     CHECKSUM_COLUMN,
@@ -73,7 +73,7 @@ class Store:
         self.uri = uri
         self.database = database
         self.settings = settings
-        with told(uri, "cannot be read"):
+        with one_line_errors(uri, "cannot be read"):
             self.segments = database.open_table("segments")
             self.thumbnails = database.open_table("thumbnails")
             self.failures = database.open_table("failures")
@@ -85,7 +85,7 @@ class Store:
 
         anew: in place of the one that is there, of which only the folders that were added stay.
         """
-        with told(uri, "cannot be written"):
+        with one_line_errors(uri, "cannot be written"):
             database = connect(uri)
             with alone(uri):
                 there = has_segments(database)
@@ -113,7 +113,7 @@ class Store:
         """Raises: SearchIndexError if there is none, or one of a schema that cannot be read."""
         if not cls.exists(uri):
             raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
-        with told(uri, "cannot be read"):
+        with one_line_errors(uri, "cannot be read"):
             database = connect(uri)
             schema = database.open_table("segments").schema
         values = read_settings(uri, schema)
@@ -140,7 +140,7 @@ class Store:
         """Whether there is an index."""
         if not is_remote(uri) and not os.path.isdir(uri):
             return False  # connecting would make the folder
-        with told(uri, "cannot be read"):
+        with one_line_errors(uri, "cannot be read"):
             return has_segments(connect(uri))
 
     def refresh(self) -> None:
@@ -359,7 +359,7 @@ class Store:
 
     def read(self, query: Any) -> Any:
         """What a query, or a table, holds, as a pyarrow table. Raises: SearchIndexError if that is damaged."""
-        with told(self.uri, "cannot be read"):
+        with one_line_errors(self.uri, "cannot be read"):
             rows = query.to_arrow()
             rows.validate(full=True)  # text that is no UTF-8
             return rows
@@ -397,7 +397,7 @@ class Store:
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with told(self.uri, "cannot be written"), alone(self.uri):
+                with one_line_errors(self.uri, "cannot be written"), alone(self.uri):
                     self.refresh()
                     if upgrade:
                         self._upgrade_schema()

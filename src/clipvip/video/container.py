@@ -34,6 +34,8 @@ PROGRESSIVE = (0, 1)  # FFmpeg's numbers for an unknown field order, and for non
 NOT_SHOWN = Disposition.attached_pic | Disposition.dependent | Disposition.timed_thumbnails
 MAX_PIXEL_ASPECT = 16
 """Real pixels are at most twice as wide as high, or high as wide; a file may claim anything."""
+SQUARE_WITHIN = Fraction(2, 100)
+"""Pixels nearer to square than this come from scaling to whole or even sizes; no reason to scale every frame again."""
 
 
 @dataclass(slots=True)
@@ -170,9 +172,9 @@ def _num_pixels(stream: Any) -> int:
 
 
 def _pixel_aspect(stream: Any) -> Fraction:
-    """As the container has it, or else the codec; 1 where they are silent or it makes no sense."""
+    """As the container has it, or else the codec; 1 where they are silent, it makes no sense or is nearly 1."""
     aspect = stream.sample_aspect_ratio
-    if not aspect or not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+    if not aspect or not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT or abs(aspect - 1) < SQUARE_WITHIN:
         return Fraction(1)
     return aspect
 

@@ -65,12 +65,12 @@ def probe(source: Source, *, scan: bool = False) -> VideoInfo:
         if frame.interlaced_frame:
             index = None  # a packet may hold half a frame
         if index is not None:
-            length = _told_by_index(index)
+            length = _length_by_index(index)
         elif scan:
             video.reopen()
-            length = _told_by_decoding(video)
+            length = _length_by_decoding(video)
         else:
-            length = _told_by_header(video)
+            length = _length_by_header(video)
         height, width = display_size(frame, video.pixel_aspect)
         rate = video.stream.average_rate
         return VideoInfo(
@@ -88,13 +88,13 @@ def probe(source: Source, *, scan: bool = False) -> VideoInfo:
         )
 
 
-def _told_by_index(index: PacketIndex) -> Length:
+def _length_by_index(index: PacketIndex) -> Length:
     """Of what is shown: hidden frames, keyframes too, do not count."""
     keys_s = index.times_s[np.isin(index.pts, index.keys)]
     return len(index.pts), round(index.until_s, 6), tuple(keys_s.tolist())
 
 
-def _told_by_decoding(video: OpenVideo) -> Length:
+def _length_by_decoding(video: OpenVideo) -> Length:
     """Frame by frame, to the end."""
     num_frames, end_s, keys_s = 0, 0.0, []
     for time_s, frame in timed_frames(video):
@@ -105,7 +105,7 @@ def _told_by_decoding(video: OpenVideo) -> Length:
     return num_frames, round(end_s, 6), tuple(keys_s)
 
 
-def _told_by_header(video: OpenVideo) -> Length:
+def _length_by_header(video: OpenVideo) -> Length:
     """As far as the header goes; where it does not count frames, as many as fit its duration."""
     stream, duration_s = video.stream, None
     if stream.duration:

@@ -232,10 +232,11 @@ def _up_to_picture(frames: Iterator[Any]) -> tuple[Iterable[Any], Any]:
 
 def _has_exact_seeks(video: OpenVideo) -> bool:
     """Whether the keyframes that a seek finds are in the order of time in the file."""
-    if video.container.format.name not in INDEXED:
-        return False
+    name = video.container.format.name
+    if name == MP4 or name not in INDEXED:  # MP4's times of decoding always ascend, and it lists every frame
+        return name == MP4
     places = [entry.pos for entry in video.stream.index_entries]
-    return video.container.format.name == MP4 or places == sorted(places)
+    return places == sorted(places)
 
 
 def _decode(video: OpenVideo, streams: Sequence[Any]) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipvip.errors import VideoDecodeError
 from clipvip.video import Scales, SegmentFrames, probe, read_frames, read_image, stream_segments
-from helpers_video import write_video
+from helpers_video import sequential_decode, write_video
 
 
 def plain(height: int, width: int, colour: tuple[int, int, int]) -> av.VideoFrame:
@@ -75,6 +75,13 @@ def test_pixels_are_square(tmp_path, name, stored, aspect, rotation, shown):
     assert min(cropped.shape[:2]) == 100
     assert max(cropped.shape[:2]) == 100 * max(shown) // min(shown)
     assert read_frames(path, [3], size=(50, 60)).shape == (1, 50, 60, 3)
+
+
+def test_nearly_square_pixels_are_left_alone(tmp_path):
+    """Catches every frame of an ordinary file scaled by half a percent, since its encoder rounded its size."""
+    path = write_anamorphic(tmp_path / "scaled.mp4", 200, 112, Fraction(224, 225))
+    assert (probe(path).width, probe(path).pixel_aspect) == (200, 1.0)
+    np.testing.assert_array_equal(read_frames(path, np.arange), sequential_decode(path))
 
 
 def write_streams(path: Path, *streams: tuple[int, Disposition | None]) -> Path:

@@ -95,6 +95,6 @@ def _lines(report: dict[str, Any], work: Path) -> Iterator[str]:
             yield one_line(f"    {entry['clip_id']} ({entry['media']}): {entry['reason']}")
         if counts[kind] > _SHOWN:
             yield f"    and {counts[kind] - _SHOWN:,} more"
-    yield f"all of them: {work / 'report.json'} (delete {work} to check files anew that changed since)"
+    yield f"all of them: {work / 'report.json'} (delete {work} to check changed files again)"
     if "clean" in report:
         yield f"clean manifest: {report['clean']['manifest']}, {report['clean']['clips']:,} clips"

@@ -147,7 +147,7 @@ def command(
     if transcripts is not None:
         from clipvip.data.importers.subtitles import work_folder
 
-        echo(f"  transcripts: aligned in {work_folder(out)} (delete it to read those anew that changed since)")
+        echo(f"  transcripts: aligned in {work_folder(out)} (delete it to read changed files again)")
 
 
 def _fields(declared: list[str]) -> dict[str, list[str]]:
