@@ -24,8 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/clipvip demo --out runs/demo
 
+# a test that hangs is named after 15 minutes, instead of taking the whole run with it
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not browser' -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not browser' -n auto --dist loadfile \
+	    -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test-browser: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser

@@ -6,6 +6,7 @@ machines, not the folder of the job.
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ Item = TypeVar("Item")
 START_S = 180.0
 """An actor that did not start within this time is taken for lost: the cluster has no room for it."""
 POLL_S = 0.5
+CURRENT_CLUSTER = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+"""Where Ray writes the address of the cluster that was started last on this machine; it stays there when that dies."""
 
 
 class _Actor:
@@ -129,13 +132,16 @@ class RayWorker:
 def join(address: str | None, workers: int | None, *, wants_gpu: bool) -> tuple[Engine, int]:
     """The engine of a cluster, and how many workers it has room for if `workers` is None.
 
-    address: as `ray.init` takes it: "auto" or host:port of a cluster; None starts one on this machine.
-    wants_gpu: a worker is given a GPU where the cluster has any, else a CPU.
+    address: "auto" (the cluster that runs on this machine) or host:port; None: RAY_ADDRESS if that is set, else a new
+        cluster on this machine, which ends with this process.
+    wants_gpu: each worker gets a GPU where the cluster has any, else a CPU.
     Raises: UsageError if there is no such cluster.
     """
     if not ray.is_initialized():
+        # left out, Ray would look for a cluster that was started here, and wait for minutes for one that has died
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
         try:
-            _knock(address)
+            _check_answers(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -150,8 +156,13 @@ def join(address: str | None, workers: int | None, *, wants_gpu: bool) -> tuple[
     return (lambda task: RayWorker(options)), workers or room
 
 
-def _knock(address: str | None) -> None:
-    """Ray itself tries for minutes. Raises: OSError if nobody answers at host:port; ValueError if it is none."""
-    host, colon, port = (address or "").rpartition(":")
-    if colon and "://" not in (address or ""):
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes. Raises: OSError if nobody answers there; ValueError if it is no address."""
+    if address == "auto":
+        try:
+            address = CURRENT_CLUSTER.read_text(encoding="utf-8").strip()
+        except OSError:
+            return  # Ray looks for a running one itself, and quickly
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
         socket.create_connection((host, int(port)), timeout=10.0).close()

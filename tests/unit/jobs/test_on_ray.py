@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,3 +152,21 @@ def test_no_cluster_is_one_clear_line() -> None:
     """Catches minutes of waiting and a traceback for a mistyped address."""
     with pytest.raises(UsageError, match=r"--address 127.0.0.1:1: no Ray cluster there"):
         on_ray.join("127.0.0.1:1", None, wants_gpu=False)
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_the_address_of_a_dead_cluster_is_not_used(address: str | None) -> None:
+    """Catches a run that waits for minutes for the cluster that a killed process left behind as the current one."""
+    command = f"from clipvip.jobs import on_ray; print(on_ray.join({address!r}, 1, wants_gpu=False)[1])"
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray") as folder:  # sockets need a short path
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        done = subprocess.run(
+            [sys.executable, "-c", command],
+            capture_output=True, text=True, timeout=300, env={**environment, "RAY_TMPDIR": folder},
+        )  # fmt: skip
+    if address is None:
+        assert done.stdout.split()[-1:] == ["1"], done.stderr
+    else:
+        assert "--address auto: no Ray cluster there" in done.stderr
