@@ -78,7 +78,8 @@ def open_beneath(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
     except ValueError:
         raise _not_below(path) from None
     except OSError as error:
-        raise (_not_below(path) if error.errno == errno.ELOOP else error) from None
+        changed = error.errno in (errno.ELOOP, errno.EINVAL, errno.ENOTDIR)  # EINVAL: a link became a file just now
+        raise (_not_below(path) if changed else error) from None
     if not folders:
         raise _not_below(path)
     descriptor = _open_within(top, folders)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
+from clipvip.serve import indexing
 from clipvip.serve.indexing import INTERRUPTED, IndexJobs, Task
 from clipvip.serve.problems import Problem
 
 
+def fail_when_allowed(pipe, task):
+    """The work of a job that ends when the test says so, however slow the machine is."""
+    while not (Path(task.dir) / "go on").exists():
+        time.sleep(0.01)
+    raise RuntimeError("this job fails")
+
+
 @pytest.fixture
-def task(tmp_path):
-    """Of an index that is not there: the job fails as soon as its process has imported what it needs."""
+def task(tmp_path, monkeypatch):
+    """A job that runs until there is a file "go on" in its folder, and then fails."""
+    monkeypatch.setattr(indexing, "_work", fail_when_allowed)
     return Task(str(tmp_path / "index"), "no model", "cpu", "auto", str(tmp_path))
 
 
@@ -38,6 +50,7 @@ def test_a_job_ends_whatever_happens_after_it(tmp_path, task):
         first = jobs.start(task)
         with pytest.raises(Problem, match="is running"):
             jobs.start(task)
+        (tmp_path / "go on").touch()
         jobs._watcher.join()
         assert jobs.find(first.job_id).state == "failed"
         jobs.start(task)
