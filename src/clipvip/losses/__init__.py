@@ -1,6 +1,25 @@
-"""Contrastive objectives. They take features and return a scalar; models and processes are the caller's business."""
+"""Contrastive losses; the table of variants needs no torch, so the functions are imported on first use."""
 
-from clipvip.losses.contrastive import contrastive_loss
-from clipvip.losses.omnisource import VARIANTS, omnisource_loss
+from __future__ import annotations
 
-__all__ = ["VARIANTS", "contrastive_loss", "omnisource_loss"]
+from typing import TYPE_CHECKING, Any
+
+from clipvip.losses.variants import VARIANTS, inputs_of
+
+if TYPE_CHECKING:
+    from clipvip.losses.contrastive import contrastive_loss
+    from clipvip.losses.omnisource import omnisource_loss
+
+__all__ = ["VARIANTS", "contrastive_loss", "inputs_of", "omnisource_loss"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "contrastive_loss":
+        from clipvip.losses.contrastive import contrastive_loss
+
+        return contrastive_loss
+    if name == "omnisource_loss":
+        from clipvip.losses.omnisource import omnisource_loss
+
+        return omnisource_loss
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

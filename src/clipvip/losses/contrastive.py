@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipvip.errors import InputError, UsageError
+from clipvip.losses.variants import Term, both_ways
 
 Gather = Callable[[Tensor], Tensor]
 """[B, ...] of every rank -> [N, ...] in rank order, the same on every rank; its backward sums over ranks."""
@@ -30,27 +31,11 @@ REDUCTIONS = {"sum": 1.0, "mean": 0.5}
 T = TypeVar("T")
 
 
-class Term(NamedTuple):
-    """One cross-entropy: row i of `query` has to find row i of `key` among all rows of `key`.
-
-    also: a source whose rows j != i are negatives too (row i is a second positive, so it is left out).
-    """
-
-    query: str
-    key: str
-    also: str | None = None
-
-
 class Source(NamedTuple):
     """A source's global batch."""
 
     features: Tensor  # [N, E]; masked rows are 0
     valid: Tensor  # bool [N]
-
-
-def both_ways(first: str, second: str) -> tuple[Term, Term]:
-    """The terms of a pair loss."""
-    return Term(first, second), Term(second, first)
 
 
 def contrastive_loss(

@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
-from clipvip.losses.contrastive import Gather, Term, both_ways, choose, info_nce
-
-_VS = both_ways("video", "subtitle")
-_VC = both_ways("video", "caption")
-_FC = both_ways("frame", "caption")
-_VSC = (
-    Term("video", "subtitle", also="caption"),
-    Term("video", "caption", also="subtitle"),
-    Term("subtitle", "video"),
-    Term("caption", "video"),
-)
-
-VARIANTS: Mapping[str, tuple[Term, ...]] = {
-    "vs": _VS,
-    "vs+fc": _VS + _FC,
-    "vs+vc": _VS + _VC,
-    "vs+vc+fc": _VS + _VC + _FC,
-    "vsc+fc": _VSC + _FC,
-    "vsc": _VSC,
-}
-"""The cross-entropies of each variant; the paper's (a) to (d) are "vs+fc", "vs+vc", "vs+vc+fc" and "vsc+fc"."""
+from clipvip.losses.contrastive import Gather, choose, info_nce
+from clipvip.losses.variants import VARIANTS
 
 
 def omnisource_loss(

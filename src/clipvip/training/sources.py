@@ -10,6 +10,7 @@ from clipvip.data.clips import open_clips
 from clipvip.data.dataset import ClipDataset, Sources
 from clipvip.data.loader import steps_per_pass
 from clipvip.errors import TrainingError, VideoDecodeError
+from clipvip.losses import inputs_of
 from clipvip.training.config import DataSection, MixSection, Recipe
 from clipvip.video import probe
 
@@ -19,7 +20,7 @@ FEW_CLIPS = 32
 
 def make_datasets(recipe: Recipe, decoder_size: tuple[int, int] | int | None) -> list[ClipDataset]:
     """The main source and those of `data.mix`. decoder_size: the processor's. Raises: ManifestError."""
-    data, variant = recipe.data, recipe.loss.variant
+    data, inputs = recipe.data, inputs_of(recipe.loss.variant)
     main = MixSection(
         data=data.train, share=0.5, videos=data.videos, split=data.train_split, subtitle=data.subtitle,
         caption="caption", join_captions=data.join_captions,
@@ -29,7 +30,10 @@ def make_datasets(recipe: Recipe, decoder_size: tuple[int, int] | int | None) ->
             open_clips(source.data, videos=source.videos, split=source.split),
             num_frames=recipe.model.num_frames,
             sources=Sources(
-                source.subtitle, source.caption if "c" in variant else None, "f" in variant, source.join_captions
+                source.subtitle,
+                source.caption if "caption" in inputs else None,
+                "frame" in inputs,
+                source.join_captions,
             ),
             seed=recipe.train.seed,
             jitter=data.jitter,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from clipvip.errors import InputError, UsageError
-from clipvip.losses import VARIANTS, contrastive_loss, omnisource_loss
+from clipvip.losses import VARIANTS, contrastive_loss, inputs_of, omnisource_loss
 
 
 def make_batch(variant, num_clips=6, dtype=torch.float64, seed=0):
@@ -193,3 +193,18 @@ def test_inputs_that_do_not_fit_are_named(variant, change, message):
     """Would catch broadcasting of a wrong shape, and a feature that is computed, passed and ignored."""
     with pytest.raises(InputError, match=message):
         omnisource_loss(**make_batch(variant) | change)
+
+
+def test_the_inputs_of_a_variant_are_those_of_its_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches inputs that are read off the letters of a variant's name: "focal" has an f and a c, and needs neither."""
+    expected = {
+        "vs": {"video", "subtitle"},
+        "vs+fc": {"video", "subtitle", "frame", "caption"},
+        "vs+vc": {"video", "subtitle", "caption"},
+        "vs+vc+fc": {"video", "subtitle", "frame", "caption"},
+        "vsc+fc": {"video", "subtitle", "frame", "caption"},
+        "vsc": {"video", "subtitle", "caption"},
+    }
+    assert {name: inputs_of(name) for name in VARIANTS} == expected
+    monkeypatch.setitem(VARIANTS, "focal", VARIANTS["vs"])  # type: ignore[arg-type]
+    assert inputs_of("focal") == {"video", "subtitle"}
