@@ -50,14 +50,14 @@ def record(index: Path) -> None:
     for path in _content_files(index):
         name = path.relative_to(index).as_posix()
         try:
-            new.files[name] = old.files.get(name) or _state(path)
+            new.files[name] = old.files.get(name) or state_of(path)
         except FileNotFoundError:
             continue  # another process removes an old version
     for table in (*TABLES, OPTIONAL):
-        if (manifest := _newest(index, table)) is not None:
+        if (manifest := newest_manifest(index, table)) is not None:
             new.newest[table] = manifest.name
             name = manifest.relative_to(index).as_posix()
-            new.files[name] = old.files.get(name) or _state(manifest)
+            new.files[name] = old.files.get(name) or state_of(manifest)
     if new != old:
         write_checked(index / NAME, json.dumps({"newest": new.newest, "files": new.files}, indent=0).encode())
 
@@ -69,8 +69,8 @@ def check_newest(index: Path) -> None:
         name = None if recorded is None else recorded.newest.get(table)
         if name is None:
             continue
-        newest = _newest(index, table)
-        if newest is None or _version(newest.name) < _version(name):
+        newest = newest_manifest(index, table)
+        if newest is None or version_of(newest.name) < version_of(name):
             recorded = read_recorded(index)  # another process may have made the index again meanwhile
             if recorded is not None and recorded.newest.get(table) != name:
                 return check_newest(index)
@@ -80,7 +80,7 @@ def check_newest(index: Path) -> None:
             )
         assert recorded is not None
         path = f"{table}.lance/_versions/{name}"
-        if newest.name == name and path in recorded.files and _state(newest) != recorded.files[path]:
+        if newest.name == name and path in recorded.files and state_of(newest) != recorded.files[path]:
             raise SearchIndexError(
                 f"{index}: {path} is damaged; restore it from a copy, or remove the index and index again"
             )
@@ -93,12 +93,12 @@ def damaged_files(index: Path, on_progress: Callable[[int, int], None] = lambda 
     for number, (name, state) in enumerate(sorted(recorded.files.items()), start=1):
         path = index / name
         try:
-            if path.stat().st_size != state[0] or _state(path) != state:
+            if path.stat().st_size != state[0] or state_of(path) != state:
                 damaged.append(name)
         except FileNotFoundError:  # what the tables need and do not find is an error when they are read
-            manifest = _newest(index, OPTIONAL)
+            manifest = newest_manifest(index, OPTIONAL)
             if name == f"{OPTIONAL}.lance/_versions/{recorded.newest.get(OPTIONAL)}" and (
-                manifest is None or _version(manifest.name) < _version(path.name)
+                manifest is None or version_of(manifest.name) < version_of(path.name)
             ):
                 damaged.append(name)
         on_progress(number, len(recorded.files))
@@ -120,18 +120,20 @@ def _content_files(index: Path) -> Iterator[Path]:
             yield from (path for path in (table / folder).rglob("*") if path.is_file())
 
 
-def _newest(index: Path, table: str) -> Path | None:
+def newest_manifest(index: Path, table: str) -> Path | None:
+    """The file that makes the newest version of a table."""
     manifests = (index / f"{table}.lance" / "_versions").glob("*.manifest")
-    return max(manifests, key=lambda path: _version(path.name), default=None)
+    return max(manifests, key=lambda path: version_of(path.name), default=None)
 
 
-def _version(name: str) -> int:
-    """Of a manifest: names of 20 digits count down."""
+def version_of(name: str) -> int:
+    """The version that a manifest of this name makes: names of 20 digits count down."""
     number = name.removesuffix(".manifest")
     if not number.isdecimal():
         return -1
     return LAST_VERSION - int(number) if len(number) == 20 else int(number)
 
 
-def _state(path: Path) -> list[int]:
+def state_of(path: Path) -> list[int]:
+    """Size and checksum."""
     return [path.stat().st_size, file_checksum(path)]

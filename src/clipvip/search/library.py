@@ -73,7 +73,7 @@ class Library:
             Scales.of(windows_s, strides_s)  # a mistake shall not wait for the model
         self._windows_s, self._strides_s, self._shots = windows_s, strides_s, shots
         self._device, self._dtype, self._load_model, self._confined = device, dtype, load, confined
-        self._store = Store.open(self.uri) if Store.exists(self.uri) else None
+        self._store = Store.open_if_there(self.uri)
         self._searcher: Searcher | None = None
 
     @property

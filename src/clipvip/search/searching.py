@@ -21,12 +21,13 @@ from clipvip.search.approximate import EXACT_ROWS, IndexedSegments
 from clipvip.search.background import best_scores, p_value
 from clipvip.search.bank import Bank, RescoredScan, open_bank
 from clipvip.search.database import one_line_errors
+from clipvip.search.facts import note_facts
 from clipvip.search.filters import Condition, conditions
 from clipvip.search.merging import Answer, merge_windows
 from clipvip.search.nearest import ExactSegments, Scan, Scored, Segments
 from clipvip.search.query import Filters, Query, Term
 from clipvip.search.results import Hit, Results
-from clipvip.search.snapshot import cache_folder, load_or_make, open_snapshot, version_key
+from clipvip.search.snapshot import cache_folder, load_or_make, open_snapshot, read_snapshot
 from clipvip.search.store import Store
 from clipvip.video import read_frames, read_image
 
@@ -73,15 +74,14 @@ class Searcher:
 
     def segments(self, *, exact: bool = False) -> Segments:
         """The segments of the table's version. exact: search no approximate index."""
-        table = self._store.segments
         with self._lock:
-            version = table.version
+            version = self._store.version
             if self._read is None or self._read[0] != version:
                 self._read = version, self._open()
                 self._tops.clear()
         segments = self._read[1]
         if exact and isinstance(segments, IndexedSegments):
-            return IndexedSegments(table, self._store.read, self._store.checked, exact=True)
+            return IndexedSegments(self._store.segments, self._store.read, self._store.checked, exact=True)
         return segments
 
     @property
@@ -109,13 +109,18 @@ class Searcher:
         return wanted
 
     def _open(self) -> Segments:
-        table = self._store.segments
-        if table.count_rows() > EXACT_ROWS:
-            return IndexedSegments(table, self._store.read, self._store.checked)
-        folder = cache_folder(self._store.uri)
-        with one_line_errors(self._store.uri, "cannot be read"):
-            size = self._store.settings.embedding_size
-            return ExactSegments(*open_snapshot(table, size, folder, self._store.checked))
+        store = self._store
+        if store.num_segments > EXACT_ROWS:
+            return IndexedSegments(store.segments, store.read, store.checked)
+        folder, size = cache_folder(store.uri), store.settings.embedding_size
+        if store.facts is not None:
+            snapshot = read_snapshot(folder, f"segments-{store.version_key}", size)
+            if snapshot is not None:
+                return ExactSegments(*snapshot)
+        with one_line_errors(store.uri, "cannot be read"):
+            snapshot = open_snapshot(store.segments, size, folder, store.checked)
+            note_facts(store.uri, store.segments, store.settings)
+            return ExactSegments(*snapshot)
 
     def _null_vectors(self, terms: tuple[Term, ...], rate: float) -> np.ndarray:
         """Queries of the form of this one, float32 [B, E]: background texts to be found, and what is not wanted.
@@ -146,7 +151,7 @@ class Searcher:
         Remembered; those of the bank itself in a whole library, in a file.
         """
         digest = hashlib.sha256(repr(wanted).encode() + np.ascontiguousarray(queries).tobytes()).hexdigest()[:16]
-        key = f"{version_key(self._store.segments)}-{digest}"
+        key = f"{self._store.version_key}-{digest}"
         tops = self._tops.get(key)
         if tops is None:
             name = f"tops-{key}.npy" if queries is self.bank.vectors and not wanted else None

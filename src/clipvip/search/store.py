@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,10 @@ from clipvip.search import integrity
 from clipvip.search.checksums import thumbnail_checksum
 from clipvip.search.copies import find_copies
 from clipvip.search.database import alone, connect, has_segments, is_remote, one_line_errors
+from clipvip.search.facts import Facts, read_facts
+from clipvip.search.integrity import check_newest
 from clipvip.search.scan import EncodedVideo, KnownContent, VideoFile
+from clipvip.search.snapshot import version_key
 from clipvip.search.tables import (
     CHECKSUM_COLUMN,
     FAILURES,
@@ -69,15 +73,62 @@ before the second one, which doubles with each."""
 class Store:
     """The tables of one index. Get one with `Store.open` or `Store.create`."""
 
-    def __init__(self, uri: str, database: Any, settings: Settings):
+    def __init__(self, uri: str, settings: Settings, *, facts: Facts | None = None):
+        """facts: what is known without the tables, which are then opened when they are first needed."""
         self.uri = uri
-        self.database = database
         self.settings = settings
-        with one_line_errors(uri, "cannot be read"):
-            self.segments = database.open_table("segments")
-            self.thumbnails = database.open_table("thumbnails")
-            self.failures = database.open_table("failures")
-            self.roots = database.open_table("roots")
+        self._facts = facts
+        if facts is None:
+            _ = self._tables
+
+    @cached_property
+    def database(self) -> Any:
+        """LanceDB's connection."""
+        return connect(self.uri)
+
+    @cached_property
+    def segments(self) -> Any:
+        """One row per segment."""
+        return self._open_table("segments")
+
+    @cached_property
+    def thumbnails(self) -> Any:
+        """One JPEG per segment."""
+        return self._open_table("thumbnails")
+
+    @cached_property
+    def failures(self) -> Any:
+        """One row per file that could not be indexed."""
+        return self._open_table("failures")
+
+    @cached_property
+    def roots(self) -> Any:
+        """One row per folder that was added."""
+        return self._open_table("roots")
+
+    def _open_table(self, name: str) -> Any:
+        with one_line_errors(self.uri, "cannot be read"):
+            return self.database.open_table(name)
+
+    @property
+    def facts(self) -> Facts | None:
+        """What is known of the segments as long as their table has not been opened."""
+        return None if "segments" in self.__dict__ else self._facts
+
+    @property
+    def version(self) -> int:
+        """Of the segments."""
+        return self.facts.version if self.facts else self.segments.version
+
+    @property
+    def version_key(self) -> str:
+        """Names the content of the segments."""
+        return self.facts.key if self.facts else version_key(self.segments)
+
+    @property
+    def num_segments(self) -> int:
+        """How many segments there are."""
+        return self.facts.num_rows if self.facts else self.segments.count_rows()
 
     @classmethod
     def create(cls, uri: str, settings: Settings, *, anew: bool = False) -> Store:
@@ -111,11 +162,21 @@ class Store:
     @classmethod
     def open(cls, uri: str) -> Store:
         """Raises: SearchIndexError if there is none, or one of a schema that cannot be read."""
-        if not cls.exists(uri):
+        store = cls.open_if_there(uri)
+        if store is None:
             raise SearchIndexError(f"{uri}: no search index there; make one: clipvip index DIR --model M --index {uri}")
+        return store
+
+    @classmethod
+    def open_if_there(cls, uri: str) -> Store | None:
+        """None if there is no index. Raises: SearchIndexError for one of a schema that cannot be read."""
+        if (facts := read_facts(uri)) is not None:
+            check_newest(Path(uri))
+            return cls(uri, _read_settings(uri, facts.settings), facts=facts)
+        if not cls._exists(uri):
+            return None
         with one_line_errors(uri, "cannot be read"):
-            database = connect(uri)
-            schema = database.open_table("segments").schema
+            schema = connect(uri).open_table("segments").schema
         values = read_settings(uri, schema)
         version = values.get("schema_version")
         if not isinstance(version, int) or version < OLD_SCHEMA:
@@ -128,16 +189,10 @@ class Store:
             what = f"schema {version}" if version > SCHEMA_VERSION else f"with columns {', '.join(sorted(newer))}"
             raise SearchIndexError(f"{uri}: made by a newer clipvip ({what}); upgrade clipvip")
         values["schema_version"] = SCHEMA_VERSION if not _missing_columns(schema) else OLD_SCHEMA
-        try:
-            values |= {name: tuple(values[name]) for name in ("windows_s", "strides_s")}
-            settings = Settings(**values)
-        except (KeyError, TypeError) as error:
-            raise damaged_settings(uri, error) from None
-        return cls(uri, database, settings)
+        return cls(uri, _read_settings(uri, values))
 
     @staticmethod
-    def exists(uri: str) -> bool:
-        """Whether there is an index."""
+    def _exists(uri: str) -> bool:
         if not is_remote(uri) and not os.path.isdir(uri):
             return False  # connecting would make the folder
         with one_line_errors(uri, "cannot be read"):
@@ -423,6 +478,14 @@ class Store:
             self.segments.add_columns(pa.schema(missing))  # last: these columns show which schema an index has
             logger.warning("%s: upgraded from schema %d to %d", self.uri, OLD_SCHEMA, SCHEMA_VERSION)
         self.settings = replace(self.settings, schema_version=SCHEMA_VERSION)
+
+
+def _read_settings(uri: str, values: dict[str, Any]) -> Settings:
+    try:
+        values = values | {name: tuple(values[name]) for name in ("windows_s", "strides_s")}
+        return Settings(**values)
+    except (KeyError, TypeError) as error:
+        raise damaged_settings(uri, error) from None
 
 
 def _missing_columns(schema: Any) -> list[tuple[str, Any]]:

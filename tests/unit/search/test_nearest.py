@@ -16,6 +16,7 @@ from clipvip.search.filters import conditions
 from clipvip.search.nearest import ExactSegments
 from clipvip.search.searching import Searcher
 from clipvip.search.snapshot import COLUMNS, cache_folder, open_snapshot
+from clipvip.search.tables import Settings
 
 SIZE = 8
 
@@ -153,10 +154,11 @@ def pages(searcher, query, sizes):
 @pytest.mark.parametrize("query", [{}, {"merge": False}, {"per_video": True}, {"filters": Filters(path="2/**")}])
 def test_pages_are_the_parts_of_one_list(table, tmp_path, query):
     """Catches an answer that is on two pages or on none, other spans on another page, and ranks that begin anew."""
-    settings = SimpleNamespace(embedding_size=SIZE)
+    settings = Settings("no model", "no fingerprint", SIZE, (2.0,), (1.0,))
     store = SimpleNamespace(
-        uri=str(tmp_path / "index"), segments=table, settings=settings, vector=None, checked=lambda rows: rows
-    )
+        uri=str(tmp_path / "index"), segments=table, settings=settings, vector=None, checked=lambda rows: rows,
+        version=table.version, num_segments=table.count_rows(), facts=None,
+    )  # fmt: skip
     searcher = Searcher(store, None)
     whole = pages(searcher, query, [1000])
     assert pages(searcher, query, [1, 2, 5, 1, 1000]) == whole
