@@ -45,7 +45,8 @@ from peers import (
 )
 from torch import Tensor
 
-from clipvip.model import ClipVipConfig, ClipVipModel, inference
+from clipvip.model import ClipVipConfig, ClipVipModel
+from clipvip.model.kernels import inference
 
 SAME = 1e-4
 """Largest difference between unit-norm embeddings of two float32 forms of one model."""

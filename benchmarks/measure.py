@@ -20,8 +20,9 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from clipvip.model import ClipVipConfig, inference
+from clipvip.model import ClipVipConfig
 from clipvip.model.flops import video_flops, vision_layers
+from clipvip.model.kernels import inference
 
 WARMUPS = 2
 WARMUPS_COMPILED = 4

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from transformers import CLIPTextModel, CLIPVisionModel
+from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.modeling_clip import CLIPEncoder
 
-from clipvip.model import ClipVipConfig, ClipVipModel
-from clipvip.model.products import attention
+from clipvip.model import ClipVipConfig, ClipVipModel, kernels, optimize_for_training
+from clipvip.model.modeling_clipvip import attention
 
 VIT_B = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
          "image_size": 224}  # fmt: skip
@@ -62,7 +62,7 @@ def random_pixels(config: ClipVipConfig, batch: int, device: torch.device | str)
 
 def clip_vision(config: ClipVipConfig, device: torch.device | str) -> CLIPVisionModel:
     """transformers' image tower of the same sizes (random weights): what a video costs without modelling it."""
-    return CLIPVisionModel(copy.deepcopy(config.vision)).eval().to(device)
+    return CLIPVisionModel(CLIPVisionConfig(**config.vision_config.to_dict())).eval().to(device)
 
 
 def sees(query: Tensor, key: Tensor, num_proxies: int, num_patches: int) -> Tensor:
@@ -145,8 +145,7 @@ class FlexTower(nn.Module):
 def compile_blocks(model: ClipVipModel) -> ClipVipModel:
     """Have each block of the vision tower compiled, in place; returns the model. Falling back to eager is an error."""
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    for layer in model.vision_model.encoder.layers:
-        layer.compile()
+    kernels.compile_blocks(model.vision_model)
     return model
 
 
@@ -178,8 +177,9 @@ def training_step(form: Training, model: ClipVipModel, pixels: Tensor) -> Callab
     The loss is a fixed random direction's product with the features: a norm of unit or layer-normed features would be
     constant, and its gradients zeros or denormal numbers.
     """
-    if form.checkpointing or form.compiled:
+    if form.tower == "vip":
         model = copy.deepcopy(model)
+        optimize_for_training(model)
     if form.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if form.compiled:

@@ -17,7 +17,7 @@ from torch import Tensor
 from clipvip.data import dataset
 from clipvip.data.dataset import Batch, Collator, Sample
 from clipvip.evaluation import Retrieval
-from clipvip.model.layers import Block
+from clipvip.model.modeling_clipvip import Block
 from clipvip.training import trainer
 from clipvip.training.state import WorkDir
 from clipvip.training.step import OmnisourceObjective
@@ -45,6 +45,7 @@ class Seen:
     workers: set[int] = field(default_factory=set)  # how many processes
     block_passes: int = 0
     graphs: int = 0
+    layers: set[str] = field(default_factory=set)  # kinds of attention layers
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the log
     files: set[str] = field(default_factory=set)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Seen:
         self.shapes = {name: tuple(value.shape) for name, value in run.model.named_parameters()}
         self.dtypes = {value.dtype for value in run.model.parameters()}
         run.model.text_projection.register_forward_hook(lambda *arguments: self.activations.add(arguments[-1].dtype))
+        self.layers = {type(block.self_attn).__name__ for block in run.model.modules() if isinstance(block, Block)}
         if not run.recipe.train.compile:  # else the hook is what would be compiled
             for block in run.model.modules():
                 if isinstance(block, Block):

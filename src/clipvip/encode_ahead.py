@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from clipvip.encode import Encoder
-    from clipvip.model.processor import Media
+    from clipvip.model.processing_clipvip import Media
 
 T = TypeVar("T")
 

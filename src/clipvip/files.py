@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import sys
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -36,6 +38,29 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_aside(final: Path) -> Iterator[Path]:
+    """A path beside `final` to write a file or folder at; it takes `final`'s name when the block ends well.
+
+    An empty folder at `final` is replaced. If the block fails, what was written is removed.
+    """
+    final = final.resolve()  # a link, or "."
+    final.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+    try:
+        yield place / final.name
+        made = place / final.name
+        for file in [made, *made.rglob("*")]:
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())  # the name must not reach the disk before the bytes it stands for
+        if final.is_dir():
+            final.rmdir()
+        made.rename(final)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def replace_text(path: Path, text: str) -> None:

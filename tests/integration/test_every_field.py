@@ -271,6 +271,7 @@ ROWS = [
     Row("train.micro_batch", "2", (AT_ONCE,), (CLIPS, NEARLY), to={2}),
     Row("train.precision", "bfloat16", (of_run("activations"), FIRST), (START, of_run("dtypes")), to={torch.bfloat16}),
     Row("train.float32_matmul", "high", (of_run("matmul"),), (START, CLIPS), to={"high"}),
+    Row("train.kernels", "plain", (of_run("layers"),), (START, CLIPS, NEARLY), to={"Attention"}),
     Row("train.compile", "true", (("whether blocks are compiled", lambda seen: seen.graphs > 0),), (NEARLY,), to=True),
     Row("train.activation_checkpointing", "true", (of_run("block_passes"),), (NEARLY,)),
     Row("train.seed", "1", (START, CLIPS, FRAMES)),

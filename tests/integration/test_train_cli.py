@@ -24,7 +24,7 @@ import clipvip
 from clipvip.data.manifest import read_manifest, write_manifest
 from clipvip.data.shards import write_shards
 from clipvip.errors import ConfigError, ManifestError, TrainingError, UsageError, VideoDecodeError
-from clipvip.model.layers import Attention
+from clipvip.model.kernels.training import FastAttention
 from clipvip.records import Clip
 from clipvip.training import load_recipe, train, trainer
 from clipvip.training.state import WorkDir
@@ -346,15 +346,15 @@ def test_temporal_layers_are_the_transformers_alone(world: Path, recipe: Path, t
 def test_checkpointed_run_equals_a_plain_one(world: Path, recipe: Path, finished: Path, tmp_path: Path) -> None:
     """Catches the option being ignored (nothing is computed twice), or changing more than memory and time."""
     calls = {}
-    plain = Attention.forward
+    plain = FastAttention.forward
     for name, option in (("plain", "false"), ("checkpointed", "true")):
 
-        def forward(self: Attention, *args: Tensor, name: str = name) -> Tensor:
+        def forward(self: FastAttention, *args: Tensor, name: str = name) -> Tensor:
             calls[name] = calls.get(name, 0) + self.training
             return plain(self, *args)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Attention, "forward", forward)
+            patch.setattr(FastAttention, "forward", forward)
             changed = [*overrides(world), f"train.activation_checkpointing={option}"]
             train(load_recipe(str(recipe), changed), tmp_path / name, progress=False)
     assert calls["checkpointed"] == 2 * calls["plain"]

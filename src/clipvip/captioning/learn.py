@@ -35,7 +35,7 @@ from transformers import (
 from clipvip.errors import InputError, UsageError
 from clipvip.jobs.ahead import run_ahead
 from clipvip.model import ClipVipModel
-from clipvip.model.clipvip import load_strictly
+from clipvip.model.pretrained import load_strictly
 from clipvip.model.quiet import without_bars
 from clipvip.records import Clip
 from clipvip.video import read_image

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipvip.checkpoints import sizes
-from clipvip.checkpoints.files import read_file, weights
 from clipvip.checkpoints.keymaps import (
     ARCHIVE_SCALARS,
     OPENAI,
@@ -30,8 +29,9 @@ from clipvip.checkpoints.keymaps import (
 from clipvip.checkpoints.sizes import Wanted, misfit
 from clipvip.errors import CheckpointError
 from clipvip.model import ClipVipConfig, ClipVipModel
-from clipvip.model.clipvip import load_strictly
 from clipvip.model.hub import end_token, read_config, split_revision
+from clipvip.model.pretrained import load_strictly
+from clipvip.weights import read_file, weights
 
 Source = str | Path | Mapping[str, Tensor]
 _CLASS = "clipmodel.vision_model.embeddings.class_embedding"

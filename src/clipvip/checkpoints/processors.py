@@ -9,7 +9,7 @@ from clipvip.checkpoints.convert import Converted
 from clipvip.errors import CheckpointError, UsageError
 from clipvip.model import ClipVipProcessor
 from clipvip.model.hub import load_tokenizer, why_unusable
-from clipvip.model.processor import image_processor_settings
+from clipvip.model.processing_clipvip import image_processor_settings
 
 RELEASED_TEXT_TOKENS = 70
 

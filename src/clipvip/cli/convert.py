@@ -58,10 +58,10 @@ def command(
     import torch
 
     from clipvip.checkpoints import read_checkpoint, to_released
-    from clipvip.checkpoints.files import written_aside
     from clipvip.checkpoints.processors import check_has_tokenizer, processor_for
     from clipvip.checkpoints.sizes import Wanted
     from clipvip.errors import UsageError
+    from clipvip.files import written_aside
     from clipvip.model.text_cleaning import TEXT_CLEANINGS
 
     if to not in ("clipvip", "released"):

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from clipvip.errors import InputError, VideoDecodeError
 from clipvip.jobs.ahead import run_ahead
-from clipvip.model import ClipVipModel, ClipVipProcessor
-from clipvip.model.processor import ADDED_SINCE, Media
+from clipvip.model import ClipVipCore, ClipVipProcessor
+from clipvip.model.kernels import compute_dtype
+from clipvip.model.processing_clipvip import ADDED_SINCE, Media
 from clipvip.progress import step_counter
 from clipvip.records import Clip, Embeddings
 
@@ -34,7 +35,7 @@ class Encoder:
     source: the folder or hub id that it can be loaded from again, if there is one.
     """
 
-    def __init__(self, model: ClipVipModel, processor: ClipVipProcessor, source: str | None = None):
+    def __init__(self, model: ClipVipCore, processor: ClipVipProcessor, source: str | None = None):
         self.model = model
         self.processor = processor
         self.source = source
@@ -47,7 +48,7 @@ class Encoder:
     @property
     def dtype(self) -> str:
         """What the model computes in: "float32" or "bfloat16"."""
-        return str(self.model.optimized_for or self.model.dtype).removeprefix("torch.")
+        return str(compute_dtype(self.model)).removeprefix("torch.")
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from clipvip.encode.encoder import Encoder
-from clipvip.errors import CheckpointError, UsageError
-from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.clipvip import load_strictly
-from clipvip.model.hub import read_config
+from clipvip.errors import UsageError
+from clipvip.model import ClipVipConfig, ClipVipCore, ClipVipProcessor
+from clipvip.model.hub import own_folder, read_config
+from clipvip.model.kernels import optimize_for_inference
+from clipvip.model.loading import load_core
 
 
 def load(source: str | Path, *, device: str = "auto", dtype: str = "auto", optimize: bool = True) -> Encoder:
@@ -28,30 +29,31 @@ def load(source: str | Path, *, device: str = "auto", dtype: str = "auto", optim
         raise UsageError(f"dtype={dtype!r}: choose auto, float32 or bfloat16")
     if dtype == "auto" and kind.type != "cuda":
         dtype = "float32"
-    config = read_config(source)
-    if isinstance(config, ClipVipConfig):
-        model = load_strictly(ClipVipModel, source)
-        processor = _load_processor(source, model)
-    else:
-        model = ClipVipModel.from_clip(source, aggregator="mean")
-        processor = ClipVipProcessor.from_clip(source)
-        processor.check_fits(source, model.config)
+    model, processor = _load_model(source)
     encoder = Encoder(model.to(kind), processor, str(source))
     _ = encoder.fingerprint  # of the weights as stored: fusing and rounding must not make it another model
     if optimize or dtype != "float32":
-        model.optimize_for_inference(dtype)
+        optimize_for_inference(model, dtype)
     else:
         model.eval().requires_grad_(False)
     return encoder
 
 
-def _load_processor(source: str | Path, model: ClipVipModel) -> ClipVipProcessor:
-    try:
-        processor = ClipVipProcessor.from_pretrained(source)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{source}: no usable processor there: {' '.join(str(error).split())}") from error
+def _load_model(source: str | Path) -> tuple[ClipVipCore, ClipVipProcessor]:
+    """Folders of clipvip are read without transformers, whose import takes longer than reading most models."""
+    model: ClipVipCore
+    if (folder := own_folder(source)) is not None:
+        model, processor = load_core(folder), ClipVipProcessor.from_pretrained(folder)
+    else:
+        from clipvip.model.pretrained import ClipVipModel, load_strictly
+
+        if isinstance(read_config(source), ClipVipConfig):
+            model, processor = load_strictly(ClipVipModel, source), ClipVipProcessor.from_pretrained(source)
+        else:
+            model = ClipVipModel.from_clip(source, aggregator="mean", logit_scale=None)
+            processor = ClipVipProcessor.from_clip(source)
     processor.check_fits(source, model.config)
-    return processor
+    return model, processor
 
 
 def pick_device(name: str) -> torch.device:

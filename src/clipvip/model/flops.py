@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipvip.model.config import FRAMEWISE, ClipVipConfig
-from clipvip.model.layers import TowerConfig
+from clipvip.model.configuration_clipvip import FRAMEWISE, ClipVipConfig, TowerConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from clipvip.errors import CheckpointError
 from clipvip.files import parse_json
-from clipvip.model.config import END_TOKEN_PLACEHOLDER
+from clipvip.model.configuration_clipvip import END_TOKEN_PLACEHOLDER, ClipVipConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 OPENAI_VOCABULARY = 49408
 """Ids of the tokeniser that all public CLIP models share; the last is the end token."""
@@ -43,8 +44,21 @@ def locate(source: str | Path) -> tuple[str, dict[str, Any]]:
     return (str(_model_folder(Path(name))) if Path(name).is_dir() else name), options
 
 
+def own_folder(source: str | Path) -> Path | None:
+    """The folder that a clipvip model is in, if `source` is one: it can be loaded without transformers."""
+    folder = Path(locate(source)[0])
+    if not (folder / "config.json").is_file():
+        return None
+    settings = _read_json(folder / "config.json")
+    is_own = isinstance(settings, dict) and settings.get("model_type") == ClipVipConfig.model_type
+    return folder if is_own else None
+
+
 def refuse_foreign_code(source: str | Path) -> None:
     """Raises: CheckpointError for a model of a type that only code of its own knows; OSError if there is no config."""
+    from transformers import PreTrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     name, options = locate(source)
     settings, _ = PreTrainedConfig.get_config_dict(name, **options)
     kind = settings.get("model_type")
@@ -57,6 +71,10 @@ def refuse_foreign_code(source: str | Path) -> None:
 
 def read_config(source: str | Path) -> PreTrainedConfig:
     """The configuration of a model folder or hub id. Raises: CheckpointError if there is none, or a malformed one."""
+    from transformers import AutoConfig
+
+    import clipvip.model.pretrained  # noqa: F401  # makes clipvip's own known to AutoConfig
+
     name, options = locate(source)
     path = Path(name)
     if not path.exists() and (path.is_absolute() or len(path.parts) > 2):
@@ -75,6 +93,10 @@ def read_config(source: str | Path) -> PreTrainedConfig:
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """A tokeniser folder or hub id. Raises: CheckpointError."""
+    from transformers import AutoTokenizer
+
+    import clipvip.model.pretrained  # noqa: F401  # makes clipvip's folders known to AutoTokenizer
+
     name, options = locate(source)
     try:
         return AutoTokenizer.from_pretrained(name, **options)

@@ -130,8 +130,8 @@ def steps(settings: Settings) -> list[Step]:
 
 def _convert(settings: Settings) -> dict[str, Any]:
     from clipvip.checkpoints import read_checkpoint
-    from clipvip.checkpoints.files import written_aside
     from clipvip.checkpoints.processors import processor_for
+    from clipvip.files import written_aside
 
     source, target = settings.data / settings.run.weights.file, Path(settings.weights)
     converted = read_checkpoint(str(source))

@@ -10,10 +10,10 @@ from huggingface_hub.errors import StrictDataclassError
 
 from clipvip.errors import ConfigError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.clipvip import load_strictly
-from clipvip.model.config import TOWER_KEYS_READ
+from clipvip.model.configuration_clipvip import TOWER_KEYS_READ
 from clipvip.model.hub import load_tokenizer, read_config
-from clipvip.model.processor import image_colours, stored_text_cleaning
+from clipvip.model.pretrained import load_strictly
+from clipvip.model.processing_clipvip import image_colours, stored_text_cleaning
 from clipvip.training.config import ModelSection
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD
 

@@ -8,11 +8,23 @@ the one before: PROFILES, bases, the recipe, its `released` section if that is t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from clipvip.losses import VARIANTS
+from clipvip.model.configuration_clipvip import AGGREGATORS, PROXY_INITS
+from clipvip.model.text_cleaning import TEXT_CLEANINGS
 from clipvip.records import SubtitleField
+
+if TYPE_CHECKING:
+    Variant: TypeAlias = str
+    Aggregator: TypeAlias = str
+    TextCleaning: TypeAlias = str
+    ProxyInit: TypeAlias = str
+else:  # the tables say what there is
+    Variant, Aggregator = Literal[tuple(VARIANTS)], Literal[AGGREGATORS]
+    TextCleaning, ProxyInit = Literal[TEXT_CLEANINGS], Literal[PROXY_INITS]
 
 
 class _Strict(BaseModel):
@@ -28,7 +40,7 @@ class ModelSection(_Strict):
     """Keys of ClipVipConfig for a model from scratch (text_config, vision_config, projection_dim, ...)."""
     tokenizer: str | None = None
     """Folder or hub id of the tokeniser; None: that of `init`."""
-    aggregator: Literal["vip", "mean", "transformer", "full"] = "vip"
+    aggregator: Aggregator = "vip"
     """How frames become one feature (see ClipVipConfig)."""
     num_temporal_layers: int | None = Field(None, ge=1)
     """Depth of the `transformer` aggregator, and of no other; None: 4, or that of `init`."""
@@ -36,7 +48,7 @@ class ModelSection(_Strict):
     """Frames a clip; an `init` with a temporal embedding of another length keeps it, interpolated."""
     num_proxies: int | None = Field(None, ge=1)
     """Proxy tokens, the class token included; None: that of a video model in `init`, else 4, or 1 if frame-wise."""
-    proxy_init: Literal["class", "normal"] = "class"
+    proxy_init: ProxyInit = "class"
     """Start of the added proxies (see ClipVipConfig); an `init` that has proxies keeps its own."""
     logit_scale: float | None = None
     """Start of the log inverse temperature; None: the stored one if `init` has the same aggregator, else 4.60."""
@@ -46,7 +58,7 @@ class ModelSection(_Strict):
     """Where they are resized."""
     max_text_tokens: int = Field(70, ge=3)
     """Texts are cut here, their end token kept."""
-    text_cleaning: Literal["none", "openai"] | None = None
+    text_cleaning: TextCleaning | None = None
     """Whether texts are repaired as OpenAI's tokeniser does it (see `ClipVipProcessor`); None: as `init` does, and not
     at all where it is plain CLIP, as released."""
 
@@ -114,7 +126,7 @@ class DataSection(_Strict):
 class LossSection(_Strict):
     """The objective."""
 
-    variant: Literal["vs", "vs+fc", "vs+vc", "vs+vc+fc", "vsc+fc", "vsc"] = "vs"
+    variant: Variant = "vs"
     """Terms of omnisource learning."""
     reduction: Literal["mean", "sum"] = "mean"
     """"mean": a pair loss averages its two directions; "sum": the released code's plain sum."""
@@ -167,6 +179,9 @@ class TrainSection(_Strict):
     float32_matmul: Literal["highest", "high", "medium"] = "highest"
     """torch.set_float32_matmul_precision for the time of the run: what float32 products may be computed in. Below
     "highest", TF32 on GPUs; "medium" on CPUs: oneDNN, which rounds to bfloat16 where the CPU has AMX."""
+    kernels: Literal["fast", "plain"] = "fast"
+    """"fast": layers that take less time, above all in bfloat16 on CPUs, with another order of sums; "plain": those of
+    `modeling_clipvip.py`."""
     compile: bool = False
     """torch.compile each transformer block; needs a C++ compiler on the CPU."""
     activation_checkpointing: bool = False

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipvip.data.dataset import Batch
-from clipvip.model.layers import Block
+from clipvip.model.modeling_clipvip import Block
 from clipvip.training.step import OmnisourceObjective
 
 USABLE = {"cuda": 0.9, "cpu": 0.7}

@@ -25,9 +25,10 @@ from clipvip.data.manifest import read_manifest
 from clipvip.encode import Encoder, SharedEncoder
 from clipvip.errors import ClipVipError, Interrupted, TrainingError, VideoDecodeError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
-from clipvip.model import MAX_LOGIT_SCALE
+from clipvip.model import MAX_LOGIT_SCALE, optimize_for_training
 from clipvip.model.flops import training_flops
-from clipvip.model.layers import Block
+from clipvip.model.kernels import compile_blocks
+from clipvip.model.kernels.products import warn_of_slow_bfloat16
 from clipvip.progress import progress_line
 from clipvip.training.build import build_model
 from clipvip.training.config import Recipe
@@ -96,12 +97,14 @@ class Run:
         self.model, self.processor = build_model(recipe.model)
         self.model.to(accelerator.device).train()
         freeze_text(self.model, recipe.optim.freeze_text)
+        if train.precision == "bfloat16":
+            warn_of_slow_bfloat16(accelerator.device, "set train.precision=float32")
+        if train.kernels == "fast":
+            optimize_for_training(self.model)
         if train.activation_checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            self.model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         if train.compile:
-            for module in self.model.modules():
-                if isinstance(module, Block):
-                    module.compile()
+            compile_blocks(self.model)
         self.optimizer = make_optimizer(self.model, recipe.optim)
         self.datasets = make_datasets(recipe, self.processor.decoder_size)
         duration_s = distributed.on_main(lambda: usual_duration_s(self.datasets[0]))

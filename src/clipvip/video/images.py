@@ -32,7 +32,7 @@ def read_image(source: Source) -> np.ndarray:
     head = read_head(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats_of(head)) as image:
-            return np.array(_rgb(ImageOps.exif_transpose(image)))
+            return image_to_array(image)
     except UnidentifiedImageError as error:
         if is_still(head):
             reason = "a HEIC or AVIF picture that cannot be read here"
@@ -40,6 +40,11 @@ def read_image(source: Source) -> np.ndarray:
         raise decode_error(source_name(source), f"not a picture in one of the formats {', '.join(IMAGES)}") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise decode_error(source_name(source), f"damaged picture ({error})") from error
+
+
+def image_to_array(image: Image.Image) -> np.ndarray:
+    """An opened image as `read_image` returns it, uint8 [H, W, 3]."""
+    return np.array(_rgb(ImageOps.exif_transpose(image)))
 
 
 def formats_of(head: bytes) -> tuple[str, ...]:

@@ -15,8 +15,7 @@ import clipvip
 from clipvip.checkpoints import convert_checkpoint
 from clipvip.errors import CheckpointError, ConfigError, InputError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.aggregators import proxy_guided_attention
-from clipvip.model.products import attention
+from clipvip.model.modeling_clipvip import attention, proxy_guided_attention
 from clipvip.model.tokenizer import train_clip_tokenizer
 from helpers_golden import golden_config, golden_state
 

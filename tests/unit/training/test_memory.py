@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from clipvip.data.dataset import Batch, TextBatch
-from clipvip.model import ClipVipModel
-from clipvip.model.layers import Block
+from clipvip.model import ClipVipModel, optimize_for_training
+from clipvip.model.modeling_clipvip import Block
 from clipvip.training.config import LossSection, OptimSection
 from clipvip.training.memory import StepMemory, free_memory, measure, ran_out
 from clipvip.training.optim import make_optimizer
@@ -29,6 +29,7 @@ def objective(autocast: bool = False) -> OmnisourceObjective:
         for name in ("text_config", "vision_config")
     }
     model = ClipVipModel(golden_config(**sections)).train()
+    optimize_for_training(model)
     size = config.vision.image_size
     return OmnisourceObjective(
         model, LossSection(variant="vsc+fc"), lambda frames: to_pixel_values(frames, size), autocast=autocast

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipvip.errors import UsageError
-from clipvip.model import AGGREGATORS, ClipVipConfig, ClipVipModel, inference
+from clipvip.model import AGGREGATORS, ClipVipConfig, ClipVipModel
+from clipvip.model.kernels import inference
 from helpers_golden import golden_config, golden_state
 
 

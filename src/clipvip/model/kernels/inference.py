@@ -1,11 +1,11 @@
-"""The same outputs with less work: what `ClipVipModel.optimize_for_inference` puts in the place of a tower's layers.
+"""The same outputs with less work: what `optimize_for_inference` puts in the place of a tower's blocks.
 
 Keys and values come from one product, quick GELU's factors are folded into the weights, activations are computed in
-place, and each matrix product runs on the faster of the kernels at hand. Only products and attention are computed in
+place, and each matrix product runs on the faster of the available kernels. Only products and attention are computed in
 bfloat16, as under autocast in training: the residual stream and the norms stay float32, which costs 3 % of the time and
 makes the error four times smaller.
 
-Shapes: B batch, N tokens, Q queries, D width, H heads, d = D / H, K inputs, O outputs of a layer.
+Shapes: B batch, N tokens, Q queries, D width, H heads, d = D / H, K inputs, O outputs of a layer, F frames.
 """
 
 from __future__ import annotations
@@ -13,34 +13,130 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from typing import cast
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipvip.model.layers import QUICK_GELU, Attend, Block
-from clipvip.model.products import SLICE, shares_badly
-from clipvip.model.text import TextTransformer
-from clipvip.model.vision import PatchEmbedding, VisionTransformer, cut_patches
+from clipvip.errors import UsageError
+from clipvip.model.kernels.products import SLICE, shares_badly, warn_of_slow_bfloat16
+from clipvip.model.kernels.training import QUICK_GELU, cut_patches, is_plain, to_grid, use_fast_attention
+from clipvip.model.modeling_clipvip import (
+    ACTIVATION_FUNCTIONS,
+    Attend,
+    Block,
+    ClipVipCore,
+    TextTransformer,
+    VisionTransformer,
+)
 
 WORTHWHILE = 1.3
 """A kernel must be this many times faster than the default: below, the noise of a timing could decide for either."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-6}
 """Largest difference between two kernels of one dtype, relative to the largest output: rounding, and no more."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Kernel = Callable[[Tensor], Tensor]
 
 
-def optimize_tower(tower: VisionTransformer | TextTransformer, dtype: torch.dtype, device: torch.device) -> None:
-    """Put layers that compute in `dtype` in the place of a tower's blocks and patch embedding, in place."""
-    onednn = device.type == "cpu" and prefers_onednn(dtype)
-    layers = tower.encoder.layers
-    for i, block in enumerate(layers):
-        layers[i] = FusedBlock(cast(Block, block), dtype, onednn)
-    if isinstance(tower, VisionTransformer):
-        patches = cast(PatchEmbedding, tower.embeddings.patch_embedding)
-        tower.embeddings.patch_embedding = FusedPatchEmbedding(patches, dtype, onednn)
+@torch.no_grad()
+def optimize_for_inference(model: ClipVipCore, dtype: str = "auto") -> None:
+    """Make encoding faster, in place; training, moving or saving the model afterwards is an error.
+
+    Fuses projections, folds constants, drops temporaries, and on a CPU packs the weights for oneDNN where that is
+    faster: measured once per process, and only if the results agree. No global torch setting changes. Move the model to
+    its device before. If it fails, for example for lack of memory, the model is as it was.
+
+    Args:
+        model: The model.
+        dtype: "float32" (embeddings within 1e-5 of before), "bfloat16" (within 2e-3, cosine at least 0.999) or "auto"
+            (bfloat16 where the hardware computes in it).
+    Raises: UsageError for another dtype, a model that is optimised already, or one with adapters or hooks.
+    """
+    if dtype not in ("auto", *DTYPES):
+        raise UsageError(f"dtype={dtype!r}: choose auto, {' or '.join(DTYPES)}")
+    if isinstance(model, _ForInference):
+        model._refuse("optimising")
+    # the rest gets one token per frame, or per clip
+    towers: tuple[VisionTransformer | TextTransformer, ...] = (model.vision_model, model.text_model)
+    for name, module in model.named_modules():
+        _refuse_adapter(name, module)
+    compute = fastest_dtype(model.device) if dtype == "auto" else DTYPES[dtype]
+    if compute == torch.bfloat16:
+        warn_of_slow_bfloat16(model.device, "use dtype='float32' (--dtype float32)")
+    was_training, trained = model.training, [each for each in model.parameters() if each.requires_grad]
+    model.eval().requires_grad_(False)
+    onednn = model.device.type == "cpu" and prefers_onednn(compute)
+    vision = model.vision_model.embeddings
+    try:  # all of it is built before any of it is used
+        fused = [_fuse(tower.encoder.layers, compute, onednn) for tower in towers]
+        patch_embedding = FusedPatchEmbedding(vision.patch_embedding, compute, onednn)
+    except BaseException:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        model.train(was_training)
+        raise
+    vision.patch_embedding = patch_embedding  # type: ignore[assignment]  # called as the convolution is
+    for tower, blocks in zip(towers, fused, strict=True):
+        tower.encoder.layers = blocks
+    use_fast_attention(model)
+    model.__class__ = _class_for_inference(type(model))
+    model.optimized_for = compute  # type: ignore[assignment]  # an attribute of that class
+
+
+def compute_dtype(model: ClipVipCore) -> torch.dtype:
+    """What a model computes its products in: its weights' dtype, or what it was optimised for."""
+    return model.optimized_for if isinstance(model, _ForInference) else model.dtype
+
+
+class _ForInference:
+    """What an optimised model refuses to do."""
+
+    optimized_for: torch.dtype
+
+    def train(self, mode: bool = True) -> Any:
+        """Raises: UsageError, except for mode=False."""
+        return super().train(mode) if not mode else self._refuse("training")  # type: ignore[misc]
+
+    def state_dict(self, *args: Any, **options: Any) -> NoReturn:
+        """Raises: UsageError."""
+        self._refuse("saving")
+
+    def save_pretrained(self, *args: Any, **options: Any) -> NoReturn:
+        """Raises: UsageError."""
+        self._refuse("saving")
+
+    def _apply(self, *args: Any, **options: Any) -> NoReturn:
+        self._refuse("moving")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UsageError(f"{what} a model that is optimised for inference: its weights are fused; load it again")
+
+
+def _fuse(blocks: nn.ModuleList, dtype: torch.dtype, onednn: bool) -> nn.ModuleList:
+    return nn.ModuleList(FusedBlock(block, dtype, onednn) for block in blocks if isinstance(block, Block))
+
+
+def _class_for_inference(plain: type[ClipVipCore]) -> type[ClipVipCore]:
+    return type(plain.__name__, (_ForInference, plain), {"__module__": plain.__module__, "__doc__": plain.__doc__})
+
+
+def _refuse_adapter(name: str, module: nn.Module) -> None:
+    """Raises: UsageError if a layer of a block is more than its weights."""
+    layers = {}
+    if isinstance(module, Block):
+        attn, mlp = module.self_attn, module.mlp
+        names = ("q_proj", "k_proj", "v_proj", "out_proj")
+        layers = {f"self_attn.{each}": getattr(attn, each) for each in names} | {"mlp.fc1": mlp.fc1, "mlp.fc2": mlp.fc2}
+    for each, layer in layers.items():
+        if is_plain(layer):
+            continue
+        kind = "layer with hooks" if type(layer) is nn.Linear else f"{type(layer).__module__}.{type(layer).__name__}"
+        raise UsageError(
+            f"{name}.{each} is a {kind}: fused into one operation it would lose what was added; remove the hooks, "
+            "or merge the adapter into the weights first (merge_and_unload() of peft's model)"
+        )
 
 
 def dense(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, onednn: bool) -> Kernel:
@@ -65,9 +161,10 @@ class FusedBlock(nn.Module):
     def __init__(self, block: Block, dtype: torch.dtype, onednn: bool):
         super().__init__()
         attn, mlp = block.self_attn, block.mlp
-        gain = QUICK_GELU if mlp.config.hidden_act == "quick_gelu" else 1.0
+        gain = QUICK_GELU if mlp.hidden_act == "quick_gelu" else 1.0
         self.num_heads, self.dtype = attn.num_heads, dtype
         self.layer_norm1, self.layer_norm2 = block.layer_norm1, block.layer_norm2
+        self.scale1, self.scale2 = block.scale1, block.scale2
         self.query = dense(attn.q_proj.weight, attn.q_proj.bias, dtype, onednn)
         key_value = (
             torch.cat([attn.k_proj.weight, attn.v_proj.weight]),
@@ -77,8 +174,8 @@ class FusedBlock(nn.Module):
         self.out = dense(attn.out_proj.weight, attn.out_proj.bias, dtype, onednn)
         self.fc1 = dense(gain * mlp.fc1.weight, gain * mlp.fc1.bias, dtype, onednn)
         self.fc2 = dense(mlp.fc2.weight / gain, mlp.fc2.bias, dtype, onednn)
-        self.activation: Kernel = mlp.activation_fn
-        if mlp.config.hidden_act == "quick_gelu":
+        self.activation: Kernel = ACTIVATION_FUNCTIONS[mlp.hidden_act]
+        if mlp.hidden_act == "quick_gelu":
             self.activation = nn.SiLU(inplace=True)
 
     def forward(self, x: Tensor, attend: Attend, query: Tensor | None = None) -> Tensor:
@@ -90,21 +187,22 @@ class FusedBlock(nn.Module):
             normed = self.layer_norm1(query).to(self.dtype)
         q = self.query(normed).unflatten(-1, (self.num_heads, -1))  # [B, Q, H, d]
         k, v = self.key_value(keys).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # [B, N, H, d]
-        hidden = query + self.out(attend(q, k, v).flatten(2))
-        return hidden.add_(self.fc2(self.activation(self.fc1(self.layer_norm2(hidden).to(self.dtype)))))
+        hidden = query + self.scale1(self.out(attend(q, k, v).flatten(2)))
+        mlp = self.fc2(self.activation(self.fc1(self.layer_norm2(hidden).to(self.dtype))))
+        return hidden.add_(self.scale2(mlp))
 
 
 class FusedPatchEmbedding(nn.Module):
-    """A `PatchEmbedding` for inference."""
+    """The patch convolution for inference."""
 
-    def __init__(self, patches: PatchEmbedding, dtype: torch.dtype, onednn: bool):
+    def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype, onednn: bool):
         super().__init__()
-        self.size, self.dtype = patches.size, dtype
-        self.dense = dense(patches.weight.flatten(1), None, dtype, onednn)
+        self.size, self.dtype = convolution.kernel_size[0], dtype
+        self.dense = dense(convolution.weight.flatten(1), None, dtype, onednn)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, T, 3, H, W] -> [B, T, L, D]."""
-        return self.dense(cut_patches(pixel_values.to(self.dtype), self.size))
+    def forward(self, frames: Tensor) -> Tensor:
+        """[F, 3, height, width] -> [F, D, h, w]."""
+        return to_grid(self.dense(cut_patches(frames.to(self.dtype), self.size)))
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
@@ -122,7 +220,7 @@ def prefers_onednn(dtype: torch.dtype) -> bool:
     """Whether this CPU should run matrix products of `dtype` through oneDNN with packed weights.
 
     In float32 that is twice as fast as the default BLAS on some makers' CPUs and no faster on others': measured, once
-    a process. In bfloat16 the default is oneDNN as well, and packing saves it a copy of the weights in every call.
+    per process. In bfloat16 the default is oneDNN as well, and packing saves it a copy of the weights in every call.
     """
     speed = matmul_speed(torch.get_num_threads())
     if dtype == torch.bfloat16:

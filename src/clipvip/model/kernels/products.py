@@ -9,12 +9,15 @@ Shapes: R rows, K inputs, O outputs, B batch, N tokens, Q queries, H heads, d he
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from clipvip.errors import ClipVipWarning
 
 SLICE = 256
 """Outputs a slice of a product that threads should share."""
@@ -54,11 +57,9 @@ def joined_linears(x: Tensor, *layers: tuple[Tensor, Tensor]) -> tuple[Tensor, .
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Scaled dot-product attention: every query sees every key, unless a mask says otherwise.
+    """Scaled dot-product attention: every query attends to every key, unless a mask forbids it.
 
-    q: [B, Q, H, d]; k, v: [B, N, H, d]. Heads stand after tokens, as the projections leave them: concatenating tokens
-    then copies whole rows. attn_mask: bool, broadcastable to [B, H, Q, N], true where a query sees a key.
-    Returns: [B, Q, H, d].
+    The same as `modeling_clipvip.attention`, arguments and all.
     """
     if _trains_in_bfloat16_on_a_cpu(q) or (_is_bfloat16_on_a_cpu(q) and q.shape[1] <= FEW_QUERIES):
         return _attention_by_products(q, k, v, attn_mask, is_causal)
@@ -102,14 +103,30 @@ def _product(x: Tensor, factor: Tensor, bias: Tensor | None, scale: float) -> Te
     return torch.cat([_scaled(x, part, scale, part_bias) for part, part_bias in slices], dim=1)
 
 
-@torch.compiler.assume_constant_result
 def shares_badly() -> bool:
     """Whether threads share products of few outputs badly here: where they compute with AMX; without, slices cost 2 %.
 
     A property of the machine, not a measurement: runs of one seed stay the same.
     """
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
-    return torch.get_num_threads() > 1 and capabilities.get("amx_bf16", False)
+    return torch.get_num_threads() > 1 and cpu_capabilities().get("amx_bf16", False)
+
+
+def cpu_capabilities() -> dict[str, Any]:
+    """What torch knows of this CPU; nothing with torch 2.6."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
+def warn_of_slow_bfloat16(device: torch.device, way_out: str) -> None:
+    """Warn if bfloat16 is about to be computed on an x86 CPU that has no instructions for it: about 7 times slower."""
+    known = cpu_capabilities()
+    fast = any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "avx_ne_convert"))
+    if device.type == "cpu" and known.get("architecture") == "x86_64" and not fast:
+        warnings.warn(
+            f"bfloat16 on a CPU without instructions for it ({known.get('cpu_name', 'unknown')}) is about 7 times "
+            f"slower than float32; {way_out}",
+            ClipVipWarning,
+            stacklevel=3,
+        )
 
 
 def _scaled(a: Tensor, b: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:

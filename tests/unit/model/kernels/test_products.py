@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipvip.model import ClipVipModel, products
-from helpers_golden import golden_config, golden_state
+from clipvip.errors import ClipVipWarning
+from clipvip.model.kernels import compile_blocks, products
 
 
 def gradients(run: Callable[..., Tensor], *inputs: Tensor | None) -> list[Tensor]:
@@ -90,28 +90,6 @@ def test_attention_for_inference(num_queries: int) -> None:
     assert (found.float() - expected).abs().max() <= 2.0**-6 * expected.abs().max()
 
 
-def test_bfloat16_training_follows_float32() -> None:
-    """Catches a bfloat16 step that trains something else: every gradient must point where float32's does."""
-    model = ClipVipModel(golden_config())
-    model.load_state_dict({name: 0.3 * weight for name, weight in golden_state().items()})
-    video, ids = torch.randn(3, 4, 3, 32, 32), torch.tensor([[98, 5, 7, 99], [98, 1, 99, 99], [98, 3, 4, 99]])
-
-    def step(low: bool) -> dict[str, Tensor]:
-        model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            video_embeds, text_embeds = model.encode_video(video), model.encode_text(ids)
-        logits = 5 * video_embeds.float() @ text_embeds.float().T
-        F.cross_entropy(logits, torch.arange(3)).backward()
-        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-    expected, found = step(low=False), step(low=True)
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
-        if not name.endswith("k_proj.bias"):  # zero but for rounding: a shift of all keys changes no softmax
-            cosine = torch.cosine_similarity(gradient.flatten(), expected[name].flatten(), dim=0)
-            assert cosine > 0.97, f"{name}: {cosine}"
-
-
 def test_linear_layers_of_one_input() -> None:
     """Catches joined layers that come back in another order, and a block that torch.compile would cut into pieces."""
     torch.manual_seed(0)
@@ -126,6 +104,29 @@ def test_linear_layers_of_one_input() -> None:
         layers = zip(parameters[:3], parameters[3:], strict=True)
         return torch.cat([F.linear(x, weight, bias) for weight, bias in layers], -1)
 
+    compile_blocks()  # marks what the compiler is to take as constant
     eager = gradients(joined, *given)
     assert_close(eager, gradients(expected, *given))
     assert_close(gradients(torch.compile(joined, backend="aot_eager", fullgraph=True), *given), eager)
+
+
+@pytest.mark.parametrize(
+    ("known", "warns"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True}, False),
+        ({"architecture": "x86_64", "amx_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+        ({}, False),
+    ],
+)
+def test_slow_bfloat16_is_warned_of(
+    known: dict[str, object], warns: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Catches hours of emulated arithmetic without a word, and a warning where bfloat16 is fast or not known."""
+    monkeypatch.setattr(products, "cpu_capabilities", lambda: known)
+    products.warn_of_slow_bfloat16(torch.device("cpu"), "use float32")
+    products.warn_of_slow_bfloat16(torch.device("meta"), "use float32")
+    found = [str(warning.message) for warning in recwarn if issubclass(warning.category, ClipVipWarning)]
+    assert len(found) == warns
+    assert all("7 times slower than float32; use float32" in message for message in found)

@@ -1,20 +1,16 @@
-"""Checkpoint files: read without running what is in them, written so that a kill leaves no half of one."""
+"""Checkpoint files, read without running what is in them."""
 
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import pickletools
 import re
-import shutil
 import struct
-import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,29 +141,6 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     if missing := sorted(files.keys() - state.keys()):
         raise CheckpointError(f"{index}: {len(missing)} of its tensors are in none of its files ({missing[0]}, ...)")
     return state
-
-
-@contextmanager
-def written_aside(final: Path) -> Iterator[Path]:
-    """A path beside `final` to write a file or folder at; it takes `final`'s name when the block ends well.
-
-    An empty folder at `final` is replaced. If the block fails, what was written is removed.
-    """
-    final = final.resolve()  # a link, or "."
-    final.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
-    try:
-        yield place / final.name
-        made = place / final.name
-        for file in [made, *made.rglob("*")]:
-            if file.is_file():
-                with file.open("rb+") as handle:
-                    os.fsync(handle.fileno())  # the name must not reach the disk before the bytes it stands for
-        if final.is_dir():
-            final.rmdir()
-        made.rename(final)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _is_torchscript(path: Path) -> bool:
