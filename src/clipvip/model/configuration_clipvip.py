@@ -3,12 +3,11 @@
 It needs neither torch nor transformers. `config.json` has the same keys as these classes.
 """
 
-from __future__ import annotations
-
+# no "from __future__ import annotations" here: @strict checks values against the annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -142,7 +141,7 @@ class ClipVipConfig:
             self.num_proxies = 1 if self.aggregator in FRAMEWISE else 4
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> ClipVipConfig:
+    def from_dict(cls, settings: dict[str, Any]) -> Self:
         """From the content of a `config.json`; keys that are transformers' own are left out."""
         return cls(**{each.name: settings[each.name] for each in fields(cls) if each.name in settings})
 
@@ -152,7 +151,7 @@ class ClipVipConfig:
         return settings | {name: settings[name].to_dict() for name in TOWER_KEYS_READ}
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> ClipVipConfig:
+    def from_pretrained(cls, source: str | Path) -> "ClipVipConfig":
         """Of a clipvip folder or hub id. Raises: CheckpointError if there is none, or a model of another kind."""
         from clipvip.model.hub import own_folder, read_config  # they need this class
 
@@ -172,7 +171,7 @@ class ClipVipConfig:
         (Path(folder) / "config.json").write_text(text, encoding="utf-8")
 
     @classmethod
-    def from_clip(cls, clip: Any, *, end_token: int | None = None, **video_options: Any) -> ClipVipConfig:
+    def from_clip(cls, clip: Any, *, end_token: int | None = None, **video_options: Any) -> Self:
         """The configuration of a video model with the towers of a CLIP (or clipvip) configuration.
 
         end_token: replaces the placeholder 2, if the configuration has it (see `hub.end_token`); None: the last id.
