@@ -158,14 +158,14 @@ MUTATIONS = (
     ),
     Mutation(
         "also-negatives-of-the-wrong-source",
-        "losses/omnisource.py",
+        "losses/variants.py",
         'Term("video", "subtitle", also="caption")',
         'Term("video", "subtitle", also="subtitle")',
         "tests/parity/test_losses_golden.py::test_values_and_gradients_equal_the_released_ones",
     ),
     Mutation(
         "one-direction-twice",
-        "losses/contrastive.py",
+        "losses/variants.py",
         "return Term(first, second), Term(second, first)",
         "return Term(first, second), Term(first, second)",
         "tests/parity/test_losses_golden.py::test_values_and_gradients_equal_the_released_ones",

@@ -105,11 +105,11 @@ class ClipVipConfig:
         aggregator: "vip" (proxy-guided attention), "full" (all tokens attend to all), "mean" (CLIP on each frame, frame
             features averaged) or "transformer" (the same, but frame features attend to each other first: CLIP4Clip's
             seqTransf).
-        proxy_init: start of the added proxies: "class" (class embedding plus small noise, so that a fresh model stays
-            close to CLIP) or "normal" (N(0, 1), as in the released code).
+        proxy_init: initial values of added proxies: "class" (class embedding plus small noise, so that a fresh model
+            stays close to CLIP) or "normal" (N(0, 1), as in the released code).
         num_temporal_layers: depth of the "transformer" aggregator (4 in CLIP4Clip); the others do not use it.
-        logit_scale_init_value: log(1 / temperature) at the start.
-        initializer_factor: multiplies the standard deviations of a start from scratch.
+        logit_scale_init_value: initial log(1 / temperature).
+        initializer_factor: multiplies the standard deviations of initial weights.
         clip_duration_s: mean duration of the clips it was trained on; a search index cuts videos into such windows.
             None: not known. No weight or feature depends on it.
     Raises: ConfigError for a value that is not possible; huggingface_hub's StrictDataclassError for a wrong type.

@@ -5,8 +5,9 @@ tower, the temporal transformer of one ablation, and `ClipVipCore`, which puts t
 of transformers' CLIP. `kernels/` has faster replacements for some of these modules, `pretrained.py` the transformers
 model `ClipVipModel`.
 
-Shapes: B videos, T frames, L patches per frame, M proxies, D width of a tower, H heads, d = D / H, E embedding size;
-N = M + T*L video tokens (proxies first, then frame by frame), or N text tokens of B texts; Q query tokens, Q <= N.
+Shapes: B videos, or texts; T frames; L patches per frame; M proxies, of which proxy 0 is CLIP's class token; N tokens:
+of a video M + T*L, proxies first, then frame by frame, of a text its length; Q <= N query tokens; D width of a tower;
+H heads; d = D / H; E embedding size. In `ClipVipCore`, where videos and texts meet, there are B videos and N texts.
 
 What a video model adds to CLIP is small: for ViT-B/32 with M = 4 and T = 12, 2,304 proxy parameters ((M - 1) x D) and
 9,216 temporal ones (T x D), next to the 87.5 million of the tower.
@@ -29,16 +30,17 @@ from clipvip.model.configuration_clipvip import FRAMEWISE, ClipVipConfig, TextCo
 
 MAX_LOGIT_SCALE = math.log(200.0)
 PROXY_NOISE = 0.3
-"""Noise in the start of the added proxies, in standard deviations of the class embedding: enough to tell them apart."""
+"""Noise in the initial values of added proxies, in standard deviations of the class embedding: they must differ."""
 NEW_PARAMETERS = (
     "vision_model.embeddings.proxy_tokens",
     "vision_model.embeddings.temporal_embedding",
     "temporal_transformer.",
 )
-"""Prefixes of what a video model adds to CLIP: absent from image-text weights; training has a rate factor for them."""
+"""Prefixes of what a video model adds to CLIP: absent from image-text weights, with a learning rate of their own."""
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Who attends to whom: (q [B, Q, H, d], k [B, N, H, d], v [B, N, H, d]) -> [B, Q, H, d]. Towers choose it."""
+"""An attention pattern, which token attends to which: (q [B, Q, H, d], k [B, N, H, d], v [B, N, H, d]) -> [B, Q, H, d].
+A tower hands one to its blocks."""
 
 
 # Attention patterns
@@ -60,7 +62,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, 
 
 
 def proxy_guided_attention(
-    q: Tensor, k: Tensor, v: Tensor, num_proxies: int, num_frames: int, attention: Callable[..., Tensor] = attention
+    q: Tensor, k: Tensor, v: Tensor, num_proxies: int, num_frames: int, plain: Callable[..., Tensor] = attention
 ) -> Tensor:
     """Proxies attend to all tokens; a patch attends to the patches of its own frame and to all proxies.
 
@@ -73,7 +75,7 @@ def proxy_guided_attention(
         v: Values [B, M + T*L, H, d].
         num_proxies: M.
         num_frames: T.
-        attention: Computes plain attention, with arguments as `attention` above.
+        plain: Computes attention without a pattern: `attention`, or a faster function in its place.
     Returns: [B, M + T*L, H, d].
     Source: CLIP-ViP section 4.2, figure 2.
     """
@@ -87,9 +89,9 @@ def proxy_guided_attention(
         for_each_frame = proxies[:, None].expand(-1, num_frames, -1, -1, -1)  # [B, M, H, d] -> [B, T, M, H, d]
         return torch.cat([for_each_frame, split_frames(patches)], dim=2).flatten(0, 1)  # [B*T, M + L, H, d]
 
-    proxies = attention(q_proxies, k, v)  # [B, M, H, d]
+    proxies = plain(q_proxies, k, v)  # [B, M, H, d]
     q_frames = split_frames(q_patches).flatten(0, 1)  # [B*T, L, H, d]
-    frames = attention(q_frames, with_proxies(k_proxies, k_patches), with_proxies(v_proxies, v_patches))
+    frames = plain(q_frames, with_proxies(k_proxies, k_patches), with_proxies(v_proxies, v_patches))  # [B*T, L, H, d]
     patches = frames.unflatten(0, (q.shape[0], num_frames)).flatten(1, 2)  # [B*T, L, H, d] -> [B, T*L, H, d]
     return torch.cat([proxies, patches], dim=1)  # [B, M + T*L, H, d]
 
@@ -144,7 +146,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
         act = ACTIVATION_FUNCTIONS[self.hidden_act]
-        return self.fc2(act(self.fc1(x)))  # [B, N, D] -> [B, N, 4*D] -> [B, N, D]
+        return self.fc2(act(self.fc1(x)))  # [B, N, D] -> [B, N, intermediate_size] -> [B, N, D]
 
 
 class LayerScale(nn.Module):
@@ -167,10 +169,10 @@ def make_norm(config: TowerConfig) -> nn.Module:
 class Block(nn.Module):
     """Pre-norm transformer block.
 
-    layer_scale: start of a `LayerScale` on both residual branches; None: there is none.
+    layer_scale: initial value of a `LayerScale` on both residual branches; None: there is none.
     """
 
-    gradient_checkpointing = False  # transformers' gradient_checkpointing_enable() sets these two
+    gradient_checkpointing = False  # this and the next are set by transformers' gradient_checkpointing_enable()
     _gradient_checkpointing_func: Callable[..., Any] = staticmethod(partial(checkpoint, use_reentrant=False))
 
     def __init__(self, config: TowerConfig, layer_scale: float | None = None):
@@ -211,7 +213,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of blocks."""
+    """The stack of blocks, which towers run with `run_blocks`: what the last one computes is theirs to say."""
 
     def __init__(self, config: TowerConfig):
         super().__init__()
@@ -292,15 +294,19 @@ class VisionEmbeddings(nn.Module):
     proxy_tokens: nn.Parameter | None
     temporal_embedding: nn.Parameter | None
 
-    def __init__(self, config: VisionConfig, num_added_proxies: int, num_frames: int | None):
+    def __init__(self, config: ClipVipConfig):
         super().__init__()
-        width, patch = config.hidden_size, config.patch_size
-        num_patches = (config.image_size // patch) ** 2
+        vision = VisionConfig.of(config.vision_config)
+        width, patch = vision.hidden_size, vision.patch_size
+        num_patches = (vision.image_size // patch) ** 2
         self.class_embedding = nn.Parameter(torch.empty(width))
-        self.patch_embedding = nn.Conv2d(config.num_channels, width, kernel_size=patch, stride=patch, bias=False)
+        self.patch_embedding = nn.Conv2d(vision.num_channels, width, kernel_size=patch, stride=patch, bias=False)
         self.position_embedding = nn.Embedding(num_patches + 1, width)
-        self.proxy_tokens = nn.Parameter(torch.empty(num_added_proxies, width)) if num_added_proxies else None
-        self.temporal_embedding = None if num_frames is None else nn.Parameter(torch.empty(num_frames, width))
+        self.proxy_tokens = self.temporal_embedding = None
+        if config.num_added_proxies:
+            self.proxy_tokens = nn.Parameter(torch.empty(config.num_added_proxies, width))
+        if config.aggregator not in FRAMEWISE:
+            self.temporal_embedding = nn.Parameter(torch.empty(config.num_frames, width))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, T, 3, height, width] -> [B, M + T*L, D]."""
@@ -321,18 +327,18 @@ class VisionEmbeddings(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """CLIP's vision tower on the tokens of a whole video. Its output is proxy 0 of the last block, normalised."""
+    """CLIP's vision tower on the tokens of a whole video. Its output is proxy 0 of the last block, layer-normed."""
 
-    def __init__(self, config: VisionConfig, num_added_proxies: int = 0, num_frames: int | None = None,
-                 proxy_guided: bool = False):  # fmt: skip
+    def __init__(self, config: ClipVipConfig):
         super().__init__()
-        self.num_proxies = 1 + num_added_proxies
-        self.proxy_guided = proxy_guided
+        vision = VisionConfig.of(config.vision_config)
+        self.aggregator = config.aggregator
+        self.num_proxies = 1 + config.num_added_proxies
         self.attention = attention  # how attention is computed; a kernel may take its place
-        self.embeddings = VisionEmbeddings(config, num_added_proxies, num_frames)
-        self.pre_layrnorm = make_norm(config)  # CLIP's own spelling
-        self.encoder = Encoder(config)
-        self.post_layernorm = make_norm(config)
+        self.embeddings = VisionEmbeddings(config)
+        self.pre_layrnorm = make_norm(vision)  # CLIP's own spelling
+        self.encoder = Encoder(vision)
+        self.post_layernorm = make_norm(vision)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, T, 3, height, width] -> [B, D]."""
@@ -349,19 +355,21 @@ class VisionTransformer(nn.Module):
         return self.pre_layrnorm(self.embeddings(pixel_values))
 
     def _pattern(self, num_frames: int) -> Attend:
-        """Within one frame every token attends to every other, whatever the aggregator."""
-        if not self.proxy_guided or num_frames == 1:
-            return self.attention
-        return partial(
-            proxy_guided_attention, num_proxies=self.num_proxies, num_frames=num_frames, attention=self.attention
-        )
+        """The attention pattern of all blocks but the last."""
+        if self.aggregator == "vip" and num_frames > 1:  # within a single frame, it is plain attention
+            return partial(
+                proxy_guided_attention, num_proxies=self.num_proxies, num_frames=num_frames, plain=self.attention
+            )
+        return self.attention
 
 
-# The two frame-wise aggregators: frames are encoded one by one, and their features are averaged
+# Frame-wise aggregators, `mean` and `transformer`: frames are encoded one by one, and their features are averaged
 
 
 class TemporalTransformer(nn.Module):
     """The `transformer` aggregator: frame features attend to each other, with temporal positions and a residual.
+
+    Its blocks are like the text tower's, from which their weights are copied where the sizes fit.
 
     Source: CLIP4Clip (arXiv 2104.08860), section 3.3, "sequential type: transformer" (seqTransf in its code).
     """
@@ -417,12 +425,7 @@ class ClipVipCore(nn.Module):
         text, vision = TextConfig.of(config.text_config), VisionConfig.of(config.vision_config)
         self.framewise = config.aggregator in FRAMEWISE
         self.text_model = TextTransformer(text)
-        self.vision_model = VisionTransformer(
-            vision,
-            config.num_added_proxies,
-            num_frames=None if self.framewise else config.num_frames,
-            proxy_guided=config.aggregator == "vip",
-        )
+        self.vision_model = VisionTransformer(config)
         self.visual_projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, config.projection_dim, bias=False)
         self.temporal_transformer = None
@@ -445,7 +448,7 @@ class ClipVipCore(nn.Module):
 
         Args:
             pixel_values: float [B, T, 3, height, width], normalised as the processor does; [B, 3, height, width] are
-                images = videos of one frame. Values are not looked at: a NaN pixel gives NaN features.
+                images = videos of one frame. Values are not checked: a NaN pixel gives NaN features.
             normalize: Whether features have unit norm; they are then float32 at least.
         Returns: [B, E].
         Raises: InputError for another shape or dtype.
@@ -468,8 +471,8 @@ class ClipVipCore(nn.Module):
         """Text features.
 
         Attention is causal and pooling happens at the first end token, so padding cannot change the result. On the CPU
-        the mask only serves to cut the batch to its longest text. Elsewhere values are not looked at, which would stall
-        the device: the mask is not used, and a row without an end token gives NaN.
+        the mask only serves to cut the batch to its longest text. On other devices values are not checked, because the
+        program would have to wait for them: the mask is not used, and a row without an end token gives NaN.
 
         Args:
             input_ids: int [N, tokens], each row with an end token.
@@ -506,20 +509,23 @@ class ClipVipCore(nn.Module):
         return ClipVipFeatures(video, text, None if per_text is None else per_text.T, per_text)
 
     def get_video_features(self, pixel_values: Tensor) -> Tensor:
-        """`encode_video` under the name that transformers' users expect, not normalised, as theirs: [B, E]."""
+        """`encode_video` without the last normalisation, under transformers' name: [B, E].
+
+        Frame-wise aggregators average features of unit norm, so those of single frames have unit norm all the same.
+        """
         return self.encode_video(pixel_values, normalize=False)
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """The same for images [B, 3, height, width] -> [B, E]."""
+        """`get_video_features` of images [B, 3, height, width] -> [B, E]."""
         return self.encode_video(pixel_values, normalize=False)
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """`encode_text` under the name that transformers' users expect, not normalised, as theirs: [N, E]."""
+        """`encode_text` without normalisation, under transformers' name: [N, E]."""
         return self.encode_text(input_ids, attention_mask, normalize=False)
 
     @torch.no_grad()
     def init_module(self, module: nn.Module) -> None:
-        """CLIP's start for the parameters that a module owns itself. Parameters that were loaded stay as they are."""
+        """Initialise the parameters of one module as CLIP does. Parameters that were loaded stay as they are."""
         config, factor = self.config, self.config.initializer_factor
         if isinstance(module, TextEmbeddings):
             _normal(module.token_embedding.weight, 0.02 * factor)
@@ -532,7 +538,7 @@ class ClipVipCore(nn.Module):
             if module.temporal_embedding is not None:
                 _fill(module.temporal_embedding, 0.0)
             if module.proxy_tokens is not None:
-                _start_proxies(module.proxy_tokens, module.class_embedding, config.proxy_init)
+                _init_proxies(module.proxy_tokens, module.class_embedding, config.proxy_init)
         elif isinstance(module, TemporalTransformer):
             _normal(module.temporal_embedding, 0.01 * factor)
         elif isinstance(module, Encoder):
@@ -554,7 +560,7 @@ def to_unit_norm(features: Tensor) -> Tensor:
 
 
 def _init_block(block: Block, depth: int, factor: float) -> None:
-    """CLIP's start of a block: weights are narrower the wider and deeper the tower is."""
+    """Initialise a block as CLIP does: values are smaller the wider the tower is, and some also the deeper it is."""
     attn, mlp = block.self_attn, block.mlp
     width = attn.q_proj.in_features
     residual_std = width**-0.5 * (2 * depth) ** -0.5 * factor
@@ -567,7 +573,7 @@ def _init_block(block: Block, depth: int, factor: float) -> None:
         _fill(linear.bias, 0.0)
 
 
-def _start_proxies(proxies: nn.Parameter, class_embedding: Tensor, kind: str) -> None:
+def _init_proxies(proxies: nn.Parameter, class_embedding: Tensor, kind: str) -> None:
     noise = torch.randn(proxies.shape, dtype=proxies.dtype).to(proxies.device)
     if kind == "class":
         noise = class_embedding + PROXY_NOISE * class_embedding.std() * noise
@@ -586,5 +592,5 @@ def _fill(parameter: Tensor, value: float) -> None:
 
 
 def _is_loaded(parameter: Tensor) -> bool:
-    """Whether transformers has read it from a file: it marks such parameters, and calls for a start of the others."""
+    """Whether transformers has read it from a file: it marks such parameters before it has the others initialised."""
     return getattr(parameter, "_is_hf_initialized", False)

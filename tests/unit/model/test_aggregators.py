@@ -12,6 +12,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from clipvip.errors import CheckpointError, ConfigError
 from clipvip.model import AGGREGATORS, ClipVipConfig, ClipVipModel
+from clipvip.model.configuration_clipvip import FRAMEWISE
 from helpers_golden import golden_config
 
 TOWER = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4}
@@ -144,7 +145,7 @@ def test_full_lets_every_token_see_every_token(clip_folder: Path) -> None:
 def test_checkpointed_gradients_are_the_same(aggregator: str) -> None:
     """Catches activation checkpointing that loses the last block's query or an attention pattern."""
     config = golden_config().to_dict() | {"aggregator": aggregator}
-    if aggregator in ("mean", "transformer"):
+    if aggregator in FRAMEWISE:
         config["num_proxies"] = 1
     torch.manual_seed(0)
     model = ClipVipModel(ClipVipConfig(**config)).double().train()

@@ -15,7 +15,7 @@ import clipvip
 from clipvip.checkpoints import convert_checkpoint
 from clipvip.errors import CheckpointError, ConfigError, InputError
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
-from clipvip.model.modeling_clipvip import attention, proxy_guided_attention
+from clipvip.model.modeling_clipvip import Block, attention, proxy_guided_attention
 from clipvip.model.tokenizer import train_clip_tokenizer
 from helpers_golden import golden_config, golden_state
 
@@ -322,3 +322,17 @@ def test_bad_configuration(options: dict[str, object], message: str) -> None:
     with pytest.raises(Exception, match=message) as caught:
         golden_config(**options)
     assert isinstance(caught.value, ConfigError) or isinstance(caught.value.__cause__, ConfigError)
+
+
+def test_layer_scale_multiplies_both_branches() -> None:
+    """Catches a factor on one branch only, or on the residual stream itself."""
+    config = golden_config().vision_config
+    torch.manual_seed(0)
+    plain, scaled = Block(config), Block(config, layer_scale=0.5)
+    missing, unexpected = scaled.load_state_dict(plain.state_dict(), strict=False)
+    assert (missing, unexpected) == (["scale1.gamma", "scale2.gamma"], [])
+    x = torch.randn(2, 5, config.hidden_size)
+    normed = plain.layer_norm1(x)
+    half = x + 0.5 * plain.self_attn(normed, normed, attention)
+    expected = half + 0.5 * plain.mlp(plain.layer_norm2(half))
+    torch.testing.assert_close(scaled(x, attention), expected)

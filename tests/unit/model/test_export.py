@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clipvip.model import AGGREGATORS, ClipVipConfig, ClipVipCore
+from clipvip.model.configuration_clipvip import FRAMEWISE
 from helpers_golden import golden_config, golden_state
 
 
@@ -25,7 +26,7 @@ class Method(nn.Module):
 
 def model_of(aggregator: str) -> ClipVipCore:
     settings = golden_config().to_dict() | {"aggregator": aggregator}
-    if aggregator in ("mean", "transformer"):
+    if aggregator in FRAMEWISE:
         settings["num_proxies"] = 1
     torch.manual_seed(0)
     model = ClipVipCore(ClipVipConfig(**settings)).eval()

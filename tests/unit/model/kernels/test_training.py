@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipvip.model import AGGREGATORS, ClipVipConfig, ClipVipModel, optimize_for_training
+from clipvip.model.configuration_clipvip import FRAMEWISE
 from clipvip.model.kernels import compile_blocks
 from clipvip.model.kernels.training import FastAttention, FastMLP, FastPatchEmbedding, is_plain
 from helpers_golden import golden_config, golden_state
@@ -19,7 +20,7 @@ IDS = torch.tensor([[98, 5, 7, 99], [98, 1, 99, 99], [98, 3, 4, 99]])
 
 def golden_model(aggregator: str = "vip", scale: float = 1.0, **towers: str) -> ClipVipModel:
     settings = golden_config().to_dict() | {"aggregator": aggregator}
-    if aggregator in ("mean", "transformer"):
+    if aggregator in FRAMEWISE:
         settings["num_proxies"] = 1
     for tower, act in towers.items():
         settings[tower]["hidden_act"] = act
