@@ -220,6 +220,11 @@ class ClipVipConfig:
         assert self.num_proxies is not None  # resolved at construction
         return self.num_proxies - 1
 
+    def check_some_input(self, *inputs: Any) -> None:
+        """Raises: InputError if all of them are None."""
+        if all(given is None for given in inputs):
+            raise InputError("the model got no input: give pixel_values, input_ids or both")
+
     def check_pixel_values(self, pixel_values: Any) -> None:
         """Shape and dtype of a tensor of frames. Raises: InputError."""
         expected = (self.vision.num_channels, self.vision.image_size, self.vision.image_size)

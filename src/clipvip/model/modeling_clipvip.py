@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -205,11 +204,11 @@ class Block(nn.Module):
         query = query + self.scale1(self.self_attn(normed, keys, attend))  # [B, Q, D]
         return query + self.scale2(self.mlp(self.layer_norm2(query)))  # [B, Q, D]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, x: Tensor, attend: Attend, query: Tensor | None = None) -> Any:
         """With gradient checkpointing, activations are computed again in the backward pass instead of being kept."""
         if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(super().__call__, *args, **kwargs)
-        return super().__call__(*args, **kwargs)
+            return self._gradient_checkpointing_func(super().__call__, x, attend, query)
+        return super().__call__(x, attend, query)
 
 
 class Encoder(nn.Module):
@@ -394,8 +393,7 @@ def mean_pool(frames: Tensor) -> Tensor:
 # Both towers together
 
 
-@dataclass
-class ClipVipFeatures:
+class ClipVipFeatures(NamedTuple):
     """video_embeds [B, E], text_embeds [N, E] (unit norm), logits_per_video [B, N], logits_per_text [N, B]."""
 
     video_embeds: Tensor | None = None
@@ -408,7 +406,7 @@ class ClipVipCore(nn.Module):
     """CLIP-ViP in plain PyTorch: both towers, their projections and the temperature.
 
     `state_dict()` has the keys of transformers' CLIP plus `vision_model.embeddings.proxy_tokens` [M-1, D] and
-    `vision_model.embeddings.temporal_embedding` [T, D] (absent if the aggregator does not use them), and
+    `vision_model.embeddings.temporal_embedding` [T, D] (each of them only if the aggregator uses it), and
     `temporal_transformer.*` with the `transformer` aggregator.
     """
 
@@ -421,7 +419,8 @@ class ClipVipCore(nn.Module):
             self.apply(self.init_module)
 
     def build(self, config: ClipVipConfig) -> None:
-        """Add all modules; their parameters are not initialised yet."""
+        """Add all modules; their parameters are not initialised yet. Raises: ConfigError as `ClipVipConfig`."""
+        config.validate_architecture()  # transformers sets fields without a check
         text, vision = TextConfig.of(config.text_config), VisionConfig.of(config.vision_config)
         self.framewise = config.aggregator in FRAMEWISE
         self.text_model = TextTransformer(text)
@@ -502,7 +501,9 @@ class ClipVipCore(nn.Module):
         """Features of what is given, and if both are, their similarities divided by the temperature.
 
         Returns: `ClipVipFeatures`.
+        Raises: InputError as `encode_video` and `encode_text`, and if nothing is given.
         """
+        self.config.check_some_input(pixel_values, input_ids)
         video = None if pixel_values is None else self.encode_video(pixel_values)  # [B, E]
         text = None if input_ids is None else self.encode_text(input_ids, attention_mask)  # [N, E]
         per_text = None if video is None or text is None else self.logit_scale.exp() * text @ video.T  # [N, B]

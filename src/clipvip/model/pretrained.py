@@ -93,7 +93,7 @@ class ClipVipModel(ClipVipCore, PreTrainedModel):
         attention_mask: Tensor | None = None,
     ) -> ClipVipOutput:
         """Features of what is given, and if both are, their similarities divided by the temperature."""
-        return ClipVipOutput(**vars(super().forward(pixel_values, input_ids, attention_mask)))
+        return ClipVipOutput(**super().forward(pixel_values, input_ids, attention_mask)._asdict())
 
     def optimize_for_inference(self, dtype: str = "auto") -> ClipVipModel:
         """Make encoding faster, in place, and return the model (see `clipvip.model.kernels.optimize_for_inference`)."""

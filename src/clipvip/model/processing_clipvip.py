@@ -10,7 +10,7 @@ import warnings
 from collections import UserDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -57,11 +57,14 @@ class ModelInputs(UserDict[str, Tensor]):
         except KeyError:
             raise AttributeError(name) from None
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> ModelInputs:
-        """All tensors on a device; pixels in a dtype, if one is given."""
-        return ModelInputs(
-            {name: tensor.to(device, dtype if tensor.is_floating_point() else None) for name, tensor in self.items()}
-        )
+    def to(self, device: torch.device | str | torch.dtype, dtype: torch.dtype | None = None) -> ModelInputs:
+        """All tensors on a device, pixels in a dtype: `to("cuda")`, `to("cuda", dtype)` or `to(dtype)`."""
+        target, dtype = (None, device) if isinstance(device, torch.dtype) else (device, dtype)
+        moved = {
+            name: tensor.to(device=target, dtype=dtype if tensor.is_floating_point() else None)
+            for name, tensor in self.items()
+        }
+        return ModelInputs(moved)
 
 
 class ClipVipProcessor:
@@ -165,10 +168,10 @@ class ClipVipProcessor:
 
     def video_pixels(self, video: Media) -> Tensor:
         """One video to float32 [T, 3, S, S]; frames that are given are all used."""
-        if isinstance(video, list):
+        if isinstance(video, list) or (isinstance(video, tuple) and all(_is_frame(frame) for frame in video)):
             if not video:
                 raise InputError("a video without frames")
-            return torch.cat([self.image_pixels(frame) for frame in video])
+            return torch.cat([self.image_pixels(frame) for frame in cast(Sequence[Frame], video)])
         if isinstance(video, Image.Image):
             raise InputError("a PIL image is no video: pass it as images=, or a list of frames")
         return self.frames_to_pixels(video if isinstance(video, np.ndarray | Tensor) else self.video_frames(video))
@@ -381,8 +384,8 @@ def image_processor_settings(source: str | Path) -> dict[str, Any]:
 
 def _as_videos(videos: Any) -> list[Media]:
     """A list of frames is one video, a list of anything else several."""
-    if isinstance(videos, list) and videos and all(_is_frame(each) for each in videos):
-        return [videos]
+    if isinstance(videos, list | tuple) and videos and all(_is_frame(each) for each in videos):
+        return [list(videos)]
     return _as_list(videos)
 
 
@@ -391,4 +394,6 @@ def _is_frame(item: Any) -> bool:
 
 
 def _as_list(media: Any) -> list[Media]:
+    if isinstance(media, tuple) and media and all(_is_frame(each) for each in media):
+        media = list(media)
     return list(media) if isinstance(media, list) else [media]

@@ -141,8 +141,9 @@ def test_full_lets_every_token_see_every_token(clip_folder: Path) -> None:
         assert (guided.encode_video(video) - expected).abs().max() > 1e-3, "the mask makes no difference?"
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
-def test_checkpointed_gradients_are_the_same(aggregator: str) -> None:
+def test_checkpointed_gradients_are_the_same(aggregator: str, reentrant: bool) -> None:
     """Catches activation checkpointing that loses the last block's query or an attention pattern."""
     config = golden_config().to_dict() | {"aggregator": aggregator}
     if aggregator in FRAMEWISE:
@@ -157,7 +158,7 @@ def test_checkpointed_gradients_are_the_same(aggregator: str) -> None:
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     plain = gradients()
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
     assert all(layer.gradient_checkpointing for layer in model.vision_model.encoder.layers)
     again = gradients()
     assert plain.keys() == again.keys()
@@ -177,6 +178,14 @@ def test_settings_that_contradict_each_other() -> None:
         ClipVipConfig(aggregator="transformer", projection_dim=500)
     assert ClipVipConfig(aggregator="full").num_proxies == 4
     assert ClipVipConfig(aggregator="transformer").num_proxies == 1
+
+
+def test_an_override_at_loading_is_checked(clip_folder: Path, tmp_path: Path) -> None:
+    """Catches a model that encodes with settings which it then cannot save."""
+    ClipVipModel.from_clip(clip_folder, num_proxies=3).save_pretrained(tmp_path)
+    for override, message in (("mean", "num_proxies=3 with aggregator='mean'"), ("bogus", "aggregator='bogus'")):
+        with pytest.raises(ConfigError, match=message):
+            ClipVipModel.from_pretrained(tmp_path, aggregator=override)
 
 
 def test_weights_of_one_aggregator_in_another(clip_folder: Path, tmp_path: Path) -> None:

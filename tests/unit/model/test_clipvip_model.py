@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, PreTraine
 import clipvip
 from clipvip.checkpoints import convert_checkpoint
 from clipvip.errors import CheckpointError, ConfigError, InputError
-from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
+from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor, modeling_clipvip
 from clipvip.model.modeling_clipvip import Block, attention, proxy_guided_attention
 from clipvip.model.tokenizer import train_clip_tokenizer
 from helpers_golden import golden_config, golden_state
@@ -269,6 +271,8 @@ def test_outputs_of_forward() -> None:
     torch.testing.assert_close(out.logits_per_video, expected)
     torch.testing.assert_close(out.logits_per_text, expected.T)
     assert model(pixel_values=pixels(2, 4)).text_embeds is None
+    with pytest.raises(InputError, match="got no input: give pixel_values, input_ids or both"):
+        model()
 
 
 @pytest.mark.parametrize(
@@ -336,3 +340,12 @@ def test_layer_scale_multiplies_both_branches() -> None:
     half = x + 0.5 * plain.self_attn(normed, normed, attention)
     expected = half + 0.5 * plain.mlp(plain.layer_norm2(half))
     torch.testing.assert_close(scaled(x, attention), expected)
+
+
+def test_the_model_file_imports_torch_and_the_configuration_only() -> None:
+    """Catches a file that cannot be read, or copied into a notebook, without the rest of the package."""
+    tree = ast.parse(Path(modeling_clipvip.__file__).read_text())
+    modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    foreign = {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert {name for name in foreign if name.partition(".")[0] != "torch"} == {"clipvip.model.configuration_clipvip"}

@@ -50,6 +50,9 @@ def test_lists_of_frames_are_videos(processor: ClipVipProcessor, tmp_path: Path)
     pil = [Image.fromarray(frame) for frame in first]
     assert torch.equal(processor(videos=pil)["pixel_values"], expected[:1])
     assert torch.equal(processor(videos=first)["pixel_values"], expected[:1])
+    assert torch.equal(processor(videos=tuple(pil))["pixel_values"], expected[:1])
+    assert torch.equal(processor(videos=[tuple(pil), second])["pixel_values"], expected)
+    assert processor(images=tuple(pil))["pixel_values"].shape == (6, 1, 3, 32, 32)
     assert torch.equal(processor(videos=[pil, second])["pixel_values"], expected)
     video = write_video(tmp_path / "a.mp4", 12)
     assert processor(videos=[video])["pixel_values"].shape == (1, 4, 3, 32, 32)
@@ -79,6 +82,7 @@ def test_inputs_go_to_a_device_and_into_a_model(folder: Path, processor: ClipVip
     inputs = processor(text=TEXTS, videos=frames(4)).to("cpu", torch.float64)
     assert inputs.pixel_values.dtype == torch.float64
     assert inputs.input_ids.dtype == torch.int64
+    assert inputs.to(torch.float32).pixel_values.dtype == torch.float32
     with pytest.raises(AttributeError):
         _ = inputs.labels
     model = ClipVipModel.from_pretrained(folder).double()
