@@ -17,7 +17,11 @@ AGGREGATORS = ("vip", "mean", "transformer", "full")
 FRAMEWISE = ("mean", "transformer")
 """Aggregators whose vision tower sees one frame at a time: it has neither added proxies nor a temporal embedding."""
 PROXY_INITS = ("class", "normal")
-ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu", "silu", "swish")
+ACTIVATIONS = (
+    "quick_gelu", "gelu", "gelu_python", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "relu", "relu2", "relu6",
+    "leaky_relu", "silu", "swish", "mish", "tanh", "sigmoid", "linear",
+)  # fmt: skip
+"""Names as in transformers."""
 END_TOKEN_PLACEHOLDER = 2
 """The eos_token_id of OpenAI's own folders: transformers' CLIP then pools at the largest id, which is the end token."""
 TOWER_KEYS_READ = {
@@ -31,6 +35,12 @@ TOWER_KEYS_READ = {
     ),
 }  # fmt: skip
 """Keys of the towers that the model reads. CLIP's files have others, which transformers' CLIPModel does not read."""
+
+SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
+    "vocab_size", "num_channels", "image_size", "patch_size",
+)  # fmt: skip
+"""Keys of the towers that count something."""
 
 Tower = TypeVar("Tower", bound="TowerConfig")
 
@@ -153,11 +163,12 @@ class ClipVipConfig:
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "ClipVipConfig":
         """Of a clipvip folder or hub id. Raises: CheckpointError if there is none, or a model of another kind."""
-        from clipvip.model.hub import own_folder, read_config  # they need this class
+        from clipvip.model.hub import own_folder, read_config  # they import this class
+        from clipvip.model.loading import read_core_config
 
         folder = own_folder(source)
         if folder is not None:
-            return cls.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+            return read_core_config(folder)
         config = read_config(source)
         if not isinstance(config, ClipVipConfig):
             raise CheckpointError(f"{source}: a {config.model_type!r} model, not a clipvip model")
@@ -291,6 +302,14 @@ class ClipVipConfig:
             if tower.attention_dropout:
                 raise ConfigError(
                     f"{name}.attention_dropout={tower.attention_dropout}: this model has no dropout; set it to 0"
+                )
+            for key in SIZES:
+                if getattr(tower, key, 1) < 1:
+                    raise ConfigError(f"{name}.{key}={getattr(tower, key)}: must be at least 1")
+            if tower.hidden_size % tower.num_attention_heads:
+                raise ConfigError(
+                    f"{name}.hidden_size={tower.hidden_size} is not a multiple of "
+                    f"num_attention_heads={tower.num_attention_heads}"
                 )
             if tower.hidden_act not in ACTIVATIONS:
                 raise ConfigError(f"{name}.hidden_act={tower.hidden_act!r}: choose one of {', '.join(ACTIVATIONS)}")

@@ -87,7 +87,7 @@ def read_config(source: str | Path) -> PreTrainedConfig:
     try:
         refuse_foreign_code(source)
         return AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise CheckpointError(f"{source}: no usable model there: {' '.join(str(error).split())}") from error
 
 
@@ -100,7 +100,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     name, options = locate(source)
     try:
         return AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{source}: no CLIP tokeniser there: {why_unusable(error)}") from error
 
 

@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from clipvip.errors import CheckpointError
+from clipvip.errors import CheckpointError, ConfigError
 from clipvip.files import parse_json
 from clipvip.model.configuration_clipvip import ClipVipConfig
 from clipvip.model.modeling_clipvip import ClipVipCore
@@ -51,7 +51,7 @@ def read_core_config(folder: Path) -> ClipVipConfig:
         if not isinstance(settings, dict):
             raise ValueError("its config.json holds no settings")
         return ClipVipConfig.from_dict(settings)
-    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError, ConfigError) as error:
         raise CheckpointError(f"{folder}: no usable model there: {' '.join(str(error).split())}") from error
 
 

@@ -25,7 +25,7 @@ from clipvip.files import parse_json
 from clipvip.model.configuration_clipvip import ClipVipConfig
 from clipvip.model.hub import load_tokenizer, locate, own_folder, read_config
 from clipvip.model.text_cleaning import TEXT_CLEANINGS, clean_text
-from clipvip.model.tokenizer import FolderTokenizer
+from clipvip.model.tokenizer import FolderTokenizer, read_folder_tokenizer
 from clipvip.records import Clip
 from clipvip.video import read_frames, read_image, uniform_indices
 from clipvip.video.images import image_to_array
@@ -157,7 +157,9 @@ class ClipVipProcessor:
             else:
                 pixels = [self.image_pixels(image) for image in _as_list(images)]
             lengths = {len(video) for video in pixels}
-            if len(lengths) != 1:
+            if not lengths:
+                raise InputError(f"ClipVipProcessor: {'videos' if images is None else 'images'} is an empty list")
+            if len(lengths) > 1:
                 raise InputError(
                     f"videos of {sorted(lengths)} frames do not fit one batch: process single-frame files separately"
                 )
@@ -170,10 +172,10 @@ class ClipVipProcessor:
         """One video to float32 [T, 3, S, S]; frames that are given are all used."""
         if isinstance(video, list) or (isinstance(video, tuple) and all(_is_frame(frame) for frame in video)):
             if not video:
-                raise InputError("a video without frames")
+                raise InputError("videos: got a video without frames")
             return torch.cat([self.image_pixels(frame) for frame in cast(Sequence[Frame], video)])
         if isinstance(video, Image.Image):
-            raise InputError("a PIL image is no video: pass it as images=, or a list of frames")
+            raise InputError("videos: got a PIL image; pass it as images=, or pass a list of frames")
         return self.frames_to_pixels(video if isinstance(video, np.ndarray | Tensor) else self.video_frames(video))
 
     def video_frames(self, video: str | Path | tuple[str | Path, float, float]) -> np.ndarray:
@@ -191,7 +193,7 @@ class ClipVipProcessor:
         if isinstance(image, tuple):
             raise InputError(f"{image[0]}: an image has no time range")
         if isinstance(image, list):
-            raise InputError("a list of frames is no image: pass it as videos=")
+            raise InputError("images: got a list of frames; pass it as videos=")
         if isinstance(image, Image.Image):
             image = image_to_array(image)
         array = image if isinstance(image, np.ndarray | Tensor) else read_image(image)
@@ -224,6 +226,8 @@ class ClipVipProcessor:
         Raises: InputError for a text that is no string, or to which the tokeniser gives no end token.
         """
         self.check_texts(texts)
+        if not texts:
+            raise InputError("texts is an empty list")
         backend: Tokenizer = self.tokenizer.backend_tokenizer
         backend.encode_special_tokens = True
         backend.enable_truncation(self.max_text_tokens)
@@ -235,7 +239,7 @@ class ClipVipProcessor:
             self._warned_of_cut = True
             warnings.warn(
                 f"text {texts[cut[0]][:40]!r}... is longer than {self.max_text_tokens} tokens and was cut, its end "
-                "token kept; so will be others (max_text_tokens of the processor or recipe; shown once)",
+                "token kept; other long texts are cut as well (max_text_tokens of the processor or recipe; shown once)",
                 ClipVipWarning,
                 stacklevel=2,
             )
@@ -257,6 +261,8 @@ class ClipVipProcessor:
     @staticmethod
     def check_texts(texts: Sequence[str]) -> None:
         """Raises: InputError for the first text that is no string."""
+        if not isinstance(texts, Sequence):
+            raise InputError(f"texts: expected a string or a list of strings, got {texts!r}")
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"texts: expected strings, got {text!r}")
@@ -301,19 +307,19 @@ class ClipVipProcessor:
     def from_pretrained(cls, source: str | Path, **options: Any) -> ClipVipProcessor:
         """The processor of a folder or hub id (ID or ID@REVISION).
 
-        options: those of transformers for files of a hub, such as `revision` or `cache_dir`.
+        options: settings that replace the stored ones, such as `num_frames`; others are transformers' options for
+        files of a hub, such as `revision` or `cache_dir`.
         Raises: CheckpointError if there is none, or its settings or tokeniser are damaged.
         """
+        changed = {name: options.pop(name) for name in SETTINGS if name in options}
         settings = _processor_settings(source, **options)
         if not settings:
             raise CheckpointError(f"{source}: no usable processor there: no {PROCESSOR_FILE}")
         folder = own_folder(source)
-        if folder is not None and (folder / "tokenizer.json").is_file():
-            tokenizer: Any = FolderTokenizer(folder)
-        else:
-            tokenizer = load_tokenizer(source)
+        tokenizer: Any = None if folder is None else read_folder_tokenizer(folder)
+        tokenizer = load_tokenizer(source) if tokenizer is None else tokenizer
         try:
-            return cls(tokenizer, **{name: value for name, value in settings.items() if name in SETTINGS})
+            return cls(tokenizer, **{name: value for name, value in settings.items() if name in SETTINGS} | changed)
         except TypeError as error:
             raise CheckpointError(f"{source}: no usable processor there: {' '.join(str(error).split())}") from error
 

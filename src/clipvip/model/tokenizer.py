@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from clipvip.errors import CheckpointError
 from clipvip.files import parse_json
 
 if TYPE_CHECKING:
@@ -20,21 +19,16 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
 class FolderTokenizer:
-    """The tokeniser that transformers has saved in a folder, read with the tokenizers library alone.
+    """A CLIP tokeniser that is read with the tokenizers library alone; `read_folder_tokenizer` makes it.
 
     It has those of the attributes of transformers' tokenisers that `ClipVipProcessor` and `Encoder` use.
     """
 
-    def __init__(self, folder: Path):
-        """Raises: CheckpointError if `tokenizer.json` or `tokenizer_config.json` is missing or damaged."""
-        try:
-            self.backend_tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-            self.settings = parse_json((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-            self.eos_token_id = self._special("eos_token")
-            self.pad_token_id = self._special("pad_token")
-        except Exception as error:  # the tokenizers library raises bare exceptions
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"{folder}: no usable tokeniser there: {reason}") from error
+    def __init__(self, backend: Tokenizer, settings: dict[str, Any]):
+        self.backend_tokenizer = backend
+        self.settings = settings
+        self.eos_token_id: Any = backend.token_to_id(settings["eos_token"])
+        self.pad_token_id: Any = backend.token_to_id(settings["pad_token"])
 
     def __len__(self) -> int:
         return self.backend_tokenizer.get_vocab_size(with_added_tokens=True)
@@ -47,13 +41,78 @@ class FolderTokenizer:
         text = json.dumps(self.settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
-    def _special(self, name: str) -> int:
-        token: Any = self.settings.get(name, EOS)
-        token = token["content"] if isinstance(token, dict) else token
-        index = self.backend_tokenizer.token_to_id(token)
-        if index is None:
-            raise ValueError(f"its {name}, {token!r}, is not in the vocabulary")
-        return index
+
+def read_folder_tokenizer(folder: Path) -> FolderTokenizer | None:
+    """The tokeniser of a folder, if its files are those that transformers' CLIPTokenizer writes; None otherwise.
+
+    transformers builds a CLIPTokenizer again from its vocabulary, so that other normalisers, special tokens or added
+    tokens in the files count for something else there, or for nothing: such folders are left to transformers.
+    """
+    try:
+        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        stored, settings = parse_json(text), parse_json((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        start, end = settings["bos_token"], settings["eos_token"]
+        expected = {
+            "added_tokens": [_special_token(stored, token) for token in (start, end)],
+            "normalizer": _NORMALIZER,
+            "pre_tokenizer": _pre_tokenizer(start, end),
+            "post_processor": {
+                "type": "RobertaProcessing",
+                "sep": [end, stored["model"]["vocab"][end]],
+                "cls": [start, stored["model"]["vocab"][start]],
+                "trim_offsets": False,
+                "add_prefix_space": False,
+            },
+        }
+        usual = (
+            all(stored[name] == value for name, value in expected.items())
+            and stored["model"]["type"] == "BPE"
+            and settings["tokenizer_class"] in ("CLIPTokenizer", "CLIPTokenizerFast")
+            and settings.keys() <= _KNOWN_SETTINGS
+            and settings["pad_token"] in (start, end)
+            and settings.get("unk_token", end) in (start, end)
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    if not usual or any((folder / name).exists() for name in _OTHER_FILES):
+        return None
+    return FolderTokenizer(Tokenizer.from_str(text), settings)
+
+
+_NORMALIZER = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "NFC"},
+        {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
+        {"type": "Lowercase"},
+    ],
+}
+_KNOWN_SETTINGS = {
+    "backend", "bos_token", "clean_up_tokenization_spaces", "eos_token", "errors", "is_local", "local_files_only",
+    "max_length", "model_max_length", "name_or_path", "pad_to_multiple_of", "pad_token", "pad_token_type_id",
+    "padding_side", "processor_class", "stride", "tokenizer_class", "truncation_side", "truncation_strategy",
+    "unk_token",
+}  # fmt: skip
+"""Keys of `tokenizer_config.json` that change no token of a CLIPTokenizer."""
+_OTHER_FILES = ("special_tokens_map.json", "added_tokens.json")
+"""Files of older folders, which transformers reads as well."""
+
+
+def _pre_tokenizer(start: str, end: str) -> dict[str, Any]:
+    special = "|".join(token.replace("|", "\\|") for token in (start, end))
+    words = special + r"|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    return {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": words}, "behavior": "Removed", "invert": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        ],
+    }
+
+
+def _special_token(stored: dict[str, Any], token: str) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": stored["model"]["vocab"][token], "content": token, **flags}
 
 
 def train_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1400) -> CLIPTokenizer:

@@ -15,7 +15,7 @@ from clipvip.search import integrity
 from clipvip.search.checksums import open_checked, write_checked
 from clipvip.search.database import is_remote
 from clipvip.search.snapshot import cache_folder, version_key
-from clipvip.search.tables import Settings
+from clipvip.search.tables import SCHEMA_VERSION, Settings
 
 NAME = "facts.json"
 
@@ -32,7 +32,7 @@ class Facts:
     version: int
     key: str
     num_rows: int
-    settings: dict[str, Any]
+    settings: Settings
 
 
 def read_facts(uri: str) -> Facts | None:
@@ -40,8 +40,13 @@ def read_facts(uri: str) -> Facts | None:
     if is_remote(uri):
         return None
     try:
-        facts = Facts(**parse_json(open_checked(cache_folder(uri) / NAME).to_pybytes()))
-    except (OSError, ValueError, TypeError):
+        values = parse_json(open_checked(cache_folder(uri) / NAME).to_pybytes())
+        settings = values["settings"] | {name: tuple(values["settings"][name]) for name in ("windows_s", "strides_s")}
+        facts = Facts(**values | {"settings": Settings(**settings)})
+        readable = facts.settings.schema_version <= SCHEMA_VERSION
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if not readable:
         return None
     newest = integrity.newest_manifest(Path(uri), "segments")
     try:
@@ -52,7 +57,7 @@ def read_facts(uri: str) -> Facts | None:
 
 
 def note_facts(uri: str, table: Any, settings: Settings) -> None:
-    """Note those of the newest version of the segments, if `table` is that one. A disk that is full stays without."""
+    """Note those of the newest version of the segments, if `table` is that one. A full disk is no error."""
     if is_remote(uri):
         return
     newest = integrity.newest_manifest(Path(uri), "segments")
@@ -61,7 +66,7 @@ def note_facts(uri: str, table: Any, settings: Settings) -> None:
     try:
         state = integrity.state_of(newest)
         key, num_rows = version_key(table), table.count_rows()
-        facts = Facts(newest.name, state, table.version, key, num_rows, asdict(settings))
+        facts = Facts(newest.name, state, table.version, key, num_rows, settings)
         write_checked(cache_folder(uri) / NAME, json.dumps(asdict(facts)).encode())
     except OSError:
         pass

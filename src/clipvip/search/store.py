@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
@@ -88,8 +89,12 @@ class Store:
 
     @cached_property
     def segments(self) -> Any:
-        """One row per segment."""
-        return self._open_table("segments")
+        """One row per segment; in the version that the facts are of, if there are some, until `refresh`."""
+        table = self._open_table("segments")
+        if self._facts is not None and table.version != self._facts.version:
+            with suppress(RuntimeError, ValueError):  # that version may have been removed meanwhile
+                table.checkout(self._facts.version)
+        return table
 
     @cached_property
     def thumbnails(self) -> Any:
@@ -172,7 +177,7 @@ class Store:
         """None if there is no index. Raises: SearchIndexError for one of a schema that cannot be read."""
         if (facts := read_facts(uri)) is not None:
             check_newest(Path(uri))
-            return cls(uri, _read_settings(uri, facts.settings), facts=facts)
+            return cls(uri, facts.settings, facts=facts)
         if not cls._exists(uri):
             return None
         with one_line_errors(uri, "cannot be read"):

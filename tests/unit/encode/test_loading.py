@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
 import clipvip
 from clipvip.encode import Encoder
-from clipvip.errors import CheckpointError, ConfigError
+from clipvip.errors import CheckpointError
 from clipvip.model import AGGREGATORS, ClipVipConfig, ClipVipCore, ClipVipModel, ClipVipProcessor
+from clipvip.model.tokenizer import read_folder_tokenizer
 from helpers_model import TEXTS, write_model
 from helpers_stored import STORED_FINGERPRINT, unpack_stored
 from helpers_video import write_video
@@ -94,18 +96,68 @@ def test_folders_that_are_not_whole_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no usable model there: .*num_frames"):
         clipvip.load(folder, device="cpu")
     edit(folder / "config.json", num_frames=4, aggregator="best")
-    with pytest.raises(ConfigError, match="aggregator='best'"):
+    with pytest.raises(CheckpointError, match=r"model: no usable model there: aggregator='best'"):
         clipvip.load(folder, device="cpu")
     edit(folder / "config.json", aggregator="vip")
+    towers = json.loads((folder / "config.json").read_text())
+    for change, message in (
+        ({"num_attention_heads": 5}, r"text_config.hidden_size=32 is not a multiple of num_attention_heads=5"),
+        ({"num_attention_heads": 0}, r"text_config.num_attention_heads=0: must be at least 1"),
+        ({"hidden_size": -32}, r"text_config.hidden_size=-32: must be at least 1"),
+        ({"hidden_act": "best"}, r"text_config.hidden_act='best': choose one of"),
+    ):
+        edit(folder / "config.json", text_config=towers["text_config"] | change)
+        for load in (clipvip.load, ClipVipConfig.from_pretrained):
+            with pytest.raises(CheckpointError, match=message):
+                load(folder)
+    edit(folder / "config.json", text_config=towers["text_config"])
+    for content in ("[1]", "nothing"):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(CheckpointError):
+            ClipVipConfig.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(towers))
     for name, content in (("tokenizer.json", "{}"), ("tokenizer_config.json", "[]"), ("processor_config.json", "[]")):
         before = (folder / name).read_text()
         (folder / name).write_text(content)
-        with pytest.raises(CheckpointError, match=rf"{name}|no usable tokeniser there"):
+        with pytest.raises(CheckpointError, match=rf"{name}|no CLIP tokeniser there"):
             clipvip.load(folder, device="cpu")
         (folder / name).write_text(before)
-    edit(folder / "tokenizer_config.json", eos_token="<|never|>")
-    with pytest.raises(CheckpointError, match=r"its eos_token, '<\|never\|>', is not in the vocabulary"):
-        clipvip.load(folder, device="cpu")
+
+
+def nothing_changed(folder: Path) -> None:
+    pass
+
+
+def other_padding(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", pad_token="!")
+
+
+def other_padding_in_a_file_of_its_own(folder: Path) -> None:
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+
+
+def no_normalizer(folder: Path) -> None:
+    edit(folder / "tokenizer.json", normalizer=None)
+
+
+def no_post_processor(folder: Path) -> None:
+    edit(folder / "tokenizer.json", post_processor=None)
+
+
+CHANGES = [nothing_changed, other_padding, other_padding_in_a_file_of_its_own, no_normalizer, no_post_processor]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_files_that_transformers_reads_otherwise_are_left_to_it(change: Callable[[Path], None], tmp_path: Path) -> None:
+    """Catches a folder that is another model without transformers than with it, so that its index is refused."""
+    folder = write_model(tmp_path / "model")
+    change(folder)
+    assert (read_folder_tokenizer(folder) is not None) == (change is nothing_changed)
+    processor = ClipVipProcessor(AutoTokenizer.from_pretrained(folder), num_frames=4, image_size=32, max_text_tokens=32)
+    expected = Encoder(ClipVipModel.from_pretrained(folder).eval(), processor)
+    found = clipvip.load(folder, device="cpu", optimize=False)
+    assert found.fingerprint == expected.fingerprint
+    assert np.array_equal(found.encode_texts(TEXTS), expected.encode_texts(TEXTS))
 
 
 def test_weights_in_several_files_and_in_half_precision(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor
 
 from clipvip.errors import ConfigError, InputError
 from clipvip.model import ClipVipModel, ClipVipProcessor
@@ -57,9 +58,12 @@ def test_lists_of_frames_are_videos(processor: ClipVipProcessor, tmp_path: Path)
     video = write_video(tmp_path / "a.mp4", 12)
     assert processor(videos=[video])["pixel_values"].shape == (1, 4, 3, 32, 32)
     for bad, message in (
-        ({"videos": pil[0]}, "a PIL image is no video"),
-        ({"images": [pil]}, "a list of frames is no image"),
+        ({"videos": pil[0]}, "videos: got a PIL image"),
+        ({"images": [pil]}, "images: got a list of frames"),
         ({"videos": [[]]}, "a video without frames"),
+        ({"videos": []}, "videos is an empty list"),
+        ({"texts": []}, "texts is an empty list"),
+        ({"text": 5}, "expected a string or a list of strings, got 5"),
     ):
         with pytest.raises(InputError, match=message):
             processor(**bad)
@@ -75,6 +79,12 @@ def test_texts_by_either_name(processor: ClipVipProcessor) -> None:
     for option in ({"return_tensors": "np"}, {"padding": "max_length"}, {"padding": False}, {"truncation": False}):
         with pytest.raises(InputError, match=f"{next(iter(option))}="):
             processor(text=TEXTS, **option)
+
+
+def test_settings_can_be_replaced_at_loading(folder: Path) -> None:
+    """Catches an option of from_pretrained that is accepted and ignored."""
+    assert ClipVipProcessor.from_pretrained(folder, num_frames=7, resize="crop").to_dict()["num_frames"] == 7
+    assert AutoProcessor.from_pretrained(folder, num_frames=7).num_frames == 7
 
 
 def test_inputs_go_to_a_device_and_into_a_model(folder: Path, processor: ClipVipProcessor) -> None:

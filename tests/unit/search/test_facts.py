@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 
 import clipvip
 from clipvip.encode import Encoder
+from clipvip.files import parse_json
 from clipvip.search import Library, Results, integrity
+from clipvip.search.checksums import open_checked, write_checked
 from clipvip.search.facts import NAME, read_facts
 from clipvip.search.snapshot import cache_folder
 from helpers_corrupt import write_index
@@ -112,3 +115,26 @@ def test_a_current_cache_needs_neither_lancedb_nor_transformers(index: Path, enc
     count, heavy = done.stdout.splitlines()
     assert int(count) > 0
     assert heavy == "[]"
+
+
+def test_the_version_stays_until_refresh(index: Path, encoder: Encoder) -> None:
+    """Catches a library whose answers change in the middle of its work, because a table was opened late."""
+    before, _ = search(index, encoder)
+    library, hit = Library(index, encoder), next(iter(before))
+    other = Library(index, encoder)
+    other.store.write(lambda: other.store.segments.delete(f"segment_id = '{hit.segment_id}'"))
+    assert library.store.vector(hit.segment_id).shape == (16,)
+    assert library.search("a red circle", k=1000) == before
+    library.refresh()
+    assert hit.segment_id not in {each.segment_id for each in library.search("a red circle", k=1000)}
+
+
+@pytest.mark.parametrize("change", [{"schema_version": 99}, {"unheard_of": 1}, {"windows_s": 5}])
+def test_facts_of_another_clipvip_are_not_believed(index: Path, encoder: Encoder, change: dict[str, object]) -> None:
+    """Catches an index of a newer clipvip that is searched as if it were one of this one."""
+    expected, _ = search(index, encoder)
+    path = cache_folder(str(index)) / NAME
+    values = parse_json(open_checked(path).to_pybytes())
+    write_checked(path, json.dumps(values | {"settings": values["settings"] | change}).encode())
+    assert read_facts(str(index)) is None
+    assert search(index, encoder) == (expected, True)

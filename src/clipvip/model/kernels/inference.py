@@ -21,12 +21,24 @@ from torch import Tensor, nn
 
 from clipvip.errors import UsageError
 from clipvip.model.kernels.products import SLICE, shares_badly, warn_of_slow_bfloat16
-from clipvip.model.kernels.training import QUICK_GELU, cut_patches, is_plain, to_grid, use_fast_attention
+from clipvip.model.kernels.training import (
+    QUICK_GELU,
+    FastAttention,
+    FastMLP,
+    FastPatchEmbedding,
+    cut_patches,
+    has_hooks,
+    to_grid,
+    use_fast_layers,
+)
 from clipvip.model.modeling_clipvip import (
     ACTIVATION_FUNCTIONS,
+    MLP,
     Attend,
+    Attention,
     Block,
     ClipVipCore,
+    LayerScale,
     TextTransformer,
     VisionTransformer,
 )
@@ -36,6 +48,12 @@ WORTHWHILE = 1.3
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-6}
 """Largest difference between two kernels of one dtype, relative to the largest output: rounding, and no more."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+FUSABLE = {
+    nn.ModuleList, Block, Attention, FastAttention, MLP, FastMLP, nn.Linear, nn.LayerNorm, nn.Identity, LayerScale,
+    nn.Conv2d, FastPatchEmbedding,
+}  # fmt: skip
+"""Modules of which it is known what they compute."""
 
 Kernel = Callable[[Tensor], Tensor]
 
@@ -58,14 +76,14 @@ def optimize_for_inference(model: ClipVipCore, dtype: str = "auto") -> None:
         raise UsageError(f"dtype={dtype!r}: choose auto, {' or '.join(DTYPES)}")
     if isinstance(model, _ForInference):
         model._refuse("optimising")
-    # the rest gets one token per frame, or per clip
+    # the temporal transformer gets one token per frame, which is little work: it has the layers for training
     towers: tuple[VisionTransformer | TextTransformer, ...] = (model.vision_model, model.text_model)
-    for name, module in model.named_modules():
-        _refuse_adapter(name, module)
+    _refuse_additions(model)
     compute = fastest_dtype(model.device) if dtype == "auto" else DTYPES[dtype]
     if compute == torch.bfloat16:
         warn_of_slow_bfloat16(model.device, "use dtype='float32' (--dtype float32)")
-    was_training, trained = model.training, [each for each in model.parameters() if each.requires_grad]
+    training = [module for module in model.modules() if module.training]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval().requires_grad_(False)
     onednn = model.device.type == "cpu" and prefers_onednn(compute)
     vision = model.vision_model.embeddings
@@ -75,12 +93,13 @@ def optimize_for_inference(model: ClipVipCore, dtype: str = "auto") -> None:
     except BaseException:
         for parameter in trained:
             parameter.requires_grad_(True)
-        model.train(was_training)
+        for module in training:
+            module.training = True
         raise
     vision.patch_embedding = patch_embedding  # type: ignore[assignment]  # called as the convolution is
     for tower, blocks in zip(towers, fused, strict=True):
         tower.encoder.layers = blocks
-    use_fast_attention(model)
+    use_fast_layers(model)
     model.__class__ = _class_for_inference(type(model))
     model.optimized_for = compute  # type: ignore[assignment]  # an attribute of that class
 
@@ -122,21 +141,22 @@ def _class_for_inference(plain: type[ClipVipCore]) -> type[ClipVipCore]:
     return type(plain.__name__, (_ForInference, plain), {"__module__": plain.__module__, "__doc__": plain.__doc__})
 
 
-def _refuse_adapter(name: str, module: nn.Module) -> None:
-    """Raises: UsageError if a layer of a block is more than its weights."""
-    layers = {}
-    if isinstance(module, Block):
-        attn, mlp = module.self_attn, module.mlp
-        names = ("q_proj", "k_proj", "v_proj", "out_proj")
-        layers = {f"self_attn.{each}": getattr(attn, each) for each in names} | {"mlp.fc1": mlp.fc1, "mlp.fc2": mlp.fc2}
-    for each, layer in layers.items():
-        if is_plain(layer):
-            continue
-        kind = "layer with hooks" if type(layer) is nn.Linear else f"{type(layer).__module__}.{type(layer).__name__}"
-        raise UsageError(
-            f"{name}.{each} is a {kind}: fused into one operation it would lose what was added; remove the hooks, "
-            "or merge the adapter into the weights first (merge_and_unload() of peft's model)"
-        )
+def _refuse_additions(model: ClipVipCore) -> None:
+    """Raises: UsageError if something to be fused does more than its weights say: it has hooks, or is an adapter."""
+    replaced: list[tuple[str, nn.Module]] = []
+    for name, tower in (("text_model", model.text_model), ("vision_model", model.vision_model)):
+        replaced += tower.encoder.layers.named_modules(prefix=f"{name}.encoder.layers")
+    replaced += model.vision_model.embeddings.patch_embedding.named_modules(
+        prefix="vision_model.embeddings.patch_embedding"
+    )
+    for name, module in replaced:
+        if has_hooks(module) and not isinstance(module, nn.LayerNorm):  # norms stay as they are
+            raise UsageError(f"{name} has hooks, which fused layers would not call: remove them first")
+        if type(module) not in FUSABLE:
+            raise UsageError(
+                f"{name} is a {type(module).__module__}.{type(module).__name__}, whose weights are not all that it "
+                "computes with: merge adapters first (merge_and_unload() of peft's model)"
+            )
 
 
 def dense(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, onednn: bool) -> Kernel:

@@ -28,12 +28,8 @@ QUICK_GELU = 1.702
 
 
 def optimize_for_training(model: ClipVipCore) -> None:
-    """Use the faster layers in all blocks of a model, in place; parameters and their names stay the same."""
-    use_fast_attention(model)
-    for module in model.modules():
-        if isinstance(module, Block):
-            _become(module.self_attn, Attention, FastAttention)
-            _become(module.mlp, MLP, FastMLP)
+    """Use the faster layers in a model, in place; parameters and their names stay the same."""
+    use_fast_layers(model)
     _become(model.vision_model.embeddings.patch_embedding, nn.Conv2d, FastPatchEmbedding)
 
 
@@ -46,11 +42,15 @@ def compile_blocks(*towers: nn.Module) -> None:
                 module.compile()
 
 
-def use_fast_attention(model: ClipVipCore) -> None:
-    """Have the towers compute attention with `products.attention`, in place."""
+def use_fast_layers(model: ClipVipCore) -> None:
+    """Have all blocks compute with the faster attention and MLP, in place."""
     for part in (model.text_model, model.vision_model, model.temporal_transformer):
         if part is not None:
             part.attention = attention
+    for module in model.modules():
+        if isinstance(module, Block):
+            _become(module.self_attn, Attention, FastAttention)
+            _become(module.mlp, MLP, FastMLP)
 
 
 def _become(module: nn.Module, plain: type[nn.Module], fast: type[nn.Module]) -> None:

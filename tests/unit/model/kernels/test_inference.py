@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 from clipvip.errors import UsageError
 from clipvip.model import AGGREGATORS, ClipVipConfig, ClipVipModel
+from clipvip.model.configuration_clipvip import ACTIVATIONS
 from clipvip.model.kernels import inference
+from clipvip.model.modeling_clipvip import ACTIVATION_FUNCTIONS
 from helpers_golden import golden_config, golden_state
 
 
@@ -195,3 +199,54 @@ def test_optimised_models_are_for_inference_only(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
     with pytest.raises(UsageError, match="dtype='float16': choose auto, float32 or bfloat16"):
         golden_model().optimize_for_inference("float16")
+
+
+PLACES = [
+    "text_model.encoder.layers.1",
+    "vision_model.encoder.layers.0.self_attn",
+    "vision_model.encoder.layers.0.self_attn.k_proj",
+    "vision_model.encoder.layers.0.mlp",
+    "vision_model.embeddings.patch_embedding",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_hooks_that_would_be_lost_are_refused(place: str) -> None:
+    """Catches a fused layer that does not call what was hooked to the layers that it replaces."""
+    model = golden_model()
+    handle = model.get_submodule(place).register_forward_hook(lambda module, given, output: 2 * output)
+    with pytest.raises(UsageError, match=rf"^{place} has hooks"):
+        model.optimize_for_inference()
+    handle.remove()
+    model.vision_model.encoder.layers[0].layer_norm1.register_forward_hook(lambda module, given, output: 2 * output)
+    expected = embed(model)
+    torch.testing.assert_close(embed(model.optimize_for_inference("float32")), expected, atol=1e-5, rtol=0)
+
+
+def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a half fused model that may be trained and saved: memory ran out at the second tower."""
+    model, expected = golden_model().train(), embed(golden_model())
+    model.text_model.eval()
+    model.logit_scale.requires_grad_(False)
+    dense, calls = inference.dense, []
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 15:
+            raise MemoryError
+        return dense(*arguments)
+
+    monkeypatch.setattr(inference, "dense", failing)
+    with pytest.raises(MemoryError):
+        model.optimize_for_inference("float32")
+    assert (model.training, model.text_model.training, model.vision_model.training) == (True, False, True)
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["logit_scale"]
+    model.state_dict()
+    assert torch.equal(embed(model), expected)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_transformers(name: str) -> None:
+    """Catches a name that stands for another function than in the library whose files have it."""
+    x = torch.linspace(-6, 6, 101)
+    torch.testing.assert_close(ACTIVATION_FUNCTIONS[name](x), ACT2FN[name](x), atol=1e-5, rtol=1e-5)
