@@ -39,7 +39,7 @@ NEW_PARAMETERS = (
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """An attention pattern, which token attends to which: (q [B, Q, H, d], k [B, N, H, d], v [B, N, H, d]) -> [B, Q, H, d].
-A tower hands one to its blocks."""
+A tower hands one to its blocks; positions that rotate queries and keys would be a pattern, too."""
 
 
 # Attention patterns
