@@ -26,7 +26,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Entries under which training checkpoints keep the weights: open_clip's and Lightning's, the released code's restart
 file, most training scripts', DeepSpeed's."""
 WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.", "clip.", "clipvip.")
-"""What DistributedDataParallel, torch.compile and Lightning modules put in front of every key."""
+"""What DistributedDataParallel, torch.compile, Lightning modules and models that contain ours put before every key."""
 INDEX_SUFFIX = ".index.json"
 # what torch.load raises on files that are damaged, cut off or something else altogether (found by feeding it such)
 _UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)

@@ -41,8 +41,7 @@ def read_facts(uri: str) -> Facts | None:
         return None
     try:
         values = parse_json(open_checked(cache_folder(uri) / NAME).to_pybytes())
-        settings = values["settings"] | {name: tuple(values["settings"][name]) for name in ("windows_s", "strides_s")}
-        facts = Facts(**values | {"settings": Settings(**settings)})
+        facts = Facts(**values | {"settings": Settings.of(values["settings"])})
         readable = facts.settings.schema_version <= SCHEMA_VERSION
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -194,7 +194,11 @@ class Store:
             what = f"schema {version}" if version > SCHEMA_VERSION else f"with columns {', '.join(sorted(newer))}"
             raise SearchIndexError(f"{uri}: made by a newer clipvip ({what}); upgrade clipvip")
         values["schema_version"] = SCHEMA_VERSION if not _missing_columns(schema) else OLD_SCHEMA
-        return cls(uri, _read_settings(uri, values))
+        try:
+            settings = Settings.of(values)
+        except (KeyError, TypeError) as error:
+            raise damaged_settings(uri, error) from None
+        return cls(uri, settings)
 
     @staticmethod
     def _exists(uri: str) -> bool:
@@ -483,14 +487,6 @@ class Store:
             self.segments.add_columns(pa.schema(missing))  # last: these columns show which schema an index has
             logger.warning("%s: upgraded from schema %d to %d", self.uri, OLD_SCHEMA, SCHEMA_VERSION)
         self.settings = replace(self.settings, schema_version=SCHEMA_VERSION)
-
-
-def _read_settings(uri: str, values: dict[str, Any]) -> Settings:
-    try:
-        values = values | {name: tuple(values[name]) for name in ("windows_s", "strides_s")}
-        return Settings(**values)
-    except (KeyError, TypeError) as error:
-        raise damaged_settings(uri, error) from None
 
 
 def _missing_columns(schema: Any) -> list[tuple[str, Any]]:

@@ -75,6 +75,11 @@ class Settings:
     shots: bool = False
     schema_version: int = SCHEMA_VERSION
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Settings:
+        """From JSON. Raises: KeyError or TypeError for values that are not those of `Settings`."""
+        return cls(**values | {name: tuple(values[name]) for name in ("windows_s", "strides_s")})
+
     @property
     def scales(self) -> Scales:
         """Windows and strides."""

@@ -85,9 +85,9 @@ def optimize_for_inference(model: ClipVipCore, dtype: str = "auto") -> None:
     training = [module for module in model.modules() if module.training]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval().requires_grad_(False)
-    onednn = model.device.type == "cpu" and prefers_onednn(compute)
     vision = model.vision_model.embeddings
     try:  # all of it is built before any of it is used
+        onednn = model.device.type == "cpu" and prefers_onednn(compute)
         fused = [_fuse(tower.encoder.layers, compute, onednn) for tower in towers]
         patch_embedding = FusedPatchEmbedding(vision.patch_embedding, compute, onednn)
     except BaseException:

@@ -223,20 +223,23 @@ def test_hooks_that_would_be_lost_are_refused(place: str) -> None:
     torch.testing.assert_close(embed(model.optimize_for_inference("float32")), expected, atol=1e-5, rtol=0)
 
 
-def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a half fused model that may be trained and saved: memory ran out at the second tower."""
+@pytest.mark.parametrize(("place", "number"), [("dense", 15), ("prefers_onednn", 0)])
+def test_a_failure_half_way_leaves_the_model_as_it_was(
+    place: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a half fused model that may be trained and saved: memory ran out at the second tower, or before."""
     model, expected = golden_model().train(), embed(golden_model())
     model.text_model.eval()
     model.logit_scale.requires_grad_(False)
-    dense, calls = inference.dense, []
+    plain, calls = getattr(inference, place), []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
-        if len(calls) > 15:
+        if len(calls) > number:
             raise MemoryError
-        return dense(*arguments)
+        return plain(*arguments)
 
-    monkeypatch.setattr(inference, "dense", failing)
+    monkeypatch.setattr(inference, place, failing)
     with pytest.raises(MemoryError):
         model.optimize_for_inference("float32")
     assert (model.training, model.text_model.training, model.vision_model.training) == (True, False, True)
