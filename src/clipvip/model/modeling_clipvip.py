@@ -99,8 +99,12 @@ def proxy_guided_attention(
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """CLIP's approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
+    """CLIP's approximation of GELU: x * sigmoid(1.702 * x).
+
+    Written with SiLU, which is y * sigmoid(y): one tensor is allocated instead of three, and training keeps one.
+    """
+    scaled = 1.702 * x
+    return F.silu(scaled, inplace=not scaled.requires_grad).div_(1.702)
 
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
