@@ -27,7 +27,7 @@ from clipvip.data.synthetic.world import COLORS, SCENES, Scenario, split_scenari
 from clipvip.encode import Encoder, load
 from clipvip.records import Clip
 from clipvip.search import Library, Query, Term
-from clipvip.search.background import default_texts
+from clipvip.search.query.background import default_texts
 
 RATE = 0.05
 COMBINATION = "a combination"

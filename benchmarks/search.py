@@ -26,10 +26,10 @@ import torch
 from measure import describe, in_own_process, resident_mib, table
 
 from clipvip.search import Filters, Query, Term
-from clipvip.search.approximate import EXACT_ROWS, keep_ann
-from clipvip.search.searching import Searcher
-from clipvip.search.store import Store
-from clipvip.search.tables import Settings, segment_id_of
+from clipvip.search.index.schema import Settings, segment_id_of
+from clipvip.search.index.store import Store
+from clipvip.search.query.ann import EXACT_ROWS, keep_ann
+from clipvip.search.query.engine import Searcher
 
 SIZE = 512
 BLOCK = 100_000

@@ -28,8 +28,8 @@ import numpy as np
 import clipvip
 from clipvip.encode import Encoder
 from clipvip.jobs.worker import usable_cpus
-from clipvip.search.scan import EncodedVideo, VideoFile
-from clipvip.search.store import Settings, Store
+from clipvip.search.index.scan import EncodedVideo, VideoFile
+from clipvip.search.index.store import Settings, Store
 
 SEGMENTS_A_VIDEO = 20
 VIDEOS_A_COMMIT = 1000

@@ -60,12 +60,12 @@ def index_here(
     pipe: Connection, uri: Path | str, model: Path, folders: list[Path], environment: dict[str, str]
 ) -> None:
     """What the process does: tell when it begins, and commit so often that any moment may be within a commit."""
-    import clipvip.search.adding
-    import clipvip.search.ingest
+    import clipvip.search.index.encode_files
+    import clipvip.search.index.update
 
     os.environ.update(environment)  # the server of processes has that of the test which started it
-    clipvip.search.adding.COMMIT_FILES = 1
-    clipvip.search.ingest.BATCH_SIZE = 4
+    clipvip.search.index.update.COMMIT_FILES = 1
+    clipvip.search.index.encode_files.BATCH_SIZE = 4
     library = Library(uri, model, device="cpu", **OPTIONS)
     _ = library.encoder
     pipe.send("ready")

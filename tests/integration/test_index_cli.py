@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipvip.search.scan import EncodedVideo
+from clipvip.search.index.scan import EncodedVideo
 from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_video import write_audio, write_video, write_videos
@@ -157,7 +157,7 @@ def test_an_upgrade_of_what_an_older_clipvip_read(clipvip, model, tmp_path, monk
     """Catches a status that hides what is older, and an upgrade that encodes what is not."""
     write_videos(tmp_path / "lib", 20)
     with monkeypatch.context() as patched:
-        patched.setattr("clipvip.search.ingest.EncodedVideo", partial(EncodedVideo, reading_rules=1))
+        patched.setattr("clipvip.search.index.encode_files.EncodedVideo", partial(EncodedVideo, reading_rules=1))
         assert clipvip("index", "lib", "--model", model, "--index", "index")[0] == 0
     _, out, _ = clipvip("index", "--index", "index", "--status")
     assert "read by older rules: 1 videos, 1 segments (--upgrade encodes them again)" in out

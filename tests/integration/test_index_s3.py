@@ -45,8 +45,8 @@ def test_an_index_on_an_object_store(bucket: str, tmp_path: Path, monkeypatch: p
     videos = write_library(tmp_path / "videos", 5)
     there, here = f"{bucket}/some/index", tmp_path / "index"
     assert not Library(there).exists
-    monkeypatch.setattr("clipvip.search.adding.COMMIT_FILES", 1)
-    monkeypatch.setattr("clipvip.search.ingest.BATCH_SIZE", 1)
+    monkeypatch.setattr("clipvip.search.index.update.COMMIT_FILES", 1)
+    monkeypatch.setattr("clipvip.search.index.encode_files.BATCH_SIZE", 1)
 
     def interrupt(done: int, total: int) -> None:
         if done == 2:
@@ -120,7 +120,7 @@ def test_commits_that_collide_wait(bucket: str, tmp_path: Path, monkeypatch: pyt
     library = Library(f"{bucket}/colliding", encoder, **OPTIONS)
     library.add(write_library(tmp_path / "videos", 1))
     pauses: list[float] = []
-    monkeypatch.setattr("clipvip.search.store.time.sleep", pauses.append)
+    monkeypatch.setattr("clipvip.search.index.store.time.sleep", pauses.append)
 
     def collide() -> None:
         raise RuntimeError("Commit conflict for version 7")

@@ -110,7 +110,7 @@ def command(
 
     from clipvip.errors import UsageError
     from clipvip.search import IndexSummary, Library
-    from clipvip.search.background import read_texts
+    from clipvip.search.query.background import read_texts
 
     started = time.perf_counter()
     if embeddings and (dirs or model or exclude):

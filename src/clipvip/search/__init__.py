@@ -7,13 +7,13 @@ from clipvip.errors import SearchIndexError
 if not all(find_spec(name) for name in ("lancedb", "pyarrow", "pathspec")):
     raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`')
 
-from clipvip.search.adding import IndexSummary
+from clipvip.search.index.maintenance import Status
+from clipvip.search.index.schema import Segment, Settings, VideoRecord
+from clipvip.search.index.update import IndexSummary
+from clipvip.search.index.verification import Verification
 from clipvip.search.library import Library
-from clipvip.search.query import Filters, Query, Term
-from clipvip.search.results import Hit, Results
-from clipvip.search.tables import Segment, Settings, VideoRecord
-from clipvip.search.upkeep import Status
-from clipvip.search.verifying import Verification
+from clipvip.search.query.query import Filters, Query, Term
+from clipvip.search.query.results import Hit, Results
 
 __all__ = [
     "Filters",

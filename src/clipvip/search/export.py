@@ -16,7 +16,7 @@ import av
 
 from clipvip.errors import InputError
 from clipvip.files import replacing
-from clipvip.search.results import Hit
+from clipvip.search.query.results import Hit
 from clipvip.video.container import MP4, OpenVideo, is_interlaced, open_video
 from clipvip.video.index import PacketIndex, packet_index
 from clipvip.video.mp4 import REFUSALS, write_mp4

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 from clipvip.data.media import LIBRARY_EXTENSIONS
 from clipvip.errors import ClipVipError, SearchIndexError, UsageError
-from clipvip.search.adding import Encode, IndexSummary, Progress, add_files
-from clipvip.search.approximate import keep_ann
-from clipvip.search.background import chosen_texts
-from clipvip.search.bank import write_bank
-from clipvip.search.query import Filters, Query, Term
-from clipvip.search.results import Results
-from clipvip.search.scan import ABSENT, Skipped, VideoFile, find_videos, is_there
-from clipvip.search.searching import Searcher, query_vector
-from clipvip.search.store import Store
-from clipvip.search.tables import Segment, Settings, VideoRecord
-from clipvip.search.upkeep import Status, find_older, forget, prune, status
-from clipvip.search.verifying import Progress as VerifyProgress
-from clipvip.search.verifying import Verification, verify
+from clipvip.search.index.maintenance import Status, find_older, forget, prune, status
+from clipvip.search.index.scan import ABSENT, Skipped, VideoFile, find_videos, is_there
+from clipvip.search.index.schema import Segment, Settings, VideoRecord
+from clipvip.search.index.store import Store
+from clipvip.search.index.update import Encode, IndexSummary, Progress, add_files
+from clipvip.search.index.verification import Progress as VerifyProgress
+from clipvip.search.index.verification import Verification, verify
+from clipvip.search.query.ann import keep_ann
+from clipvip.search.query.background import chosen_texts
+from clipvip.search.query.calibration import write_bank
+from clipvip.search.query.engine import Searcher, query_vector
+from clipvip.search.query.query import Filters, Query, Term
+from clipvip.search.query.results import Results
 from clipvip.video import Scales
 
 if TYPE_CHECKING:
     from clipvip.embedding_sets import EmbeddingSet
     from clipvip.encode import Encoder
-    from clipvip.search.ingest import Outcome
+    from clipvip.search.index.encode_files import Outcome
 
 WINDOW_S = 12.0
 """Where a model does not say how long the clips were that it was trained on. Those of the released models: 13.4 s."""
@@ -190,7 +190,7 @@ class Library:
 
     def _encode(self, settings: Settings, on_hours: Callable[[float], None] | None) -> Encode:
         def encode(files: list[VideoFile], known: Collection[str] | None) -> Iterator[Outcome]:
-            from clipvip.search.ingest import encode_files
+            from clipvip.search.index.encode_files import encode_files
 
             return encode_files(
                 files, self.encoder, settings.scales, shots=settings.shots, confined=self._confined, known=known,
@@ -232,7 +232,7 @@ class Library:
 
         Otherwise as `add`, which brings thumbnails when the files change. Raises: SearchIndexError for another model.
         """
-        from clipvip.search.stored import StoredVideos
+        from clipvip.search.index.from_embeddings import StoredVideos
 
         store = self._made(embeddings, embeddings.facts[0].model)
         videos = StoredVideos(embeddings, self.roots)

@@ -17,10 +17,10 @@ from anyio.to_thread import run_sync
 
 from clipvip.errors import SearchIndexError
 from clipvip.search import Library, Query, Term
-from clipvip.search.bank import bank_table
-from clipvip.search.snapshot import version_key
-from clipvip.search.store import VideoRecord
-from clipvip.search.upkeep import Status
+from clipvip.search.index.maintenance import Status
+from clipvip.search.index.mmap_cache import version_key
+from clipvip.search.index.store import VideoRecord
+from clipvip.search.query.calibration import bank_table
 from clipvip.serve.problems import not_found
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from clipvip.errors import DecoderKilled, VideoDecodeError
 from clipvip.files import open_beneath
 from clipvip.jobs.decoding import DecodePool
 from clipvip.jobs.worker import usable_cpus
-from clipvip.search.scan import is_gone
+from clipvip.search.index.scan import is_gone
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.pictures import film_strip, still
 from clipvip.serve.play_cache import PlayCache

@@ -16,7 +16,7 @@ from PIL import Image
 import clipvip
 from clipvip.errors import ClipVipError, InputError, SearchIndexError, UsageError
 from clipvip.search import Library, Query, Term
-from clipvip.search.scan import find_videos
+from clipvip.search.index.scan import find_videos
 from helpers_model import write_model
 from helpers_video import write_audio, write_video
 
@@ -126,8 +126,8 @@ def test_unchanged_files_cost_nothing_and_changed_ones_are_replaced(videos, tmp_
 def test_an_interrupted_run_goes_on(videos, tmp_path, encoder, monkeypatch):
     """Catches a run that commits only at its end, and files that are half in the index."""
     library = new_library(tmp_path, encoder)
-    monkeypatch.setattr("clipvip.search.adding.COMMIT_FILES", 1)
-    monkeypatch.setattr("clipvip.search.ingest.BATCH_SIZE", 1)
+    monkeypatch.setattr("clipvip.search.index.update.COMMIT_FILES", 1)
+    monkeypatch.setattr("clipvip.search.index.encode_files.BATCH_SIZE", 1)
 
     def interrupt(done, total):
         if done == 2:
@@ -239,10 +239,10 @@ def test_a_look_makes_no_index(tmp_path, encoder):
 
 def test_a_library_that_grows_large_gets_its_index(tmp_path, encoder, monkeypatch):
     """Catches large libraries that are searched row by row, and rows that came later left out of the index."""
-    for place in ("approximate", "searching"):
-        monkeypatch.setattr(f"clipvip.search.{place}.EXACT_ROWS", 300)
-    monkeypatch.setattr("clipvip.search.approximate.LATE_ROWS", 50)
-    monkeypatch.setattr("clipvip.search.approximate.CANDIDATES", 10_000)  # none is missed for its short code
+    for place in ("ann", "engine"):
+        monkeypatch.setattr(f"clipvip.search.query.{place}.EXACT_ROWS", 300)
+    monkeypatch.setattr("clipvip.search.query.ann.LATE_ROWS", 50)
+    monkeypatch.setattr("clipvip.search.query.ann.CANDIDATES", 10_000)  # none is missed for its short code
     folder = tmp_path / "videos"
     folder.mkdir()
     library = new_library(tmp_path, encoder, windows_s=0.3, strides_s=0.02)
