@@ -27,7 +27,7 @@ import numpy as np
 
 import clipvip
 from clipvip.encode import Encoder
-from clipvip.jobs.worker import usable_cpus
+from clipvip.jobs import usable_cpus
 from clipvip.search.index.scan import EncodedVideo, VideoFile
 from clipvip.search.index.store import Settings, Store
 

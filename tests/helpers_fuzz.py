@@ -24,8 +24,7 @@ import numpy as np
 
 from clipvip.data.check import CheckTask
 from clipvip.errors import VideoDecodeError
-from clipvip.jobs import Worker, WorkerDied
-from clipvip.jobs.worker import Beat
+from clipvip.jobs import Beat, Worker, WorkerDied
 from clipvip.records import Clip
 from clipvip.video import read_frames
 from helpers_jobs import do

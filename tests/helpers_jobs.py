@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipvip.errors import VideoDecodeError
-from clipvip.jobs.worker import Beat
+from clipvip.jobs import Beat, Worker
 
 CRASH, HANG, HOG, BUG, BAD = "crash", "hang", "hog", "bug", "bad"
 
@@ -103,3 +104,44 @@ def count_to(number: int) -> Iterator[int]:
     """1, 2, 3, and an error after the last."""
     yield from range(1, number + 1)
     raise VideoDecodeError(f"{number} is as far as it goes")
+
+
+def die_the_first_time(trace: Path) -> str:
+    """As a process does that the kernel kills when memory is short."""
+    if not trace.exists():
+        trace.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "second"
+
+
+def send_each(items: Sequence[Any], send: Callable[[Any], None]) -> int:
+    """Report on the way."""
+    for item in items:
+        send(item)
+    return len(items)
+
+
+class FussyError(Exception):
+    """An error that cannot be made again from its pickle."""
+
+    def __init__(self, text: str, code: int):
+        super().__init__(f"{text} ({code})")
+
+
+def raise_fussy() -> None:
+    """Fail with it."""
+    raise FussyError("a fussy one", 7)
+
+
+def wait_for_sigterm(ready: Path) -> None:
+    """End with an exit code of its own when it is asked to."""
+    signal.signal(signal.SIGTERM, lambda *_: (ready.with_name("asked").touch(), os._exit(9)))
+    ready.touch()
+    while True:
+        time.sleep(0.01)
+
+
+def decode_in_a_child(item: str) -> str:
+    """As an index job does: a worker that has a worker."""
+    with Worker() as worker:
+        return worker.call(do, item, timeout_s=60)

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipvip.errors import ClipVipError
-from clipvip.jobs.worker import Worker, WorkerDied
+from clipvip.jobs import Worker, WorkerDied
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipvip.encode import Encoder, check_some_left
 from clipvip.errors import VideoDecodeError
-from clipvip.jobs.ahead import run_ahead
+from clipvip.jobs import prefetch
 from clipvip.records import Clip, Embeddings
 
 PLAIN = "plain"
@@ -92,7 +92,7 @@ def encode_orders(
             vectors[clip_id] = rows  # [P, E]
         batch.clear()
 
-    for clip, frames in zip(clips, run_ahead(pixels, clips, ahead=2 * batch_size), strict=True):
+    for clip, frames in zip(clips, prefetch(pixels, clips, ahead=2 * batch_size), strict=True):
         if frames is not None:
             num_still += len(frames) == 1
             batch = waiting.setdefault(len(frames), [])

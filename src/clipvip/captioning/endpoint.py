@@ -20,7 +20,7 @@ import numpy as np
 
 from clipvip.captioning.captioner import MAX_WORDS, PROMPT, TOKENS_A_WORD, Answer, Captioner, Described, Undescribed
 from clipvip.errors import ClipVipError, UsageError
-from clipvip.jobs.ahead import run_ahead
+from clipvip.jobs import prefetch
 
 KEY_VARIABLES = ("CLIPVIP_API_KEY", "OPENAI_API_KEY")
 LONGEST_SIDE = 768
@@ -121,7 +121,7 @@ class EndpointCaptioner:
     def caption(self, images: Iterable[np.ndarray]) -> Iterator[Answer]:
         """See `Captioner`. Raises: ClipVipError if the server knows neither the model nor the key."""
         requests = self._endpoint.requests
-        return run_ahead(self._describe, images, ahead=2 * requests, threads=requests)
+        return prefetch(self._describe, images, ahead=2 * requests, threads=requests)
 
     def _describe(self, image: np.ndarray) -> Answer:
         question = self._question(image)

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from clipvip.errors import InputError, UsageError
-from clipvip.jobs.ahead import run_ahead
+from clipvip.jobs import prefetch
 from clipvip.model import ClipVipModel
 from clipvip.model.pretrained import load_strictly
 from clipvip.model.quiet import without_bars
@@ -77,7 +77,7 @@ def learn_captioner(
     model = _new_model(start, tokenizer, max(len(ids) for ids in tokenizer(texts)["input_ids"]))
     size = start.config.vision_config.image_size
     processor = CLIPImageProcessorPil(size={"height": size, "width": size}, do_center_crop=False)
-    images = torch.from_numpy(np.stack([*run_ahead(lambda pair: _square(pair[0], size), pairs, ahead=64)]))
+    images = torch.from_numpy(np.stack([*prefetch(lambda pair: _square(pair[0], size), pairs, ahead=64)]))
     new = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder.")]
     optimizer = torch.optim.AdamW(
         [{"params": new, "lr": DECODER_LR}, {"params": [*model.encoder.parameters()], "lr": ENCODER_LR}],

@@ -14,8 +14,7 @@ import numpy as np
 from clipvip.captioning.captioner import MAX_WORDS, PLAIN, PROMPT, TOKENS_A_WORD, Answer, Captioner, Described
 from clipvip.errors import CheckpointError, ClipVipError, UsageError
 from clipvip.files import file_digest
-from clipvip.jobs.ahead import run_ahead
-from clipvip.jobs.worker import usable_cpus
+from clipvip.jobs import prefetch, usable_cpus
 
 if TYPE_CHECKING:
     from clipvip.captioning.asking import Asker
@@ -113,7 +112,7 @@ class ModelCaptioner:
     def caption(self, images: Iterable[np.ndarray]) -> Iterator[Answer]:
         """See `Captioner`: in batches. Raises: ClipVipError if the device has too little memory for one."""
         size = self._settings.batch_size
-        prepared = run_ahead(self._asker.prepared, images, ahead=2 * size, threads=min(_PREPARING, usable_cpus()))
+        prepared = prefetch(self._asker.prepared, images, ahead=2 * size, threads=min(_PREPARING, usable_cpus()))
         while batch := list(islice(prepared, size)):
             yield from (Described(text, self._settings.revision) for text in self._describe(batch))
 

@@ -16,10 +16,7 @@ from clipvip.captioning.captioner import Answer, Captioner, CaptionerSettings, D
 from clipvip.captioning.text import clean_caption
 from clipvip.data.frame_folders import read_frame_folder
 from clipvip.errors import InputError, VideoDecodeError
-from clipvip.jobs import Beat
-from clipvip.jobs.ahead import run_ahead
-from clipvip.jobs.decoding import time_limit_s
-from clipvip.jobs.worker import usable_cpus
+from clipvip.jobs import Beat, prefetch, time_limit_s, usable_cpus
 from clipvip.records import Clip
 from clipvip.video import middle_index, read_frames, read_image
 
@@ -97,7 +94,7 @@ class CaptionTask:
 
         def images() -> Iterator[np.ndarray]:
             threads = min(_DECODERS, usable_cpus())
-            frames = run_ahead(_try_frame, clips, ahead=2 * threads, threads=threads)
+            frames = prefetch(_try_frame, clips, ahead=2 * threads, threads=threads)
             for clip, frame in zip(clips, frames, strict=True):
                 if isinstance(frame, Undescribed):
                     undecodable.append((clip.clip_id, frame))

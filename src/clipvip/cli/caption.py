@@ -96,7 +96,7 @@ def command(
         )
     else:
         from clipvip.captioning import find_model
-        from clipvip.jobs.worker import usable_cpus
+        from clipvip.jobs import usable_cpus
 
         captioner = find_model(
             model,

@@ -14,7 +14,7 @@ from clipvip.cli.progress import progress_bar
 from clipvip.errors import VideoDecodeError
 from clipvip.evaluation import Retrieval
 from clipvip.files import replace_text
-from clipvip.jobs.ahead import run_ahead
+from clipvip.jobs import prefetch
 from clipvip.records import Clip
 
 NUM_FOUND = 3
@@ -32,9 +32,7 @@ def write_errors(path: Path, found: Retrieval, ranks: np.ndarray, report: dict[s
     shown = list(dict.fromkeys(hit["video"] for query in queries for hit in [query["meant"], *query["hits"]]))
     with progress_bar("film strips") as told:
         strips = {}
-        for video, strip in zip(
-            shown, run_ahead(_strip, [found.clips[video] for video in shown], ahead=8), strict=True
-        ):
+        for video, strip in zip(shown, prefetch(_strip, [found.clips[video] for video in shown], ahead=8), strict=True):
             strips[video] = strip
             told(1, len(shown))
     template = (resources.files("clipvip") / "cli" / "evaluate_errors.html").read_text(encoding="utf-8")

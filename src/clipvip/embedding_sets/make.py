@@ -17,8 +17,7 @@ from clipvip.embedding_sets.layout import FACTS, MEDIA, TEXT_FIELDS, SetFacts, s
 from clipvip.encode import Encoder, load
 from clipvip.errors import CheckpointError
 from clipvip.files import file_digest
-from clipvip.jobs import Beat, Engine, local, run_job
-from clipvip.jobs.decoding import time_limit_s
+from clipvip.jobs import Beat, Engine, local, run_job, time_limit_s
 from clipvip.records import Clip
 from clipvip.versions import versions
 from clipvip.video import READING_RULES

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clipvip.errors import InputError, VideoDecodeError
-from clipvip.jobs.ahead import run_ahead
+from clipvip.jobs import prefetch
 from clipvip.model import ClipVipCore, ClipVipProcessor
 from clipvip.model.kernels import compute_dtype
 from clipvip.model.processing_clipvip import ADDED_SINCE, Media
@@ -192,7 +192,7 @@ class Encoder:
         """
         vectors = np.empty((len(items), self.embedding_size), np.float32)
         waiting: dict[int, list[tuple[int, Tensor]]] = {}  # by T: single-frame files cannot share a batch with videos
-        for row, pixels in enumerate(run_ahead(to_pixels, items, ahead=2 * batch_size)):
+        for row, pixels in enumerate(prefetch(to_pixels, items, ahead=2 * batch_size)):
             if pixels is not None:
                 waiting.setdefault(len(pixels), []).append((row, pixels))
             if (row + 1) % batch_size == 0 or row + 1 == len(items):

@@ -1,8 +1,8 @@
 """One resumable runner for bulk work: items are cut into numbered parts, and each part becomes one file.
 
-A part's file is moved into place when it is complete, then its receipt: what has a receipt without failures is never
-done again, all else is done anew: what failed may have been mended. So a job may be killed at any moment; the same
-command goes on, nothing is lost or there twice.
+A part's file is moved into place when it is complete, then its receipt: what has a receipt without failures is not
+done again, all else is: what failed may have been repaired. So a job may be killed at any moment; the same command
+resumes it, and nothing is lost or done twice.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from clipvip.errors import ClipVipError, UsageError
 from clipvip.files import file_digest, locked, parse_json, replace_text, replacing
+from clipvip.jobs.pool import Pool, prefetch
 from clipvip.jobs.worker import Beat, MachineLost, Worker, WorkerDied
 
 Item = TypeVar("Item")
@@ -52,8 +51,8 @@ class Task(Protocol[Item_contra]):
     def run(self, items: Sequence[Item_contra], path: Path, beat: Beat) -> dict[str, Any]:
         """Do one part: write `path` (a temporary name), call `beat` after each item, return facts for the receipt.
 
-        `beat(0)` is a sign of life from an item that takes long. `items` may be empty. Items that were left out stand
-        under "failures": [[name, reason], ...].
+        `beat(0)` is a sign of life from an item that takes long. `items` may be empty. Items that were left out are
+        listed under "failures": [[name, reason], ...].
         """
 
 
@@ -111,18 +110,19 @@ def run_job(
 ) -> list[Receipt]:
     """Do what is not yet done of a job in the folder `out`, by `workers` that `engine` makes; receipts of all parts.
 
-    items: read as they are needed, cut in their order into parts of `part_size`. source: identifies them; it stands in
-    job.json with the task's settings. progress: is told how many items more are done. still_holds: is asked of a part
-    that is done whether it still fits its items; if not, it is done anew.
+    items: read as they are needed, cut in their order into parts of `part_size`. source: identifies them; it is written
+        to job.json with the task's settings.
+    progress: is called with how many more items are done. still_holds: whether a part that is done still fits its
+        items; if not, it is done again.
 
     A part whose worker dies, or fails with anything but a ClipVipError or OSError, is tried again item by item; the
-    culprits are left out and stand among the receipt's failures. A part whose machine is lost is given to another.
+    culprits are left out and listed among the receipt's failures. A part whose machine is lost is given to another.
     Raises: UsageError if `out` belongs to another job or another process works there; ClipVipError if more than
     `max_bad_share` of the items are bad or no worker is left, or what the task raised. Parts that are done are kept.
     """
     job = {"task": task.name, "part_size": part_size, "settings": task.settings(), "source": dict(source)}
     receipts: dict[int, Receipt] = {}
-    judge = _Judge(max_bad_share, out)
+    bad_share = _BadShare(max_bad_share, out)
 
     def todo() -> Iterator[_Part[Item]]:
         for number, part in enumerate(_batched(items, part_size)):
@@ -131,60 +131,28 @@ def run_job(
                 yield _Part(task, number, part, out, progress)
             else:
                 receipts[number] = receipt
-                judge.hears(receipt)
+                bad_share.add(receipt)
                 progress(len(part))
 
     with _claimed(out, job):
-        for receipt in _run(todo(), [engine(task) for _ in range(workers)]):
+        for receipt in _run(todo(), Pool([engine(task) for _ in range(workers)])):
             receipts[receipt["part"]] = receipt
-            judge.hears(receipt)
-    judge.decides()
+            bad_share.add(receipt)
+    bad_share.check()
     return [receipts[number] for number in sorted(receipts)]
 
 
-def _run(parts: Iterable[_Part[Item]], crew: Sequence[PartWorker]) -> Iterator[Receipt]:
-    """A thread for each worker; parts are read as workers become free. A worker whose machine is lost leaves the crew.
-
-    Raises: ClipVipError if nobody is left.
-    """
-    idle: SimpleQueue[PartWorker | None] = SimpleQueue()
-    for worker in crew:
-        idle.put(worker)
-    left = len(crew)
+def _run(parts: Iterable[_Part[Item]], pool: Pool[PartWorker]) -> Iterator[Receipt]:
+    """The receipts as parts get done; parts are read as workers become free."""
 
     def do(part: _Part[Item]) -> Receipt:
-        nonlocal left
-        while (worker := idle.get()) is not None:
-            try:
-                receipt = part.do(worker)
-            except MachineLost:
-                left -= 1
-                if left == 0:
-                    idle.put(None)
-                continue
-            except BaseException:
-                idle.put(worker)
-                raise
-            idle.put(worker)
-            return receipt
-        idle.put(None)  # so that the others learn it too
-        raise ClipVipError("all machines of this job are lost; the same command goes on when there are new ones")
+        while True:
+            with suppress(MachineLost), pool.checkout() as worker:
+                return part.do(worker)
 
-    with ThreadPoolExecutor(len(crew)) as pool:
-        running: set[Future[Receipt]] = set()
-        try:
-            for part in parts:
-                running.add(pool.submit(do, part))
-                if len(running) > len(crew):
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            for future in as_completed(running):
-                yield future.result()
-        finally:
-            for future in running:
-                future.cancel()
-            for worker in crew:  # ends their calls, and so the threads that the pool waits for
-                worker.close()
+    size = len(pool)
+    with pool:
+        yield from prefetch(do, parts, ahead=size + 1, threads=size, ordered=False, on_stop=pool.close)
 
 
 class _Part(Generic[Item]):
@@ -193,7 +161,7 @@ class _Part(Generic[Item]):
     def __init__(self, task: Task[Item], number: int, items: list[Item], out: Path, progress: Progress):
         self.task, self.number, self.items, self.progress = task, number, items, progress
         self.path, self.receipt = _file_of(task, number, out), _receipt_file(number, out)
-        self.told = 0  # items that `progress` knows of
+        self.num_reported = 0  # items that `progress` knows of
 
     def do(self, worker: PartWorker) -> Receipt:
         """Write the file, then the receipt."""
@@ -207,7 +175,7 @@ class _Part(Generic[Item]):
             "failures": failures, **facts,
         }  # fmt: skip
         replace_text(self.receipt, json.dumps(receipt))
-        self._tell(len(self.items))
+        self._report(len(self.items))
         return receipt
 
     def _attempts(self, worker: PartWorker, path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -220,39 +188,39 @@ class _Part(Generic[Item]):
                 nonlocal done
                 done += count
                 if len(items) > 1:
-                    self._tell(min(done, len(items)))  # a worker may have begun again on another machine
+                    self._report(min(done, len(items)))  # a worker may have begun again on another machine
 
             timeout_s = max(map(self.task.timeout_s, items), default=60.0)
             return worker.write(self.task, items, path, timeout_s=timeout_s, on_beat=on_beat)
 
         try:
             return attempt(self.items), []
-        except Exception as error:  # noqa: BLE001 - sorted out by _poison
-            _poison(error, worker)
+        except Exception as error:  # noqa: BLE001 - raises what is foreseen
+            _describe_culprit(error, worker)
         good, poisoned = [], []
         for number, item in enumerate(self.items, 1):
             try:
                 attempt([item])
                 good.append(item)
             except Exception as error:  # noqa: BLE001
-                poisoned.append((self.task.name_of(item), _poison(error, worker)))
-            self._tell(number)
+                poisoned.append((self.task.name_of(item), _describe_culprit(error, worker)))
+            self._report(number)
         try:
             return attempt(good), poisoned
         except Exception as error:
-            reason = _poison(error, worker)
+            reason = _describe_culprit(error, worker)
             raise ClipVipError(
                 f"{self.path}: its items pass one by one, but not together ({reason}); try again"
             ) from error
 
-    def _tell(self, done: int) -> None:
-        """Items count once, however often they are tried."""
-        if done > self.told:
-            self.progress(done - self.told)
-            self.told = done
+    def _report(self, done: int) -> None:
+        """Count items once, however often they are tried."""
+        if done > self.num_reported:
+            self.progress(done - self.num_reported)
+            self.num_reported = done
 
 
-def _poison(error: Exception, worker: PartWorker) -> str:
+def _describe_culprit(error: Exception, worker: PartWorker) -> str:
     """What to say of items that make a worker die or fail in an unforeseen way. Raises: `error`, if it is foreseen."""
     foreseen = isinstance(error, ClipVipError | OSError) and not isinstance(error, WorkerDied)
     if foreseen or worker.closed:
@@ -260,28 +228,28 @@ def _poison(error: Exception, worker: PartWorker) -> str:
     return f"the process that worked on it {error}" if isinstance(error, WorkerDied) else repr(error)
 
 
-class _Judge:
-    """Stops a job that loses too many items."""
+class _BadShare:
+    """Stops a job when too many of its items are bad."""
 
     def __init__(self, max_share: float | None, out: Path):
         self.max_share, self.out = max_share, out
         self.items, self.bad, self.example = 0, 0, ""
 
-    def hears(self, receipt: Receipt) -> None:
+    def add(self, receipt: Receipt) -> None:
         """Raises: ClipVipError as soon as the share is too large."""
         self.items += receipt["items"]
         self.bad += len(receipt["failures"])
         if receipt["failures"] and not self.example:
             self.example = ": ".join(receipt["failures"][0])
         if self.items >= ENOUGH_TO_JUDGE:
-            self.decides()
+            self.check()
 
-    def decides(self) -> None:
+    def check(self) -> None:
         """Raises: ClipVipError if the share is too large."""
         if self.max_share is not None and self.bad > self.max_share * self.items:
             raise ClipVipError(
                 f"{self.out}: {self.bad} of {self.items} clips are bad, more than {self.max_share:.1%}; the first is "
-                f"{self.example}; mend them, or allow more (--max-bad-share); the same command then goes on"
+                f"{self.example}; repair them, or allow more (--max-bad-share); the same command then resumes"
             )
 
 
@@ -306,7 +274,7 @@ def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
             different = ", ".join(sorted(key for key in {*old, *job} if old.get(key) != job.get(key)))
             raise UsageError(
                 f"{out}: holds another job (different: {different}; see {description}); choose another folder, or "
-                "delete it to start anew"
+                "delete it to start again"
             )
         for leftover in (*out.glob(f"{job['task']}-*.partial"), *out.glob("receipts/*.partial")):
             leftover.unlink()
@@ -317,7 +285,7 @@ def _described(path: Path) -> dict[str, Any]:
     try:
         return dict(parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{path}: damaged ({error}); delete the folder to start anew") from None
+        raise UsageError(f"{path}: damaged ({error}); delete the folder to start again") from None
 
 
 def _receipt_of(task: Task[Item], number: int, out: Path) -> Receipt | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
@@ -28,25 +30,23 @@ T = TypeVar("T")
 
 
 class Beat(Protocol):
-    """A sign of life, and how many items more are done: 0 for those that only take long."""
+    """A sign of life, and how many more items are done: 0 for an item that takes long."""
 
     def __call__(self, count: int = 1) -> None: ...
 
 
 START_S = 120.0
 """A fresh process may take this long, and no part of it counts as a call's time."""
-GOING_S = 0.5
-"""What a process whose pipe has closed may take to leave by itself."""
-
-
+EXIT_S = 0.5
+"""A process whose pipe has closed gets this long to end by itself."""
 BEAT_S = 0.05
-"""Signs of life need not come oftener."""
+"""Beats are sent at most this often."""
 
 
 class WorkerDied(ClipVipError):
-    """The process crashed, was silent for too long or wanted too much memory; the text says which.
+    """The process crashed, was silent for too long or needed too much memory; the text says which.
 
-    killed: by SIGKILL, and not by us, but mostly by the kernel when memory is short.
+    killed: by SIGKILL, and not by us: mostly by the kernel when memory is short.
     """
 
     def __init__(self, text: str, killed: bool = False):
@@ -58,22 +58,25 @@ class WorkerDied(ClipVipError):
 
 
 class NotStarted(ClipVipError):
-    """No worker process can be started at all: no fault of what it should work on."""
+    """No worker process can be started at all: no fault of its work."""
 
 
 class MachineLost(ClipVipError):
-    """The machine of a worker is gone, or has no room for it any more: no fault of what it worked on."""
+    """The machine of a worker is lost, or has no room for it any more: no fault of its work."""
 
 
 class Worker:
     """A child process that does one call at a time, and is replaced after it died. A context manager.
 
-    memory_bytes: limit of its address space (None: no limit). The process is spawned: it imports what it is asked to
-    call, and nothing of the caller's state is there.
+    The process is spawned: it imports what it is asked to call, and shares no state with the caller.
+
+    Args:
+        memory_bytes: limit of its address space; None: no limit.
+        may_spawn: whether it may start processes itself; such a worker must be closed before the program can end.
     """
 
-    def __init__(self, *, memory_bytes: int | None = None):
-        self._memory_bytes = memory_bytes
+    def __init__(self, *, memory_bytes: int | None = None, may_spawn: bool = False):
+        self._memory_bytes, self._may_spawn = memory_bytes, may_spawn
         self._process: Any = None
         self._pipe: Connection | None = None
         self._closed = False
@@ -84,36 +87,58 @@ class Worker:
         """Whether `close` was called."""
         return self._closed
 
-    def call(self, function: Callable[..., T], *args: Any, timeout_s: float, on_beat: Beat | None = None) -> T:
-        """`function(*args)` in the child. With `on_beat`, the function gets one argument more, to be called as it goes.
+    def call(
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        timeout_s: float | None,
+        on_beat: Beat | None = None,
+        on_message: Callable[[Any], None] | None = None,
+        retry: bool = False,
+    ) -> T:
+        """Return `function(*args)`, computed in the child.
 
-        timeout_s: the child is killed when it was silent (no beat, no result) for longer.
-        Raises: WorkerDied; whatever the function raised, with the child's traceback as a note.
+        Args:
+            function: is imported in the child, or is a `partial` of such a function.
+            *args: what can be pickled.
+            timeout_s: the child is killed when it was silent (no beat, message or result) for longer; None: never.
+            on_beat: the function gets a `Beat` as last argument, which calls this one in the caller's process.
+            on_message: the function gets a function as last argument, which sends its argument to this one.
+            retry: call again in a fresh process if something else killed the first one.
+        Raises: WorkerDied; what the function raised, with the child's traceback as a note.
         """
-        answer: Any = None
-        with closing(self._conversation((function, args, "beats" if on_beat else ""), timeout_s)) as talk:
-            for kind, answer in talk:
-                if kind == "beat" and on_beat is not None:
-                    on_beat(answer)
-        return answer
+        mode = "beats" if on_beat else "messages" if on_message else ""
+        handler: Callable[[Any], None] = on_beat or on_message or (lambda value: None)
+        try:
+            return self._call((function, args, mode), timeout_s, handler)
+        except WorkerDied as error:
+            if not (retry and error.killed) or self._closed:
+                raise
+            return self._call((function, args, mode), timeout_s, handler)
 
-    def stream(self, function: Callable[..., Iterable[T]], *args: Any, timeout_s: float) -> Generator[T]:
-        """What `function(*args)` yields in the child, as it comes; the child waits where nobody takes it.
+    def stream(self, function: Callable[..., Iterable[T]], *args: Any, timeout_s: float | None) -> Generator[T]:
+        """Yield what `function(*args)` yields in the child, as soon as it does; the child waits for the consumer.
 
-        timeout_s: the child is killed when it was silent for longer; it dies too if the results are not all taken.
+        Args: timeout_s: the child is killed when it was silent for longer, and if the results are not all taken.
         Raises: as `call`, maybe after some results.
         """
-        with closing(self._conversation((function, args, "items"), timeout_s)) as talk:
-            for kind, value in talk:
+        with closing(self._converse((function, args, "items"), timeout_s)) as messages:
+            for kind, value in messages:
                 if kind == "item":
                     yield value
 
-    def close(self) -> None:
-        """Kill the process, if there is one, and start no other: a call under way ends with WorkerDied."""
+    def close(self, grace_s: float = 0.0) -> None:
+        """Kill the process, if there is one, and start no other: a call that is running fails with WorkerDied.
+
+        Args: grace_s: ask it to end by SIGTERM first, and wait this long.
+        """
         with self._lock:
             self._closed = True
             process = self._process
         if process is not None:
+            if grace_s:
+                process.terminate()
+                process.join(grace_s)
             process.kill()
             process.join()
 
@@ -124,18 +149,26 @@ class Worker:
         self.close()
         self._kill()
 
-    def _conversation(self, question: tuple[Any, ...], timeout_s: float) -> Generator[tuple[str, Any]]:
-        """What the child has to say to a question, up to ("result", what). Raises: as `call`."""
+    def _call(self, request: tuple[Any, ...], timeout_s: float | None, handler: Callable[[Any], None]) -> Any:
+        value: Any = None
+        with closing(self._converse(request, timeout_s)) as messages:
+            for kind, value in messages:
+                if kind != "result":
+                    handler(value)
+        return value
+
+    def _converse(self, request: tuple[Any, ...], timeout_s: float | None) -> Generator[tuple[str, Any]]:
+        """The child's messages about a request, up to ("result", value). Raises: as `call`."""
         ended = False
         try:
             try:
-                (self._pipe or self._start()).send(question)
+                (self._pipe or self._start()).send(request)
             except OSError:  # it died while it had nothing to do, as the kernel does to some when memory is short
                 self._kill()
-                self._start().send(question)
+                self._start().send(request)
             while not ended:
                 kind, value = self._receive(timeout_s)
-                if kind == "memory":  # what is left of the process after such an error nobody knows
+                if kind == "memory":  # after such an error the process is in no known state
                     raise WorkerDied(f"needed more than {self._memory_bytes or 0:,} bytes of memory")
                 ended = kind in ("result", "raised")
                 if kind == "raised":
@@ -151,7 +184,7 @@ class Worker:
             if self._closed:
                 raise WorkerDied("is closed")
             self._pipe, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=not self._may_spawn)
             try:
                 process.start()
             except (RuntimeError, OSError) as error:  # in a process that is itself being started; or no memory
@@ -169,47 +202,37 @@ class Worker:
             ) from None
         return self._pipe
 
-    def _receive(self, timeout_s: float) -> tuple[str, Any]:
+    def _receive(self, timeout_s: float | None) -> tuple[str, Any]:
         assert self._pipe is not None
         try:
             if self._pipe.poll(timeout_s):
                 return self._pipe.recv()
         except (EOFError, OSError):
             exit_code = self._kill()
-            raise WorkerDied(f"crashed ({_death(exit_code)})", exit_code == -signal.SIGKILL) from None
+            raise WorkerDied(f"crashed ({_describe_exit(exit_code)})", exit_code == -signal.SIGKILL) from None
         self._kill()
         raise WorkerDied(f"was silent for {timeout_s:.0f} s and was killed")
 
     def _kill(self) -> int:
-        """End the process, if there is one; its exit code."""
+        """End the process, if there is one, and return its exit code."""
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             pipe.close()
         if process is None:
             return 0
-        process.join(GOING_S)  # it may be dying already, and should tell of what
+        process.join(EXIT_S)  # it may be dying already, and its exit code says of what
         process.kill()
         process.join()
-        return -signal.SIGKILL if process.exitcode is None else process.exitcode  # None: another thread saw it go
+        return -signal.SIGKILL if process.exitcode is None else process.exitcode  # None: another thread joined it
 
 
-def call_twice(worker: Worker, function: Callable[..., T], *args: Any, timeout_s: float) -> T:
-    """`worker.call`, and once more in a fresh process if something else killed the first. Raises: as `call`."""
-    try:
-        return worker.call(function, *args, timeout_s=timeout_s)
-    except WorkerDied as error:
-        if not error.killed or worker.closed:
-            raise
-        return worker.call(function, *args, timeout_s=timeout_s)
-
-
-def _death(exit_code: int) -> str:
+def _describe_exit(exit_code: int) -> str:
     return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
 
 
 def _serve(pipe: Connection, memory_bytes: int | None) -> None:
-    """The child: calls in, answers out, until the parent is gone."""
+    """The child: reads calls and sends answers until the parent is gone."""
     end_with_parent()
     warnings.showwarning = _show_warning
     if memory_bytes is not None and sys.platform != "win32":
@@ -217,27 +240,41 @@ def _serve(pipe: Connection, memory_bytes: int | None) -> None:
     pipe.send(("ready", None))
     while True:
         try:
-            function, args, wants = pipe.recv()
+            function, args, mode = pipe.recv()
             beat = _Beats(pipe)
-            result = function(*args, *([beat] if wants == "beats" else []))
-            if wants == "items":
+            reporters: dict[str, Any] = {"beats": beat, "messages": partial(_send_item, pipe)}
+            result = function(*args, *([reporters[mode]] if mode in reporters else []))
+            if mode == "items":
                 for item in result:
-                    pipe.send(("item", item))
+                    _send_item(pipe, item)
                 result = None
             answer = ("result", result)
             beat.flush()
         except (EOFError, BrokenPipeError):
-            return  # the parent is gone, or has had enough
+            return  # the parent is gone, or has stopped listening
         except MemoryError:
             answer = ("memory", None)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
             if not isinstance(error, ClipVipError):
                 error.add_note(traceback.format_exc())
-            answer = ("raised", error)
+            answer = ("raised", error if _can_be_pickled(error) else RuntimeError(f"{type(error).__name__}: {error}"))
         try:
             pipe.send(answer)
         except (TypeError, AttributeError, ValueError) as error:  # not picklable
             pipe.send(("raised", RuntimeError(f"the answer cannot leave the worker process ({error}): {answer[1]!r}")))
+
+
+def _can_be_pickled(error: Exception) -> bool:
+    """Whether the error can be made again from its pickle: some have constructors that want more than `args`."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - whatever those constructors raise
+        return False
+    return True
+
+
+def _send_item(pipe: Connection, item: Any) -> None:
+    pipe.send(("item", item))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
@@ -247,7 +284,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, *
 
 
 class _Beats:
-    """Gathers signs of life: a message for each of a million quick items would cost more than many of them."""
+    """Collects beats: a message for each of a million quick items would cost more than many of them."""
 
     def __init__(self, pipe: Connection):
         self._pipe = pipe
@@ -259,7 +296,7 @@ class _Beats:
             self._send()
 
     def flush(self) -> None:
-        """Tell what was not told yet."""
+        """Send what has not been sent."""
         if self._count:
             self._send()
 
@@ -269,9 +306,7 @@ class _Beats:
 
 
 def end_with_parent() -> None:
-    """What a worker does first: Ctrl-C, which reaches all processes of a terminal, is its parent's business, and a
-    worker that is busy in C when its parent is killed must not go on for ever.
-    """
+    """End this worker process when its parent dies, even while it is busy in C; leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -1,14 +1,13 @@
 """Index jobs: what `clipvip index` does, in a process of its own, so that searches stay quick and a kill costs little.
 
-One job runs at a time. A job that was under way when the server ended, or was killed, is "interrupted": asked for
-again, it goes on from what was committed.
+One job runs at a time. A job that was running when the server ended, or was killed, is "interrupted": started again, it
+resumes from what was committed.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import secrets
 import signal
@@ -16,16 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipvip.errors import ClipVipError, Interrupted
+from clipvip.errors import ClipVipError
 from clipvip.files import replace_text
-from clipvip.jobs.worker import end_with_parent
+from clipvip.jobs import Worker, WorkerDied
 from clipvip.serve.problems import Problem
 from clipvip.terminal import log_to_stderr
 
@@ -33,11 +30,12 @@ if TYPE_CHECKING:
     from clipvip.search import IndexSummary
 
 logger = logging.getLogger(__name__)
-KEPT = 50
+MAX_JOBS = 50
 """Jobs that are remembered."""
-SKIPPED = 200
-"""Files without success that a job lists; the index itself knows all."""
-GOING_S = 10.0
+MAX_SKIPPED = 200
+"""Skipped files that a job lists; the index itself has all."""
+EXIT_S = 10.0
+"""A process that is asked to end gets this long."""
 NICENESS = 10
 """Searches come first."""
 
@@ -81,8 +79,8 @@ class IndexJobs:
     def __init__(self, notes: Path, on_change: Callable[[], None] = lambda: None):
         self._notes, self._on_change = notes, on_change
         self._jobs: dict[str, Job] = {}
-        self._process: Any = None
-        self._stopped: dict[str, Any] = {}  # what became of the job, if it was made to end
+        self._worker = Worker()
+        self._stop_outcome: dict[str, Any] = {}  # the outcome of the running job if it is made to end
         self._watcher: threading.Thread | None = None
         self._lock = threading.Lock()
         for job in _read(notes):
@@ -102,7 +100,7 @@ class IndexJobs:
 
     @property
     def running(self) -> Job | None:
-        """The one that is under way."""
+        """The job that is running."""
         return next((job for job in self._jobs.values() if job.state == "running"), None)
 
     def start(self, task: Task) -> Job:
@@ -113,68 +111,64 @@ class IndexJobs:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             kind: Literal["index", "prune"] = "prune" if task.dir is None else "index"
             job = Job(secrets.token_hex(8), kind, task.dir, "running", now)
-            context = multiprocessing.get_context("spawn")
-            ours, theirs = context.Pipe(duplex=False)
-            self._process = context.Process(target=_work, args=(theirs, task), name="index", daemon=False)
-            self._process.start()
-            theirs.close()
             self._jobs[job.job_id] = job
-            self._stopped = {}
-            self._watcher = threading.Thread(target=self._watch, args=(job.job_id, ours, self._process), daemon=True)
+            self._worker = Worker(may_spawn=True)
+            self._stop_outcome = {}
+            self._watcher = threading.Thread(target=self._watch, args=(job.job_id, task), daemon=True)
             self._save()
         self._watcher.start()
         return job
 
     def cancel(self, job_id: str) -> Job:
-        """End a job; what it committed stays. Returns once it has ended; one that has ended already stays as it is."""
+        """End a job; what it committed stays. Returns once it has ended; one that has ended already is left alone."""
         return self._stop(job_id, {"state": "cancelled", "message": CANCELLED})
 
     def __enter__(self) -> IndexJobs:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The next start shows what was under way as interrupted."""
+        """The next start shows what was running as interrupted."""
         if (job := self.running) is not None:
             self._stop(job.job_id, {"state": "interrupted", "message": INTERRUPTED})
 
     def _stop(self, job_id: str, outcome: dict[str, Any]) -> Job:
-        """The job, ended: as `outcome` tells, or else as it ended by itself meanwhile."""
+        """The job, ended: with `outcome`, unless it has ended by itself meanwhile."""
         with self._lock:
-            process, watcher = self._process, self._watcher
+            worker, watcher = self._worker, self._watcher
             if self.find(job_id).state != "running" or watcher is None:
                 return self.find(job_id)
-            self._stopped = outcome
-        process.terminate()
-        process.join(GOING_S)
-        process.kill()
+            self._stop_outcome = outcome
+        worker.close(EXIT_S)
         watcher.join()
         return self.find(job_id)
 
-    def _watch(self, job_id: str, pipe: Connection, process: Any) -> None:
-        """Take in what the process tells, until it ends."""
+    def _watch(self, job_id: str, task: Task) -> None:
+        """Run the job in its process and record what that reports, until it ends."""
         started = time.monotonic()
-        ended: dict[str, Any] = {}
-        with suppress(EOFError, OSError), pipe:
-            while True:
-                told = pipe.recv()
-                if "state" in told:
-                    ended = told
-                else:
-                    self._jobs[job_id] = replace(
-                        self._jobs[job_id], **told, seconds=round(time.monotonic() - started, 1)
-                    )
-        process.join()
-        message = f"the process ended with {process.exitcode}; its log says why"
-        ended = ended or self._stopped or {"state": "failed", "message": message}
+
+        def record(report: dict[str, Any]) -> None:
+            self._jobs[job_id] = replace(self._jobs[job_id], **report, seconds=round(time.monotonic() - started, 1))
+
+        try:
+            outcome = self._worker.call(_work, task, timeout_s=None, on_message=record)
+        except WorkerDied as error:
+            message = f"the process {error}; the server's log says why"
+            outcome = self._stop_outcome or {"state": "failed", "message": message}
+        except ClipVipError as error:
+            outcome = {"state": "failed", "message": str(error)}
+        except Exception as error:
+            logger.exception("index job failed")
+            outcome = {"state": "failed", "message": f"{type(error).__name__}: {error}"}
+        self._worker.close(EXIT_S)
         try:
             self._on_change()  # before it counts as done: then what it found can be searched
         finally:
             with self._lock:
-                self._jobs[job_id] = replace(self._jobs[job_id], **ended, seconds=round(time.monotonic() - started, 1))
+                record(outcome)
                 self._save()
 
     def _save(self) -> None:
-        for job_id in list(self._jobs)[:-KEPT]:
+        for job_id in list(self._jobs)[:-MAX_JOBS]:
             del self._jobs[job_id]
         try:
             self._notes.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -197,47 +191,34 @@ def _read(notes: Path) -> list[Job]:
         return []
 
 
-def _work(pipe: Connection, task: Task) -> None:
-    """The process of a job."""
-    end_with_parent()
-    log_to_stderr()
-    signal.signal(signal.SIGTERM, _interrupt)
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
-    try:
-        pipe.send({"state": "done", **_do(pipe, task)})
-    except Interrupted:
-        sys.exit(128 + signal.SIGTERM)  # whoever sent it knows why
-    except ClipVipError as error:
-        pipe.send({"state": "failed", "message": str(error)})
-    except Exception as error:
-        logger.exception("index job failed")
-        pipe.send({"state": "failed", "message": f"{type(error).__name__}: {error}"})
-
-
-def _do(pipe: Connection, task: Task) -> dict[str, Any]:
+def _work(task: Task, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Do a job in its process; how it ended."""
     from clipvip.search import Library
 
+    log_to_stderr()
+    signal.signal(signal.SIGTERM, _exit)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     library = Library(task.uri, task.model, device=task.device, dtype=task.dtype, confined=True)
     if task.dir is None:
-        return _summary(library.prune())
+        return {"state": "done", **_summary(library.prune())}
     last = 0.0
 
-    def told(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last > 0.1 or done == total:
             last = time.monotonic()
-            pipe.send({"done": done, "total": total})
+            report({"done": done, "total": total})
 
-    return _summary(library.add(task.dir, on_progress=told))
+    return {"state": "done", **_summary(library.add(task.dir, on_progress=on_progress))}
 
 
 def _summary(summary: IndexSummary) -> dict[str, Any]:
     """As `Job` has it."""
     rows = [{"path": str(skipped.video), "reason": skipped.reason} for skipped in summary.skipped]
     counts = {field.name: getattr(summary, field.name) for field in fields(summary)}
-    return {"summary": counts | {"skipped": len(rows), "damaged": len(summary.damaged)}, "skipped": rows[:SKIPPED]}
+    return {"summary": counts | {"skipped": len(rows), "damaged": len(summary.damaged)}, "skipped": rows[:MAX_SKIPPED]}
 
 
-def _interrupt(signum: int, _: object) -> None:
-    raise Interrupted(signum)
+def _exit(signum: int, _: object) -> None:
+    sys.exit(128 + signum)

@@ -14,7 +14,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from clipvip.encode import Encoder
-from clipvip.jobs.worker import usable_cpus
+from clipvip.jobs import usable_cpus
 from clipvip.search import Filters, Library, Query, Results, Term
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.indexing import IndexJobs, Task

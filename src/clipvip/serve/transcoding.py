@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import av
 
-from clipvip.jobs.worker import Beat, usable_cpus
+from clipvip.jobs import Beat, usable_cpus
 from clipvip.video import Source
 from clipvip.video.container import MP4, OpenVideo, is_interlaced, open_video, shown_streams
 from clipvip.video.mp4 import write_mp4

@@ -18,7 +18,7 @@ import numpy as np
 from anyio.to_thread import run_sync
 
 from clipvip.errors import VideoDecodeError
-from clipvip.jobs.worker import Worker, WorkerDied, call_twice
+from clipvip.jobs import Worker, WorkerDied
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.pictures import Sampling, pixels_of
 from clipvip.serve.problems import Problem, busy
@@ -106,7 +106,7 @@ class Uploads:
             if size == 0:
                 raise Problem(422, "empty", "the uploaded file is empty")
             try:
-                return call_twice(self._worker, pixels_of, copy.name, self._sampling, timeout_s=TIME_S)
+                return self._worker.call(pixels_of, copy.name, self._sampling, timeout_s=TIME_S, retry=True)
             except WorkerDied as error:
                 if error.killed:
                     raise busy("the process that decodes uploads was killed, perhaps for want of memory") from None

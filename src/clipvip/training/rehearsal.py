@@ -13,7 +13,7 @@ import torch
 from clipvip import distributed
 from clipvip.data.dataset import Batch
 from clipvip.data.loader import Address
-from clipvip.jobs.worker import usable_cpus
+from clipvip.jobs import usable_cpus
 from clipvip.model.flops import text_flops, video_flops
 from clipvip.training.memory import StepMemory, free_memory, measure, most, ran_out
 from clipvip.training.meter import peak_memory

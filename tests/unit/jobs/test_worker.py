@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +95,40 @@ def test_a_process_that_cannot_be_started_is_no_fault_of_the_work(monkeypatch: p
         monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", fail)
         with Worker() as worker, pytest.raises(NotStarted, match="cannot be started"):
             worker.call(jobs.do, "work", timeout_s=60)
+
+
+def test_messages_come_on_the_way() -> None:
+    """Catches a progress that is held back until the call ends, and a result that is taken for a message."""
+    got: list[object] = []
+    with Worker() as worker:
+        messages = [{"done": 1}, {"done": 2}]
+        assert worker.call(jobs.send_each, messages, timeout_s=60, on_message=got.append) == 2
+        assert got == messages
+
+
+def test_an_error_that_cannot_be_pickled_keeps_its_text() -> None:
+    """Catches the caller's own TypeError about a constructor in place of the error that matters."""
+    with Worker() as worker, pytest.raises(RuntimeError, match=r"FussyError: a fussy one \(7\)"):
+        worker.call(jobs.raise_fussy, timeout_s=60)
+
+
+def test_a_worker_that_may_spawn_and_is_asked_to_end_first(tmp_path: Path) -> None:
+    """Catches daemons, which cannot have processes of their own, and a kill that leaves no time to clean up."""
+    worker = Worker(may_spawn=True)
+    assert worker.call(jobs.decode_in_a_child, "word", timeout_s=60) == "WORD"
+    died: list[str] = []
+
+    def call() -> None:
+        try:
+            worker.call(jobs.wait_for_sigterm, tmp_path / "ready", timeout_s=None)
+        except WorkerDied as error:
+            died.append(str(error))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    worker.close(grace_s=30.0)
+    thread.join(timeout=30)
+    assert (tmp_path / "asked").exists()
+    assert len(died) == 1

@@ -12,7 +12,7 @@ from clipvip.serve.indexing import INTERRUPTED, IndexJobs, Task
 from clipvip.serve.problems import Problem
 
 
-def fail_when_allowed(pipe, task):
+def fail_when_allowed(task, report):
     """The work of a job that ends when the test says so, however slow the machine is."""
     while not (Path(task.dir) / "go on").exists():
         time.sleep(0.01)

@@ -16,7 +16,7 @@ from clipvip.analysis.study.families import FAMILIES
 from clipvip.analysis.study.gap_cells import gap_cells
 from clipvip.analysis.study.make import View, World
 from clipvip.analysis.study.stages import Stage, Workplace
-from clipvip.jobs.worker import Worker
+from clipvip.jobs import Worker
 
 Progress = Callable[[int, int], None]
 """Told how many tasks more are done, and of how many."""

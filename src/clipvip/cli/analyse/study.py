@@ -68,7 +68,7 @@ def _run(
 ) -> None:
     from clipvip.analysis.study.run import run_tables
     from clipvip.cli.progress import progress_bar
-    from clipvip.jobs.worker import usable_cpus
+    from clipvip.jobs import usable_cpus
 
     with progress_bar("study", "runs") as progress:
         run_tables(
@@ -88,7 +88,7 @@ def _tell_plan(
     tables: tuple[str, ...], seeds: int, workplace: Workplace, results: Path, workers: int | None, as_json: bool
 ) -> None:
     from clipvip.analysis.study.estimate import outlook
-    from clipvip.jobs.worker import usable_cpus
+    from clipvip.jobs import usable_cpus
 
     workers = workers or usable_cpus()
     rows: list[dict[str, Any]] = [outlook(table, seeds, workplace, results, workers) for table in tables]

@@ -18,8 +18,7 @@ import numpy as np
 from clipvip.data.frame_folders import frame_files, read_frame_folder
 from clipvip.errors import ClipVipError
 from clipvip.files import file_digest
-from clipvip.jobs.decoding import time_limit_s
-from clipvip.jobs.worker import Beat
+from clipvip.jobs import Beat, time_limit_s
 from clipvip.records import Clip
 from clipvip.video import probe, read_frames, read_image, uniform_indices
 from clipvip.video.container import decode_error, open_video

@@ -19,8 +19,7 @@ from clipvip.data.shards.layout import Kind, to_row
 from clipvip.data.shards.shrink import H264, JPEG_QUALITY, shrink_image, shrink_to_jpegs, shrink_video
 from clipvip.data.source import TEXTS
 from clipvip.errors import InputError, VideoDecodeError
-from clipvip.jobs.decoding import time_limit_s
-from clipvip.jobs.worker import Beat
+from clipvip.jobs import Beat, time_limit_s
 from clipvip.records import Clip
 from clipvip.video import probe, read_frames
 

@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,11 @@ from clipvip.data.synthetic.middle import caption_errors, middle_frame
 from clipvip.data.synthetic.render import Take, draw_take, render_clip, write_video
 from clipvip.data.synthetic.world import COLORS, Scenario, all_scenarios, order_blind_ceiling, split_scenarios
 from clipvip.errors import UsageError
-from clipvip.jobs.worker import end_with_parent, usable_cpus
+from clipvip.jobs import Pool, Worker, usable_cpus
 from clipvip.records import Clip
 
 WORLD_VERSION = 2
 """Raised whenever the same seed would give other files."""
-MOST_WORKERS = 61  # of a process pool on Windows
 _CHUNK = 100
 _IMAGES, _PRETRAIN, _TRAIN, _VAL, _TEST = range(10, 15)  # streams of random numbers that never meet
 
@@ -87,24 +84,17 @@ def make_world(
     ]
     manifests: dict[str, list[Clip]] = {}
     total, done = sum(count for *_, count in tasks), 0
-    # spawn, not fork: it exists everywhere, and the caller may already run threads
-    with ProcessPoolExecutor(
-        min(MOST_WORKERS, usable_cpus()), get_context("spawn"), initializer=end_with_parent
-    ) as pool:
-        jobs = [
-            (name, pool.submit(_make_chunk, make, range(start, min(start + _CHUNK, count))))
-            for name, make, count in tasks
-            for start in range(0, count, _CHUNK)
-        ]
-        try:
-            for name, job in jobs:
-                manifests.setdefault(name, []).extend(clips := job.result())
-                done += len(clips)
-                if on_progress:
-                    on_progress(done, total)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    chunks = [
+        (name, make, range(start, min(start + _CHUNK, count)))
+        for name, make, count in tasks
+        for start in range(0, count, _CHUNK)
+    ]
+    with Pool([Worker() for _ in range(usable_cpus())]) as pool:
+        for (name, *_), clips in zip(chunks, pool.map(_make_chunk, chunks), strict=True):
+            manifests.setdefault(name, []).extend(clips)
+            done += len(clips)
+            if on_progress:
+                on_progress(done, total)
     for name, clips in manifests.items():
         write_manifest(out / name, clips)
     unfinished.write_text(json.dumps(facts, indent=2))
@@ -128,7 +118,8 @@ def captioner_errors(world: Path, captioned: Path) -> dict[str, float]:
     return caption_errors(told, {"shape": texts.NAMES, "color": colors, "scene": texts.PLACES})
 
 
-def _make_chunk(make: Callable[[int], Clip], numbers: range) -> list[Clip]:
+def _make_chunk(chunk: tuple[str, Callable[[int], Clip], range]) -> list[Clip]:
+    _, make, numbers = chunk
     return [make(number) for number in numbers]
 
 

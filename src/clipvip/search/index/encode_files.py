@@ -18,9 +18,7 @@ from torch import Tensor
 from clipvip.encode import Encoder
 from clipvip.errors import VideoDecodeError
 from clipvip.files import file_digest
-from clipvip.jobs.ahead import merge_ahead
-from clipvip.jobs.decoding import DecodePool
-from clipvip.jobs.worker import MachineLost, NotStarted
+from clipvip.jobs import DecodePool, MachineLost, NotStarted, prefetch_streams
 from clipvip.search.index.scan import EncodedVideo, KnownContent, Skipped, VideoFile
 from clipvip.search.index.thumbnails import make_thumbnail
 from clipvip.video import Scales, VideoInfo, stream_segments
@@ -102,7 +100,7 @@ def encode_files(
 
     with DecodePool() as pool:
         reader = _Reader(pool, encoder, scales, shots, confined, known)
-        for found in merge_ahead(reader.read, files, ahead=2 * BATCH_SIZE, threads=len(pool), give_up=pool.close):
+        for found in prefetch_streams(reader.read, files, ahead=2 * BATCH_SIZE, threads=len(pool), on_stop=pool.close):
             if not isinstance(found, _Read):
                 yield found
             elif found.pixels is None:

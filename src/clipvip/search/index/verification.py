@@ -18,7 +18,7 @@ from PIL import Image
 
 from clipvip.errors import SearchIndexError, VideoDecodeError
 from clipvip.files import file_digest
-from clipvip.jobs.decoding import DecodePool
+from clipvip.jobs import DecodePool
 from clipvip.search.index import integrity
 from clipvip.search.index._lance import is_remote
 from clipvip.search.index.mmap_cache import cache_folder, damaged_caches

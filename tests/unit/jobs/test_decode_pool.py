@@ -9,8 +9,8 @@ import pytest
 
 import helpers_jobs as jobs
 from clipvip.errors import VideoDecodeError
-from clipvip.jobs import DecodePool
-from clipvip.jobs.decoding import BYTES_PER_S, PATIENCE_S, time_limit_s
+from clipvip.jobs import DecodePool, time_limit_s
+from clipvip.jobs.pool import BYTES_PER_S, PATIENCE_S
 from clipvip.video import Scales, read_frames, stream_segments
 from helpers_video import write_video
 
