@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whatever moment a crash picks."""
+"""Files that are there as a whole or not at all, at whatever moment a process dies."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import hashlib
 import io
 import json
 import os
+import re
+import secrets
 import shutil
+import socket
 import stat
 import sys
-import tempfile
+import time
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -25,16 +29,25 @@ NAME_BYTES = 255
 """The longest name of a file on the usual file systems."""
 
 
+LEFTOVER_S = 60.0
+"""A dead process's temporary file is removed when it is this old: a process of another container only seems dead."""
+_LEFTOVER = re.compile(r".*\.(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}\.partial")
+_cleaned: set[Path] = set()
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to: the file is moved to `path` if the block ends well, and removed if not."""
-    temporary = path.with_name(path.name + ".partial")
-    if len(os.fsencode(temporary.name)) > NAME_BYTES:
-        temporary = path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest() + ".partial")
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary name next to `path` to write to: the file is moved to `path` if the block ends well, else removed.
+
+    The name is this call's own: of two that write one file at once, the last to end wins, whole. sync: also safe from a
+    power cut; slow for thousands of small files.
+    """
+    temporary = _temporary_name(path)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # the name must not reach the disk before the bytes it stands for
+        if sync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # the name must not reach the disk before the bytes it stands for
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -42,13 +55,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_aside(final: Path) -> Iterator[Path]:
-    """A path beside `final` to write a file or folder at; it takes `final`'s name when the block ends well.
+    """A path next to `final` to write a file or folder at; it takes `final`'s name when the block ends well.
 
     An empty folder at `final` is replaced. If the block fails, what was written is removed.
     """
     final = final.resolve()  # a link, or "."
     final.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+    place = _temporary_name(final.with_name(f".{final.name}"))
+    place.mkdir(mode=0o700)
     try:
         yield place / final.name
         made = place / final.name
@@ -61,6 +75,45 @@ def written_aside(final: Path) -> Iterator[Path]:
         made.rename(final)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _temporary_name(path: Path) -> Path:
+    """A name next to `path` that nobody else has; those of killed processes in that folder are removed."""
+    if path.parent not in _cleaned:  # once in a process: some folders hold many thousand files
+        _cleaned.add(path.parent)
+        _remove_leftovers(path.parent)
+    ending = f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial"
+    if len(os.fsencode(path.name + ending)) > NAME_BYTES:
+        return path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest() + ending)
+    return path.with_name(path.name + ending)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders of processes of this machine that have died."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            match = _LEFTOVER.fullmatch(path.name)
+            if match is None or match["host"] != _host() or _is_running(int(match["pid"])):
+                continue
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _is_running(pid: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 is no question
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from contextlib import suppress
 
 import pytest
@@ -26,6 +29,59 @@ def test_replacing_a_file_with_a_name_of_any_length(tmp_path, name):
         raise ZeroDivisionError
     assert path.read_text() == "new"
     assert len(os.listdir(tmp_path)) == 2
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from clipvip.files import replacing
+folder, letter, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+with replacing(folder / "out.txt") as temporary, temporary.open("w") as file:
+    file.write(letter * 5000)
+    file.flush()
+    (folder / f"{letter}.ready").touch()
+    while not (folder / f"{other}.ready").exists():
+        time.sleep(0.01)
+    file.write(letter * 5000)
+"""
+
+
+def start_writer(folder, letter, other):
+    """A process that writes half a file, and the other half once the other one has begun."""
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), letter, other])
+
+
+def test_two_processes_that_write_one_file_at_once(tmp_path):
+    """Catches B9: a temporary name that both share, so that one moves or removes what the other has half written."""
+    writers = [start_writer(tmp_path, "a", "b"), start_writer(tmp_path, "b", "a")]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    assert (tmp_path / "out.txt").read_text() in ("a" * 10000, "b" * 10000)
+    assert sorted(os.listdir(tmp_path)) == ["a.ready", "b.ready", "out.txt"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    """Catches folders that fill up with halves of files, and a half removed while its process still writes."""
+    killed, alive = start_writer(tmp_path, "a", "none"), start_writer(tmp_path, "b", "none")
+    while not ((tmp_path / "a.ready").exists() and (tmp_path / "b.ready").exists()):
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    (tmp_path / "mine.partial").write_text("of another program")
+    try:
+        code = "import sys; from pathlib import Path; from clipvip.files import replace_text\n"
+        code += "replace_text(Path(sys.argv[1]), 'text')"
+        command = [sys.executable, "-c", code, str(tmp_path / "other.txt")]
+        subprocess.run(command, check=True)
+        assert len(list(tmp_path.glob("out.txt.*.partial"))) == 2, "too young to be given up"
+        for path in tmp_path.glob("*.partial"):
+            os.utime(path, (0, 0))
+        subprocess.run(command, check=True)
+        [left] = tmp_path.glob("out.txt.*.partial")
+        assert f"-{alive.pid}-" in left.name
+        assert (tmp_path / "mine.partial").exists()
+    finally:
+        alive.kill()
+        alive.wait()
 
 
 def test_a_file_is_opened_beneath_its_folder_only(tmp_path):

@@ -258,7 +258,8 @@ def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
     """The folder, for this job and this process alone."""
     out.mkdir(parents=True, exist_ok=True)
     description = out / "job.json"
-    if not description.exists() and (others := {path.name for path in out.iterdir()} - {".lock", "job.json.partial"}):
+    others = [path.name for path in out.iterdir() if path.name != ".lock" and not path.match("job.json.*partial")]
+    if others and not description.exists():
         raise UsageError(f"{out}: holds other files ({min(others)}, ...), and is no job's folder; choose a new one")
     with ExitStack() as stack:
         try:

@@ -23,6 +23,7 @@ from clipvip.data.importers.base import Importer, Notes, Options
 from clipvip.data.importers.reading import as_entry
 from clipvip.data.media import IMAGE_EXTENSIONS, MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
 from clipvip.errors import ManifestError, UsageError
+from clipvip.files import replacing
 from clipvip.records import Clip
 
 _LARGEST_TEXT = 1 << 26
@@ -277,15 +278,11 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> N
                 return
         raise UsageError(f"--extract: {place} is there already and differs from {member.name}; choose another folder")
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(place.name + ".partial")
-    try:
+    with replacing(place, sync=False) as temporary:
         with temporary.open("wb") as out:
             shutil.copyfileobj(file, out, _CHUNK)
         if temporary.stat().st_size != member.size:
             raise tarfile.ReadError(f"{member.name} ends too early")
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_end(archive: tarfile.TarFile, tar: Path) -> None:
