@@ -1,11 +1,15 @@
-"""Finds, merges and checks recipes: package YAML or a file, its bases, the profile, `key=value` overrides."""
+"""Finds, merges and checks recipes: of the package or a file, its bases, the profile, `key=value` overrides.
+
+The package has one YAML file per group: `recipes/finetune.yaml` maps "msrvtt-b32" to the recipe finetune/msrvtt-b32.
+"""
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import reduce
+from functools import cache, reduce
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -22,8 +26,8 @@ _ROOT = Path(str(resources.files("clipvip") / "recipes"))
 
 def list_recipes() -> dict[str, str]:
     """Name -> one-line description of every recipe in the package (bases excluded)."""
-    names = sorted(path.relative_to(_ROOT).with_suffix("").as_posix() for path in _ROOT.rglob("*.yaml"))
-    return {name: _with_bases(name).get("about", "") for name in names if not name.startswith("base/")}
+    names = sorted(f"{group}/{name}" for group in _groups() - {"base"} for name in _table(group))
+    return {name: _with_bases(name).get("about", "") for name in names}
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -64,7 +68,9 @@ def resolve(source: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def split_profile(source: str) -> tuple[str, str | None]:
     """A recipe's name or file, and the profile that stands behind an "@", if any. Raises: ConfigError."""
     name, _, profile = source.rpartition("@")
-    if not name or _find(source).is_file() or set(profile) & set("/\\."):  # an "@" in a path is the path's own
+    if (
+        not name or _in_package(source) or Path(source).is_file() or set(profile) & set("/\\.")
+    ):  # an "@" in a path is the path's own
         return source, None
     if profile not in PROFILES:
         near = difflib.get_close_matches(profile, PROFILES, n=1)
@@ -106,22 +112,42 @@ def _with_bases(source: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     return reduce(_merge, [*(_with_bases(base, (*seen, source)) for base in bases), own])
 
 
-def _find(source: str) -> Path:
-    inside = _ROOT / f"{source}.yaml"
-    return inside if inside.is_file() else Path(source)
+@cache
+def _groups() -> set[str]:
+    return {path.stem for path in _ROOT.iterdir()}
+
+
+@cache
+def _table(group: str) -> dict[str, dict[str, Any]]:
+    """The recipes of one group of the package: a table in one file, or a folder with a file for each."""
+    file, folder = _ROOT / f"{group}.yaml", _ROOT / group
+    if file.is_file():
+        return _read_yaml(file)
+    return {path.relative_to(folder).with_suffix("").as_posix(): _read_yaml(path) for path in folder.rglob("*.yaml")}
+
+
+def _in_package(source: str) -> dict[str, Any] | None:
+    """A recipe or base of the package by its name, or None."""
+    group, _, name = source.partition("/")
+    return copy.deepcopy(_table(group).get(name)) if group in _groups() else None
 
 
 def _read(source: str) -> dict[str, Any]:
-    path = _find(source)
+    found = _in_package(source)
+    if found is not None:
+        return found
     try:
-        text = path.read_text(encoding="utf-8")
+        return _read_yaml(Path(source))
     except (OSError, UnicodeDecodeError):
         known = [] if source.endswith((".yaml", ".yml")) else list(list_recipes())
         near = difflib.get_close_matches(source, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`clipvip train --list` shows the recipes"
         raise ConfigError(f"{source}: no such recipe or file; {hint}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(text)
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from clipvip.cli.recipe_list import as_full_text
 from clipvip.errors import ConfigError
 from clipvip.training.config import PROFILES, STILL_DIFFERS
 from clipvip.training.listing import describe, listed
-from clipvip.training.recipes import _ROOT, list_recipes, load_recipe
+from clipvip.training.recipes import _ROOT, list_recipes, load_recipe, resolve
 
 DATA = ["data.train=x.jsonl"]
 NAMES = list(list_recipes())
+BASES = (_ROOT / "base.yaml").read_text().splitlines(keepends=True)
 PAPER = [name for name in NAMES if not name.startswith(("demo/", "small/", "study/"))]
 
 
@@ -54,14 +57,29 @@ def test_every_recipe_in_the_package_resolves(name: str, profile: str) -> None:
     )
 
 
-@pytest.mark.parametrize("part", sorted(path.stem for path in (_ROOT / "base").glob("*.yaml")))
+def digest(name: str) -> str:
+    """Of all settings of a recipe in both profiles, before defaults."""
+    resolved = [resolve(f"{name}@{profile}") for profile in ("clipvip", "released")]
+    texts = ("about", "hardware", "paper", "ours", "inputs")
+    settings = [{key: value for key, value in each.items() if key not in texts} for each in resolved]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def test_recipes_are_those_that_were_published() -> None:
+    """Catches a name that is lost, and a setting that changes by a change elsewhere: of a base, or of how they merge.
+
+    If a recipe is meant to change, write what this test computes to tests/data/recipes.json.
+    """
+    published = json.loads((Path(__file__).parents[2] / "data" / "recipes.json").read_text())
+    assert {name: digest(name) for name in NAMES if not name.startswith("study/")} == published
+
+
+@pytest.mark.parametrize("part", [line[:-2] for line in BASES if re.fullmatch(r"[\w-]+:\n", line)])
 def test_every_base_says_where_its_numbers_come_from(part: str) -> None:
     """Catches a part without a source, or that no recipe uses."""
-    assert (_ROOT / "base" / f"{part}.yaml").read_text().startswith("# ")
-    users = [
-        path for path in _ROOT.rglob("*.yaml") if re.search(rf"^base: .*\bbase/{part}\b(?!-)", path.read_text(), re.M)
-    ]
-    assert users, f"base/{part} has no user"
+    assert BASES[BASES.index(f"{part}:\n") - 1].startswith("# ")
+    used = rf"^\s*base: .*\bbase/{part}\b(?!-)"
+    assert any(re.search(used, path.read_text(), re.M) for path in _ROOT.rglob("*.yaml")), f"base/{part} has no user"
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -236,6 +254,13 @@ def test_errors_name_field_value_and_way_out(recipe: str, overrides: list[str], 
     """Catches a typo that trains silently with a default."""
     with pytest.raises(ConfigError, match=message):
         load_recipe(recipe, overrides)
+
+
+@pytest.mark.parametrize("source", ["small/aggregator", "finetune", "finetune/", "../demo/finetune", "study"])
+def test_names_that_are_no_recipe(source: str) -> None:
+    """Catches a group, or a file of the package that is no recipe, taken for one."""
+    with pytest.raises(ConfigError, match="no such recipe or file"):
+        load_recipe(source, DATA)
 
 
 def test_circular_bases(tmp_path: Path) -> None:
