@@ -15,7 +15,7 @@ from clipvip.terminal import one_line
 
 if TYPE_CHECKING:
     from clipvip.embedding_sets import EmbeddingSet
-    from clipvip.encode import SharedEncoder
+    from clipvip.encode import DistributedEncoder
     from clipvip.evaluation import Interval
     from clipvip.evaluation.metrics import Direction
     from clipvip.records import Clip
@@ -213,10 +213,10 @@ class _Asked:
 
 def _open(
     model: str | None, embeddings: list[Path], device: str, dtype: str, batch_size: int
-) -> tuple[SharedEncoder | EmbeddingSet, str]:
+) -> tuple[DistributedEncoder | EmbeddingSet, str]:
     """What gives the vectors, and the model's name."""
     from clipvip import distributed
-    from clipvip.encode import Encoder, SharedEncoder, load
+    from clipvip.encode import DistributedEncoder, Encoder, load
 
     if model is None:
         from clipvip.embedding_sets import open_embeddings
@@ -225,7 +225,7 @@ def _open(
         return opened, opened.facts[0].model
     loaded: list[Encoder] = []
     distributed.together(lambda: loaded.append(load(model, device=device, dtype=dtype)))
-    return SharedEncoder(loaded[0], batch_size=batch_size), model
+    return DistributedEncoder(loaded[0], batch_size=batch_size), model
 
 
 def _repeats(bank: Sequence[str], queries: Sequence[str]) -> dict[str, int]:

@@ -104,11 +104,13 @@ def command(
     import sys
     from contextlib import nullcontext
 
-    from clipvip.encode_ahead import EncoderAhead
+    from clipvip.encode import SubprocessEncoder
 
     encodes = queries is None and any((text, more, without, image, clip))
     late = "torch" in sys.modules  # a caller has what takes long
-    with EncoderAhead() if encodes and not late else nullcontext() as ahead:  # before anything large is imported here
+    with (
+        SubprocessEncoder() if encodes and not late else nullcontext() as ahead
+    ):  # before anything large is imported here
         from clipvip.search import Filters, Library, Term
 
         filters = Filters(

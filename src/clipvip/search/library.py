@@ -39,7 +39,7 @@ class Library:
 
     uri: a folder, or whatever LanceDB takes (s3://...). model: a model folder, hub id or `Encoder`; needed to make an
     index, otherwise the one it was made with. device, dtype: as `clipvip.load`. load: called in its place; for searches
-    alone, what it returns needs no more than `EncoderAhead` offers.
+    alone, what it returns needs no more than `SubprocessEncoder` offers.
     windows_s, strides_s: how long the segments are that videos are cut into, and how far apart they begin (half of that
     by default); one pair or several. By default windows are as long as the clips that the model was trained on.
     confined: `add` skips files that a link leads out of their folder, as where others may put links into it.

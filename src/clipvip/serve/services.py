@@ -13,14 +13,13 @@ from typing import TypeVar
 import anyio
 from anyio.to_thread import run_sync
 
-from clipvip.encode import Encoder
+from clipvip.encode import BatchingEncoder, Encoder
 from clipvip.jobs import usable_cpus
 from clipvip.search import Filters, Library, Query, Results, Term
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.indexing import IndexJobs, Task
 from clipvip.serve.live import Live, Snapshot
 from clipvip.serve.media import Media
-from clipvip.serve.model_worker import ModelWorker
 from clipvip.serve.pictures import Sampling
 from clipvip.serve.problems import busy
 from clipvip.serve.schemas import FiltersBody, Options, TermBody
@@ -35,7 +34,7 @@ class Services:
     def __init__(self, task: Task, encoder: Encoder, config: ServeConfig):
         self.task, self.config = task, config
         self.closing = threading.Event()
-        self.model = ModelWorker(encoder)
+        self.model = BatchingEncoder(encoder)
         self.live = Live(partial(Library, task.uri, task.model, load=lambda *_, **options: self.model))
         self.media = Media(config)
         self.uploads = Uploads(config, Sampling.of(encoder.processor))

@@ -22,7 +22,7 @@ from clipvip import distributed
 from clipvip.data.dataset import Batch, Collator
 from clipvip.data.loader import Address, PassSampler, fetched, make_loader
 from clipvip.data.manifest import read_manifest
-from clipvip.encode import Encoder, SharedEncoder
+from clipvip.encode import DistributedEncoder, Encoder
 from clipvip.errors import ClipVipError, Interrupted, TrainingError, VideoDecodeError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy
 from clipvip.model import MAX_LOGIT_SCALE, optimize_for_training
@@ -265,7 +265,7 @@ class Run:
         if self.val is None:
             return False
         self.model.eval()
-        encoder = SharedEncoder(Encoder(self.model, self.processor))
+        encoder = DistributedEncoder(Encoder(self.model, self.processor))
         found = run_retrieval(encoder, self.val, join_captions=self.recipe.data.join_captions)
         scores = retrieval_metrics(found.similarity, found.text_to_video)["t2v"]
         scores = distributed.exchange(scores)[0]  # all must agree on what is best, to the last bit

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipvip.encode import Encoder, SharedEncoder
+from clipvip.encode import DistributedEncoder, Encoder
 from clipvip.errors import VideoDecodeError
 from clipvip.model import ClipVipModel, ClipVipProcessor
 from clipvip.records import Clip
@@ -23,7 +23,7 @@ def encoded(place: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], list[
     # Not `clipvip.load`: it times kernels and takes the fastest, which need not be the same one in each process.
     model = ClipVipModel.from_pretrained(place / "model")
     encoder = Encoder(model.eval(), ClipVipProcessor.from_pretrained(place / "model"))
-    shared = SharedEncoder(encoder, batch_size=2, text_batch_size=3)
+    shared = DistributedEncoder(encoder, batch_size=2, text_batch_size=3)
     clips = [Clip(str(number), video=place / f"{number}.mp4") for number in range(9)]
     found = shared.encode_clips(clips, on_decode_error="skip")
     with pytest.raises(VideoDecodeError, match=r"3\.mp4") as raised:

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class SharedEncoder:
+class DistributedEncoder:
     """An `Encoder` whose work is shared out among the processes of a run; all get all rows, in the order given.
 
     Batches are cut first and shared out then: the vectors are those of one process, to the last bit if the same kernels

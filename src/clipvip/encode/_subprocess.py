@@ -30,7 +30,7 @@ PATIENCE_S = 24 * 3600.0
 """A model may have to be fetched first; a process that crashes is noticed at once."""
 
 
-class EncoderAhead:
+class SubprocessEncoder:
     """An `Encoder` for a handful of inputs: its process begins to import at once. A context manager, which ends it.
 
     Offers what a search needs; `load` comes first.
@@ -41,7 +41,7 @@ class EncoderAhead:
         self._thread = ThreadPoolExecutor(1)
         self._imported = self._thread.submit(self._worker.call, _import, timeout_s=PATIENCE_S)
 
-    def load(self, source: str, *, device: str = "auto", dtype: str = "auto") -> EncoderAhead:
+    def load(self, source: str, *, device: str = "auto", dtype: str = "auto") -> SubprocessEncoder:
         """Itself, with that model. Raises: as `clipvip.load`."""
         self.source, self._options = source, (source, device, dtype)
         self.fingerprint, self.embedding_size = self._call(_facts, self._options)
@@ -59,7 +59,7 @@ class EncoderAhead:
         """As `Encoder.encode_videos`: float32 [N, E]."""
         return self._call(_encode, self._options, "encode_videos", list(videos))
 
-    def __enter__(self) -> EncoderAhead:
+    def __enter__(self) -> SubprocessEncoder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +83,7 @@ class EncoderAhead:
 
 def _import() -> None:
     gc.disable()  # what is imported stays: looking through it again and again takes a quarter of the time
-    import clipvip.encode  # noqa: F401
+    from clipvip.encode import load  # noqa: F401  # with torch
 
 
 @cache

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import clipvip
-from clipvip.serve.model_worker import ModelWorker
+from clipvip.encode import BatchingEncoder
 from helpers_model import write_model
 
 
@@ -37,7 +37,7 @@ def test_waiting_texts_share_a_batch(encoder):
     """Catches one pass through the model a query, a text encoded twice, and vectors handed to the wrong asker."""
     counting = Counting(encoder)
     texts = ["a red circle", "a blue square", "a red circle", "grass at night"]
-    with ModelWorker(counting) as worker:
+    with BatchingEncoder(counting) as worker:
         first = worker.text("first")
         while not worker._queue.empty():  # until it is under way
             pass
@@ -56,7 +56,7 @@ def test_batches_are_of_few_sizes(encoder):
     """Catches memory that grows with every new size of a batch, and vectors of another text than was asked."""
     counting = Counting(encoder)
     texts = [f"a red circle {number}" for number in range(41)]
-    with ModelWorker(counting) as worker:
+    with BatchingEncoder(counting) as worker:
         first = worker.text("first")
         while not worker._queue.empty():
             pass
@@ -76,7 +76,7 @@ def test_batches_are_of_few_lengths(encoder, monkeypatch, longest):
     encode = encoder.model.encode_text
     monkeypatch.setattr(encoder.model, "encode_text", lambda ids: (shapes.append(tuple(ids.shape)), encode(ids))[1])
     texts = ["grass", "a red circle", "a red circle grows on the grass at night", "a blue square " * 30]
-    with ModelWorker(encoder) as worker:
+    with BatchingEncoder(encoder) as worker:
         vectors = [worker.text(text).result(60) for text in texts]
     assert shapes[-1] == (1, longest)
     assert all(length % 8 == 0 or length == longest for _, length in shapes)
@@ -85,7 +85,7 @@ def test_batches_are_of_few_lengths(encoder, monkeypatch, longest):
 
 def test_errors_reach_the_askers_and_nobody_else(encoder):
     """Catches a thread that dies of one bad request, after which every search hangs."""
-    with ModelWorker(encoder) as worker:
+    with BatchingEncoder(encoder) as worker:
         bad = worker.pixels(np.full((4, 3, 32, 32), np.nan, np.float32))
         good = worker.text("a red circle")
         with pytest.raises(clipvip.errors.InputError):
@@ -96,7 +96,7 @@ def test_errors_reach_the_askers_and_nobody_else(encoder):
 def test_a_cancelled_request_is_passed_over(encoder):
     """Catches a thread that dies when somebody closes the page before the answer."""
     counting = Counting(encoder)
-    with ModelWorker(counting) as worker:
+    with BatchingEncoder(counting) as worker:
         first = worker.text("first")
         while not worker._queue.empty():
             pass
@@ -109,7 +109,7 @@ def test_a_cancelled_request_is_passed_over(encoder):
 
 def test_the_cache_is_bounded(encoder):
     """Catches a cache that grows with every query ever asked."""
-    with ModelWorker(encoder, num_cached=2) as worker:
+    with BatchingEncoder(encoder, num_cached=2) as worker:
         for text in ("one", "two", "three", "two", "four"):
             worker.text(text).result(60)
         assert list(worker._cache) == ["two", "four"]
@@ -119,7 +119,7 @@ def test_many_texts_at_once_let_others_in_between(encoder):
     """Catches a bank of a thousand texts that every search waits for, and one that hangs when the server ends."""
     counting = Counting(encoder)
     texts = [f"text {i}" for i in range(100)]
-    with ModelWorker(counting) as worker, ThreadPoolExecutor(1) as thread:
+    with BatchingEncoder(counting) as worker, ThreadPoolExecutor(1) as thread:
         first = worker.text("first")
         while not worker._queue.empty():
             pass

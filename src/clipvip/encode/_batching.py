@@ -25,7 +25,7 @@ MULTIPLE_OF = 8
 Request: TypeAlias = "tuple[str | np.ndarray, Future[np.ndarray]] | None"
 
 
-class ModelWorker:
+class BatchingEncoder:
     """Vectors float32 [E] for texts and pixels; a text asked again costs nothing.
 
     A context manager; its methods may be called from any thread.
@@ -83,7 +83,7 @@ class ModelWorker:
                 self._queue.put((item, future))
         return future
 
-    def __enter__(self) -> ModelWorker:
+    def __enter__(self) -> BatchingEncoder:
         self._thread.start()
         return self
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import clipvip
-from clipvip.encode_ahead import EncoderAhead
+from clipvip.encode import SubprocessEncoder
 from clipvip.errors import CheckpointError, ClipVipWarning, VideoDecodeError
 from helpers_model import write_model
 from helpers_video import write_video
@@ -29,7 +29,7 @@ def test_it_is_the_encoder_elsewhere(model, tmp_path):
     texts = ["a red circle", "what is longer than the model reads " * 20]
     here = clipvip.load(model, device="cpu")
     before = set(multiprocessing.active_children())  # a server's, say, of other tests
-    with EncoderAhead() as ahead:
+    with SubprocessEncoder() as ahead:
         there = ahead.load(model, device="cpu")
         assert (there.fingerprint, there.embedding_size) == (here.fingerprint, here.embedding_size)
         with pytest.warns(ClipVipWarning, match="was cut"):
@@ -45,14 +45,14 @@ def test_it_is_the_encoder_elsewhere(model, tmp_path):
 
 def test_no_such_model(tmp_path):
     """Catches a traceback of the other process where one line would do."""
-    with EncoderAhead() as ahead, pytest.raises(CheckpointError, match="nowhere"):
+    with SubprocessEncoder() as ahead, pytest.raises(CheckpointError, match="nowhere"):
         ahead.load(str(tmp_path / "nowhere"))
 
 
 def test_a_process_that_was_killed_is_replaced(model):
     """Catches a search that waits for a process that is gone."""
     others = set(multiprocessing.active_children())
-    with EncoderAhead() as ahead:
+    with SubprocessEncoder() as ahead:
         before = ahead.load(model, device="cpu").encode_texts(["a"])
         [process] = set(multiprocessing.active_children()) - others
         os.kill(process.pid, signal.SIGKILL)
