@@ -1,4 +1,4 @@
-# make setup | demo | test | test-browser | test-long | test-mutations | check | bench      (Python 3.11+ and make are all that is needed)
+# make setup | demo | test | research-check | test-browser | test-long | test-mutations | check | bench      (Python 3.11+ and make are all that is needed)
 #
 # TORCH_INDEX: package index to take torch from, for another build of it (CPU only, or another CUDA version):
 #     make setup TORCH_INDEX=<index URL from pytorch's "get started" page>       (before the first set-up, or after `make clean`)
@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-browser test-long test-mutations check bench clean
+.PHONY: setup demo test research-check test-browser test-long test-mutations check bench clean
 
 setup: $(STAMP)
 
@@ -29,11 +29,15 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not browser' -n auto --dist loadfile \
 	    -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
+# the short tests of research/, which is not part of the package
+research-check: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest research/tests -m 'not long' -n auto --dist loadfile
+
 test-browser: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest tests research/tests -m long
 
 test-mutations: $(STAMP)
 	$(BIN)/python tests/mutations.py

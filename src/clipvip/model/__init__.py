@@ -21,6 +21,7 @@ _HOMES = {
     "ClipVipProcessor": "processing_clipvip",
     "optimize_for_inference": "kernels",
     "optimize_for_training": "kernels",
+    "train_clip_tokenizer": "tokenizer",
 }
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from clipvip.model.modeling_clipvip import MAX_LOGIT_SCALE, NEW_PARAMETERS, ClipVipCore
     from clipvip.model.pretrained import ClipVipModel, ClipVipOutput
     from clipvip.model.processing_clipvip import ClipVipProcessor
+    from clipvip.model.tokenizer import train_clip_tokenizer
 
 __all__ = [
     "AGGREGATORS",
@@ -41,6 +43,7 @@ __all__ = [
     "ClipVipProcessor",
     "optimize_for_inference",
     "optimize_for_training",
+    "train_clip_tokenizer",
 ]
 
 

@@ -12,15 +12,16 @@ _HOMES = {
     "Recipe": "clipvip.training.config",
     "list_recipes": "clipvip.training.recipes",
     "load_recipe": "clipvip.training.recipes",
+    "resolve": "clipvip.training.recipes",
     "train": "clipvip.training.trainer",
 }
 
 if TYPE_CHECKING:
     from clipvip.training.config import Recipe
-    from clipvip.training.recipes import list_recipes, load_recipe
+    from clipvip.training.recipes import list_recipes, load_recipe, resolve
     from clipvip.training.trainer import train
 
-__all__ = ["Recipe", "list_recipes", "load_recipe", "train"]
+__all__ = ["Recipe", "list_recipes", "load_recipe", "resolve", "train"]
 
 
 def __getattr__(name: str) -> Any:

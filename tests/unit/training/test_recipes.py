@@ -19,7 +19,7 @@ from clipvip.training.recipes import _ROOT, list_recipes, load_recipe, resolve
 DATA = ["data.train=x.jsonl"]
 NAMES = list(list_recipes())
 BASES = (_ROOT / "base.yaml").read_text().splitlines(keepends=True)
-PAPER = [name for name in NAMES if not name.startswith(("demo/", "small/", "study/"))]
+PAPER = [name for name in NAMES if not name.startswith(("demo/", "small/"))]
 
 
 def filled(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clipvip.analysis.study.cells import recall
+from study.cells import recall
 
 NUM_RESAMPLES = 4000
 POWER = 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import read_record, read_records, write_record
-from clipvip.analysis.study.estimate import all_cells
-from clipvip.analysis.study.make import WorldSize
-from clipvip.analysis.study.run import run_cells
-from clipvip.analysis.study.stages import Stage, Workplace
+from study import plan
+from study.cells import read_record, read_records, write_record
+from study.estimate import all_cells
+from study.make import WorldSize
+from study.run import run_cells
+from study.stages import Stage, Workplace
 
 TINY = WorldSize(images=24, pretrain=24, train=60, val=1, test=1)
 
@@ -161,11 +162,12 @@ def test_the_command_line_plans_and_reports(done: tuple[list, Workplace, Path], 
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "clipvip", "analyse", "study", *words, "--results", str(study)],
+            [sys.executable, "-m", "study", *words, "--results", str(study)],
             capture_output=True,
             text=True,
             check=False,
             cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
     told = run("report", "--page", str(page))

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipvip.analysis.study import plan
-from clipvip.analysis.study.stats import Interval, crossed, hierarchical_interval, values_of, verdict
+from study import plan
+from study.stats import Interval, crossed, hierarchical_interval, values_of, verdict
 
 MARGIN = {"R@1": 3.0, "MeanR@": 2.0, "M": 3.0, "O": 3.0, "NMI": 0.5}
 """Equivalence margins: points; of NMI hundredths."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipvip.analysis.study.families import Family
-from clipvip.analysis.study.world import Told, state_of
+from study.families import Family
+from study.world import Told, state_of
 
 MIDDLE_FRAME = 2
 """What auxiliary captions describe: int(frames / 2)."""

@@ -23,14 +23,14 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from clipvip.analysis.study import texts
-from clipvip.analysis.study.families import FAMILIES, Family
-from clipvip.analysis.study.render import render_clip, render_frame, write_intra_video
-from clipvip.analysis.study.world import NUM_FRAMES, Take, Told, all_told, draw_take, take_groups
-from clipvip.data.manifest import write_manifest
+from clipvip.data import write_manifest
 from clipvip.errors import UsageError
-from clipvip.jobs.worker import end_with_parent
+from clipvip.jobs import end_with_parent
 from clipvip.records import Clip
+from study import texts
+from study.families import FAMILIES, Family
+from study.render import render_clip, render_frame, write_intra_video
+from study.world import NUM_FRAMES, Take, Told, all_told, draw_take, take_groups
 
 WORLD_VERSION = 1
 """Raised whenever the same seed would give other files or texts."""
@@ -229,7 +229,7 @@ def _write_files(world: World, folder: Path, files: list[tuple[Shown, Take]]) ->
 
 
 def _train_tokenizer(world: World, folder: Path) -> None:
-    from clipvip.model.tokenizer import train_clip_tokenizer
+    from clipvip.model import train_clip_tokenizer
 
     said: list[str] = []
     for view in (View("images"), View("pretrain"), View("downstream"), View("downstream", paragraphs=True)):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import Cell, read_records
-from clipvip.analysis.study.gap_cells import GapCell, gap_cells
-from clipvip.analysis.study.run import is_done, shared_stages, unmade
-from clipvip.analysis.study.stages import Stage, Workplace
+from study import plan
+from study.cells import Cell, read_records
+from study.gap_cells import GapCell, gap_cells
+from study.run import is_done, shared_stages, unmade
+from study.stages import Stage, Workplace
 
 SECONDS_A_STEP = {"study/warmstart": 0.035, "study/pretrain": 0.03, "study/finetune": 0.02}
 """Processor time, by the recipe's name up to a hyphen."""

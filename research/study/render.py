@@ -11,8 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from clipvip.analysis.study.families import Family
-from clipvip.analysis.study.world import NUM_FRAMES, Take, Told, phase, state_of
+from study.families import Family
+from study.world import NUM_FRAMES, Take, Told, phase, state_of
 
 SIZE = 48
 FPS = 2

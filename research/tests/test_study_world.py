@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipvip.analysis.study import texts
-from clipvip.analysis.study.ceilings import OBSERVERS, ceilings
-from clipvip.analysis.study.families import FAMILIES
-from clipvip.analysis.study.make import View, World, WorldSize, make_world, shown, view_clips
-from clipvip.analysis.study.render import render_clip, write_intra_video
-from clipvip.analysis.study.world import M_TWIN, O_TWIN, all_told, draw_take, galleries, phase, take_groups
 from clipvip.evaluation import retrieval_ranks
-from clipvip.training import list_recipes, load_recipe
+from clipvip.training import load_recipe
 from clipvip.video import read_frames, uniform_indices
+from study import texts
+from study.ceilings import OBSERVERS, ceilings
+from study.families import FAMILIES
+from study.make import View, World, WorldSize, make_world, shown, view_clips
+from study.render import render_clip, write_intra_video
+from study.stages import RECIPES, recipe_of
+from study.world import M_TWIN, O_TWIN, all_told, draw_take, galleries, phase, take_groups
 
 TINY = WorldSize(images=8, pretrain=12, train=10, val=1, test=1)
 
@@ -68,11 +69,11 @@ def test_the_codec_gives_nothing_away(tmp_path: Path) -> None:
 def test_every_stage_samples_the_four_frames_that_are_there() -> None:
     """Catches a recipe of the study with jitter or another number of frames: it would break the construction."""
     assert uniform_indices(4, 4).tolist() == [0, 1, 2, 3]
-    names = [name for name in list_recipes() if name.startswith("study/")]
-    assert len(names) == 6
-    for name in names:
+    assert len(RECIPES) == 6
+    for name in RECIPES:
         extra = ["data.mix.0.data=y"] if "mixed" in name else []
-        recipe = load_recipe(name, ["data.train=x", *extra])
+        file, overrides = recipe_of(name)
+        recipe = load_recipe(file, [*overrides, "data.train=x", *extra])
         assert (recipe.data.jitter, recipe.model.num_frames, recipe.data.val, recipe.train.select) == (
             False, 4, None, "last",
         )  # fmt: skip

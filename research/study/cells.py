@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipvip.analysis.study.families import FAMILIES
-from clipvip.analysis.study.make import View, World, shown
-from clipvip.analysis.study.stages import Stage, Workplace, digest
-from clipvip.analysis.study.world import all_told, galleries
 from clipvip.files import replace_text
 from clipvip.versions import commit, versions
+from study.families import FAMILIES
+from study.make import View, World, shown
+from study.stages import Stage, Workplace, digest
+from study.world import all_told, galleries
 
 if TYPE_CHECKING:
     from clipvip.encode import Encoder
@@ -119,7 +119,7 @@ def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) ->
     others score the same) and "nll" (centinats) of each query, t2v, and for each attribute asked for whether each
     caption prefers its clip to the twin's ("1", "0", "=" a tie).
     """
-    from clipvip.data.manifest import read_manifest
+    from clipvip.data import read_manifest
     from clipvip.evaluation import retrieval_ranks
 
     clips = read_manifest(workplace.manifest(cell.world, cell.downstream), split=cell.split)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import Cell
-from clipvip.analysis.study.make import View, World
-from clipvip.analysis.study.stages import Stage, Workplace
 from clipvip.training import load_recipe
+from study import plan
+from study.cells import Cell
+from study.make import View, World
+from study.stages import Stage, Workplace, recipe_of
 
 TABLES = plan.TABLES[1:]
 
@@ -63,7 +63,7 @@ def test_every_stage_is_a_recipe_that_loads(tmp_path: Path) -> None:
                 kinds[stage.recipe, stage.settings, stage.parent is None] = stage
     assert len(kinds) > 30
     for stage in kinds.values():
-        recipe = load_recipe(stage.recipe, workplace.overrides(stage))
+        recipe = load_recipe(recipe_of(stage.recipe)[0], workplace.overrides(stage))
         assert (recipe.model.init is None) == (stage.parent is None)
         assert recipe.model.init is not None or recipe.model.architecture is not None
         assert recipe.train.seed == stage.seed

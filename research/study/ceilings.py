@@ -16,8 +16,8 @@ from itertools import product
 
 import numpy as np
 
-from clipvip.analysis.study.families import Family
-from clipvip.analysis.study.world import (
+from study.families import Family
+from study.world import (
     ATTRIBUTES,
     NUM_FRAMES,
     START_SPREAD,

@@ -1,4 +1,4 @@
-"""Tables, claims and figures, made anew from the committed cells; the generated part of docs/study.md."""
+"""Tables, claims and figures, made from the committed cells; the generated part of README.md."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clipvip.analysis.study import figures, plan
-from clipvip.analysis.study.ceilings import ceilings
-from clipvip.analysis.study.cells import read_records
-from clipvip.analysis.study.claims import CLAIMS, Outcome, Records, rows_at, weigh
-from clipvip.analysis.study.estimate import all_cells
-from clipvip.analysis.study.families import FAMILIES
-from clipvip.analysis.study.run import is_done
-from clipvip.analysis.study.stats import crossed, expected_detectable, hierarchical_interval, values_of
 from clipvip.errors import UsageError
 from clipvip.files import replace_text
+from study import figures, plan
+from study.ceilings import ceilings
+from study.cells import read_records
+from study.claims import CLAIMS, Outcome, Records, rows_at, weigh
+from study.estimate import all_cells
+from study.families import FAMILIES
+from study.run import is_done
+from study.stats import crossed, expected_detectable, hierarchical_interval, values_of
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 FIGURES = "figures"
@@ -73,7 +73,7 @@ def _progress(results: Path) -> str:
         if missing:
             left.append(f"{missing} of {len(cells)} of {_NAMES[table].partition(',')[0]}")
     told = f"**Not complete**: these cells are not yet run: {'; '.join(left)}."
-    return f"{told} `clipvip analyse study all` goes on." if left else ""
+    return f"{told} `python -m study all` continues." if left else ""
 
 
 def _claims_section(outcomes: Iterable[Outcome]) -> str:
@@ -130,7 +130,7 @@ def _table_section(table: str, records: Records) -> str:
                 + _table(["level", "row", "cells", *_SHOWN], rows)
             )
     parts += [
-        f"![{plot.name}](../study/{FIGURES}/{plot.name}.png)"
+        f"![{plot.name}](results/{FIGURES}/{plot.name}.png)"
         for plot in figures.PLOTS
         if plot.table == table and figures.points(plot, records)
     ]

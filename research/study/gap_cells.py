@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import RECORD_VERSION, made_with, write_record
-from clipvip.analysis.study.make import View, World
-from clipvip.analysis.study.stages import Stage, Workplace, digest
-from clipvip.data.manifest import read_manifest
+from clipvip.data import read_manifest
+from study import plan
+from study.cells import RECORD_VERSION, made_with, write_record
+from study.make import View, World
+from study.stages import Stage, Workplace, digest
 
 NUM_TEXTS, NUM_DRAWS = 500, 10
 SOURCES = {
@@ -73,8 +73,7 @@ class GapCell:
 
     def run(self, workplace: Workplace, results: Path) -> None:
         """Measure, and write the cell's file: NMI by "SOURCE | SOURCE", of a source and itself between halves."""
-        from clipvip.analysis.gap import measure_gap
-        from clipvip.analysis.text_sources import open_sources
+        from clipvip.analysis import measure_gap, open_sources
         from clipvip.encode import load
 
         start = time.perf_counter()

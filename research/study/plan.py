@@ -1,4 +1,4 @@
-"""What is run: rows, factors and seeds of each table, as cells. Frozen by docs/study.md before any test split was read.
+"""What is run: rows, factors and seeds of each table, as cells. Frozen by README.md before any test split was read.
 
 Every row has one budget, and one learning-rate search over the same grid, on the validation split of a world of its own
 (family A, TUNING_SEED). Test cells are of other worlds, with what the search chose.
@@ -12,9 +12,9 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from clipvip.analysis.study.cells import Cell
-from clipvip.analysis.study.make import View, World, WorldSize
-from clipvip.analysis.study.stages import Settings, Stage
+from study.cells import Cell
+from study.make import View, World, WorldSize
+from study.stages import Settings, Stage
 
 TABLES = ("table1", "table2", "table3", "table4", "figure1", "annex")
 TUNING_SEED = 0

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from clipvip.analysis.study import plan
-from clipvip.analysis.study.cells import read_record, read_records, write_record
-from clipvip.analysis.study.families import FAMILIES
-from clipvip.analysis.study.gap_cells import gap_cells
-from clipvip.analysis.study.make import View, World
-from clipvip.analysis.study.stages import Stage, Workplace
 from clipvip.jobs import Worker
+from study import plan
+from study.cells import read_record, read_records, write_record
+from study.families import FAMILIES
+from study.gap_cells import gap_cells
+from study.make import View, World
+from study.stages import Stage, Workplace
 
 Progress = Callable[[int, int], None]
 """Told how many tasks more are done, and of how many."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipvip.analysis.plots import HALF_IN, drawing, look
-from clipvip.analysis.study import plan
-from clipvip.analysis.study.claims import Records, rows_at
-from clipvip.analysis.study.stats import crossed, hierarchical_interval, values_of
+from clipvip.analysis import HALF_IN, drawing, look
+from study import plan
+from study.claims import Records, rows_at
+from study.stats import crossed, hierarchical_interval, values_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ toss coins between them.
 The phase a clip starts from is uniform over half a period (START_SPREAD): then a single frame whose place in time is
 known leaves the motion open in half of the clips, and all four never do. Over a whole period motion would be a function
 of pairs of frames alone, without a trace in what any frame shows on average: neither full attention nor late fusion
-learnt that in the steps there are (docs/study.md).
+learnt that in the steps there are (README.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from clipvip.analysis.study.families import Family
+from study.families import Family
 
 NUM_FRAMES = 4
 START_SPREAD = 0.5

@@ -13,10 +13,37 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from clipvip.analysis.study.make import WORLD_VERSION, View, World, make_world, write_view
+from study.make import WORLD_VERSION, View, World, make_world, write_view
 
 Settings = tuple[tuple[str, Any], ...]
 """Recipe field -> value."""
+SECTIONS = ("profile", "model", "data", "loss", "optim", "train")
+"""Of a recipe, what decides the weights."""
+_RECIPES = Path(__file__).parent / "recipes"
+RECIPES = (
+    "study/warmstart",
+    "study/pretrain",
+    "study/pretrain-mixed",
+    "study/pretrain-scratch",
+    "study/finetune",
+    "study/finetune-scratch",
+)
+"""Three files, and what is made of them: "mixed" has images in every fifth step, "scratch" no weights to start from."""
+
+
+@lru_cache
+def recipe_of(name: str) -> tuple[str, tuple[str, ...]]:
+    """The file of one of `RECIPES`, and the overrides that belong to it."""
+    from clipvip.training import resolve
+
+    stem, _, variant = name.removeprefix("study/").partition("-")
+    file = str(_RECIPES / f"{stem}.yaml")
+    if variant == "mixed":
+        return file, ("data.mix=[{share: 0.2}]",)
+    if variant == "scratch":  # all parameters are new: the architecture of the warm start, and one learning rate
+        architecture = json.dumps(resolve(str(_RECIPES / "warmstart.yaml"))["model"]["architecture"])
+        return file, ("model.aggregator=vip", f"model.architecture={architecture}", "optim.new_lr_factor=1.0")
+    return file, ()
 
 
 @dataclass(frozen=True)
@@ -44,11 +71,11 @@ class Stage:
     @property
     def settled(self) -> dict[str, Any]:
         """The recipe's sections with the settings in them: however two stages are told, equal runs are equal here."""
-        from clipvip.training.listing import SECTIONS
-        from clipvip.training.recipes import resolve
+        from clipvip.training import resolve
 
-        resolved = resolve(self.recipe, [f"{field}={value}" for field, value in self.settings])
-        return {name: told for name, told in resolved.items() if name in ("profile", *SECTIONS)}
+        file, overrides = recipe_of(self.recipe)
+        resolved = resolve(file, [*overrides, *(f"{field}={value}" for field, value in self.settings)])
+        return {name: fields for name, fields in resolved.items() if name in SECTIONS}
 
     def chain(self) -> Iterator[Stage]:
         """This stage's ancestors, the first one first, and itself."""
@@ -59,9 +86,10 @@ class Stage:
     @property
     def num_steps(self) -> int:
         """Optimiser steps, for estimates."""
-        from clipvip.training.recipes import resolve
+        from clipvip.training import resolve
 
-        return int(dict(self.settings).get("train.steps") or resolve(self.recipe)["train"]["steps"])
+        file, overrides = recipe_of(self.recipe)
+        return int(dict(self.settings).get("train.steps") or resolve(file, overrides)["train"]["steps"])
 
 
 class Workplace:
@@ -105,10 +133,11 @@ class Workplace:
         """Train one stage, whose parent is done, as `clipvip train` would; goes on where it was interrupted."""
         from clipvip.training import load_recipe, train
 
-        return train(load_recipe(stage.recipe, self.overrides(stage)), self.folder(stage), progress=False)
+        file, _ = recipe_of(stage.recipe)
+        return train(load_recipe(file, self.overrides(stage)), self.folder(stage), progress=False)
 
     def overrides(self, stage: Stage) -> list[str]:
-        """What `clipvip train` is told beside the recipe."""
+        """What `clipvip train` gets beside the recipe's file."""
         paths = {"data.train": self.manifest(stage.world, stage.view)}
         if stage.parent is None:
             paths["model.tokenizer"] = self.world(stage.world) / "tokenizer"
@@ -117,7 +146,8 @@ class Workplace:
         if stage.mixed is not None:
             paths["data.mix.0.data"] = self.manifest(stage.world, stage.mixed)
         settings = {**dict(stage.settings), "train.seed": stage.seed}
-        return [*(f"{key}={path}" for key, path in paths.items()), *(f"{k}={v}" for k, v in settings.items())]
+        _, own = recipe_of(stage.recipe)
+        return [*own, *(f"{key}={path}" for key, path in paths.items()), *(f"{k}={v}" for k, v in settings.items())]
 
 
 @lru_cache(maxsize=4096)

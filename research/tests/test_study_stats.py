@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipvip.analysis.study import claims, figures, plan, stats
-from clipvip.analysis.study.cells import pair_accuracy, recall, summarise
-from clipvip.analysis.study.stats import Interval, hierarchical_interval, values_of, verdict
+from study import claims, figures, plan, stats
+from study.cells import pair_accuracy, recall, summarise
+from study.stats import Interval, hierarchical_interval, values_of, verdict
 
 
 def record(data_seed: int, model_seed: int, ranks: list[float], **fields: Any) -> dict[str, Any]:
