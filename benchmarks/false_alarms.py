@@ -23,7 +23,7 @@ from measure import describe, table
 from scipy.stats import binom
 
 from clipvip.data.manifest import read_manifest
-from clipvip.data.synthetic.world import COLORS, SCENES, Scenario, split_scenarios
+from clipvip.data.synthetic import COLORS, SCENES, Scenario, split_scenarios
 from clipvip.encode import Encoder, load
 from clipvip.records import Clip
 from clipvip.search import Library, Query, Term

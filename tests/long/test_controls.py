@@ -12,7 +12,7 @@ import pytest
 import clipvip
 from clipvip.cli.demo import make_world_with_tokenizer, retrieve_test, train_stage
 from clipvip.data.manifest import read_manifest, write_manifest
-from clipvip.data.synthetic.render import NUM_FRAMES, write_video
+from clipvip.data.synthetic import NUM_FRAMES, write_video
 from clipvip.evaluation import score_retrieval
 from clipvip.video import read_frames
 

@@ -9,17 +9,35 @@
 """
 
 from clipvip.data.synthetic.make import SMOKE, WorldSize, captioner_errors, make_world
-from clipvip.data.synthetic.world import SCENES, SHAPES, Scenario, all_scenarios, order_blind_ceiling, split_scenarios
+from clipvip.data.synthetic.render import FPS, NUM_FRAMES, draw_take, render_clip, render_place, write_video
+from clipvip.data.synthetic.texts import caption
+from clipvip.data.synthetic.world import (
+    COLORS,
+    SCENES,
+    SHAPES,
+    Scenario,
+    all_scenarios,
+    order_blind_ceiling,
+    split_scenarios,
+)
 
 __all__ = [
+    "COLORS",
+    "FPS",
+    "NUM_FRAMES",
     "SCENES",
     "SHAPES",
     "SMOKE",
     "Scenario",
     "WorldSize",
     "all_scenarios",
+    "caption",
     "captioner_errors",
+    "draw_take",
     "make_world",
     "order_blind_ceiling",
+    "render_clip",
+    "render_place",
     "split_scenarios",
+    "write_video",
 ]

@@ -1,6 +1,6 @@
-"""Long films of the small world, to find moments in: events of 1 to 30 s among others, empty places between them.
+"""Long videos of the synthetic world, to find moments in: events of 1 to 30 s among others, empty places between them.
 
-`write_films` writes films/film00.mp4 and so on, and films.jsonl: a clip for every event, split "asked" or "other".
+`write_long_videos` writes videos/00.mp4 and so on, and events.jsonl: one clip per event, split "asked" or "other".
 """
 
 from __future__ import annotations
@@ -12,18 +12,26 @@ from pathlib import Path
 
 import numpy as np
 
-from clipvip.data.manifest import write_manifest
-from clipvip.data.synthetic import texts
-from clipvip.data.synthetic.render import FPS, draw_take, render_clip, render_place, write_video
-from clipvip.data.synthetic.world import SCENES, Scenario, split_scenarios
+from clipvip.data import write_manifest
+from clipvip.data.synthetic import (
+    FPS,
+    SCENES,
+    Scenario,
+    caption,
+    draw_take,
+    render_clip,
+    render_place,
+    split_scenarios,
+    write_video,
+)
 from clipvip.records import Clip
 
-FILM_FRAMES = 600 * FPS
+VIDEO_FRAMES = 600 * FPS
 LENGTHS = (7, 16, 31, 61, 121, 241)
 """Frames of the events asked for, 0.9 to 30 s. Of F frames with F - 1 a multiple of 3, 4 uniform ones are the same set
 when the event is played backwards: which of two twins it is, only their order tells."""
 SHARE_OF_EVENTS = 0.7
-"""Of a film's time; in the rest nothing happens."""
+"""Of a video's time; in the rest nothing happens."""
 SHORTEST_GAP = 4
 _PLAN, _NOISE, _WORDS, _TAKES = range(20, 24)  # streams of random numbers that no other part of the world draws from
 
@@ -45,7 +53,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class LongVideo:
     """gaps: frames before each event and after the last; places: what is seen then."""
 
     events: tuple[Event, ...]
@@ -61,38 +69,38 @@ class Film:
         return starts
 
 
-def write_films(world: Path, out: Path, seed: int = 0) -> list[Clip]:
-    """Films of the world's test scenarios, with half as many scenarios of its training split in between.
+def write_long_videos(world: Path, out: Path, seed: int = 0) -> list[Clip]:
+    """Write videos of the world's test scenarios, with half as many scenarios of its training split in between.
 
-    Every asked scenario occurs once in all films; twins (see `Scenario.twin`) are in the same film, one the other's
-    frames backwards. "still" is not asked for: parts of other events answer it too. Returns: what is in films.jsonl.
+    Every asked scenario occurs once in all videos; twins (see `Scenario.twin`) are in the same video, one the other's
+    frames backwards. "still" is not asked for: parts of other events answer it too. Returns: what is in events.jsonl.
     """
     facts = json.loads((world / "world.json").read_text())
     splits = split_scenarios(facts["seed"], facts["size"]["val"], facts["size"]["test"])
     clips: list[Clip] = []
-    (out / "films").mkdir(parents=True, exist_ok=True)
-    for number, film in enumerate(plan_films(splits.test, splits.train, seed)):
-        path = out / "films" / f"film{number:02d}.mp4"
-        write_video(path, render_film(film, seed, number))
-        for event, start in zip(film.events, film.starts(), strict=True):
+    (out / "videos").mkdir(parents=True, exist_ok=True)
+    for number, video in enumerate(plan_long_videos(splits.test, splits.train, seed)):
+        path = out / "videos" / f"{number:02d}.mp4"
+        write_video(path, render_long_video(video, seed, number))
+        for event, start in zip(video.events, video.starts(), strict=True):
             words = np.random.default_rng([seed, _WORDS, int(event.name[1:])])
             clips.append(
                 Clip(
                     event.name,
                     video=path.absolute(),
-                    captions=(texts.caption(event.scenario, words),),
+                    captions=(caption(event.scenario, words),),
                     start_s=start / FPS,
                     end_s=(start + event.length) / FPS,
                     split="asked" if event.asked else "other",
                     extra={"event": event.scenario.event} | ({"twin": event.twin} if event.twin else {}),
                 )
             )
-    write_manifest(out / "films.jsonl", clips)
+    write_manifest(out / "events.jsonl", clips)
     return clips
 
 
-def plan_films(asked: Sequence[Scenario], others: Sequence[Scenario], seed: int) -> list[Film]:
-    """Who is in which film, for how long, and when."""
+def plan_long_videos(asked: Sequence[Scenario], others: Sequence[Scenario], seed: int) -> list[LongVideo]:
+    """Which event is in which video, for how long, and when."""
     rng = np.random.default_rng([seed, _PLAN])
     units = _asked_units([scenario for scenario in asked if scenario.event != "still"], rng)
     count = sum(len(unit) for unit in units)
@@ -101,10 +109,10 @@ def plan_films(asked: Sequence[Scenario], others: Sequence[Scenario], seed: int)
         units.append((Event(f"m{number:04d}", others[(number - count) % len(others)], length, number, asked=False),))
 
     spent = {unit: sum(event.length for event in unit) for unit in units}
-    films: list[list[Event]] = [[] for _ in range(-int(-sum(spent.values()) // (SHARE_OF_EVENTS * FILM_FRAMES)))]
-    for unit in sorted(units, key=spent.__getitem__, reverse=True):  # the longest first, into the emptiest film
-        min(films, key=lambda events: sum(event.length for event in events)).extend(unit)
-    return [_laid_out([events[i] for i in rng.permutation(len(events))], rng) for events in films]
+    videos: list[list[Event]] = [[] for _ in range(-int(-sum(spent.values()) // (SHARE_OF_EVENTS * VIDEO_FRAMES)))]
+    for unit in sorted(units, key=spent.__getitem__, reverse=True):  # the longest first, into the emptiest video
+        min(videos, key=lambda events: sum(event.length for event in events)).extend(unit)
+    return [_lay_out([events[i] for i in rng.permutation(len(events))], rng) for events in videos]
 
 
 def _asked_units(asked: Sequence[Scenario], rng: np.random.Generator) -> list[tuple[Event, ...]]:
@@ -125,9 +133,9 @@ def _asked_units(asked: Sequence[Scenario], rng: np.random.Generator) -> list[tu
     return units
 
 
-def _laid_out(events: Sequence[Event], rng: np.random.Generator) -> Film:
+def _lay_out(events: Sequence[Event], rng: np.random.Generator) -> LongVideo:
     """Random gaps around the events; no place is that of a neighbour, or an object would seem to appear there."""
-    free = FILM_FRAMES - sum(event.length for event in events) - SHORTEST_GAP * (len(events) + 1)
+    free = VIDEO_FRAMES - sum(event.length for event in events) - SHORTEST_GAP * (len(events) + 1)
     cuts = np.sort(rng.integers(free + 1, size=len(events)))
     gaps = np.diff([0, *cuts, free]) + SHORTEST_GAP
     scenes = [_first_and_last_scene(event.scenario) for event in events]
@@ -136,21 +144,21 @@ def _laid_out(events: Sequence[Event], rng: np.random.Generator) -> Film:
         near = {before[1] if before else "", after[0] if after else ""}
         choice = [scene for scene in SCENES if scene not in near]
         places.append(choice[int(rng.integers(len(choice)))])
-    return Film(tuple(events), tuple(gaps.tolist()), tuple(places))
+    return LongVideo(tuple(events), tuple(gaps.tolist()), tuple(places))
 
 
 def _first_and_last_scene(scenario: Scenario) -> tuple[str, str]:
     return scenario.scene, scenario.target if scenario.event == "rescene" else scenario.scene
 
 
-def render_film(film: Film, seed: int, number: int) -> np.ndarray:
-    """All frames, uint8 [FILM_FRAMES, S, S, 3]. number: of the film; events look alike wherever they are."""
+def render_long_video(video: LongVideo, seed: int, number: int) -> np.ndarray:
+    """All frames, uint8 [VIDEO_FRAMES, S, S, 3]. number: of the video; events look alike wherever they are."""
     rng = np.random.default_rng([seed, _NOISE, number])
     parts: list[np.ndarray] = []
-    for event, gap, place in zip(film.events, film.gaps, film.places, strict=False):
+    for event, gap, place in zip(video.events, video.gaps, video.places, strict=False):
         own = np.random.default_rng([seed, _TAKES, event.take])
         shown = event.scenario.twin if event.backwards else event.scenario
         # the same event in another time: its moments lie closer together or further apart, none is repeated
         frames = render_clip(shown, draw_take(own), own, np.linspace(0, 1, event.length).tolist())
         parts += [render_place(place, rng, gap), frames[::-1] if event.backwards else frames]
-    return np.concatenate([*parts, render_place(film.places[-1], rng, film.gaps[-1])])
+    return np.concatenate([*parts, render_place(video.places[-1], rng, video.gaps[-1])])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipvip.errors import InputError
-from clipvip.evaluation.moments import NOT_FOUND, Moment, best_iou, moment_rank, temporal_iou
+from moments.overlap import NOT_FOUND, Moment, best_iou, moment_rank, temporal_iou
 
 
 def test_overlap_over_union_of_spans() -> None:

@@ -1,12 +1,12 @@
-"""Finding moments in long films: clipvip against frame features averaged, through the index and with oracle windows.
+"""Finding moments in long videos: clipvip against frame features averaged, through the index and with oracle windows.
 
-The films (see `clipvip.data.synthetic.films`) hold each test scenario of a finished demo once, for 0.9 to 30 s, among
-others. Both models had the same data, recipes and steps: `mean` is post-pre-trained and fine-tuned here, from the
-demo's own warm start, with another aggregator. Each indexes the films in windows of several lengths; every caption is a
-query to the library. "Oracle windows" are all events with their true times instead: the rest is the model's doing.
+The videos (see `long_videos.py`) hold each test scenario of a finished demo once, for 0.9 to 30 s, among others. Both
+models had the same data, recipes and steps: `mean` is post-pre-trained and fine-tuned here, from the demo's own warm
+start, with another aggregator. Each indexes the videos in windows of several lengths; every caption is a query to the
+library. "Oracle windows" are all events with their true times instead: the rest is the model's doing.
 
     clipvip demo --out runs/demo
-    python benchmarks/moments.py runs/demo --out runs/moments
+    python -m moments runs/demo --out runs/moments
 
 Everything goes to --out, and what is there already is kept; moments.png, .pdf and .csv are the figure.
 """
@@ -14,25 +14,22 @@ Everything goes to --out, and what is there already is kept; moments.png, .pdf a
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from measure import describe, table
 
-from clipvip.analysis.plots import FULL_IN, drawing, look
-from clipvip.cli.demo import CAPTIONED, SMOKE_STEPS
-from clipvip.data.manifest import read_manifest
-from clipvip.data.synthetic.films import write_films
+from clipvip.analysis import FULL_IN, drawing, look
+from clipvip.data import read_manifest
 from clipvip.encode import Encoder, load
 from clipvip.evaluation import Interval, bootstrap_intervals, paired_difference
-from clipvip.evaluation.moments import Moment, best_iou, moment_rank
 from clipvip.records import Clip
 from clipvip.search import Library
 from clipvip.training import load_recipe, train
+from clipvip.versions import commit, versions
+from moments.long_videos import write_long_videos
+from moments.overlap import Moment, best_iou, moment_rank
 
 WINDOWS_S = (1.6, 5.0, 16.0)
 """Steps of about 3, from the lengths alone: each from 0.9 to 30 s can have an IoU of 0.53 or more with one of them."""
@@ -43,17 +40,17 @@ WAYS = ("index", "oracle windows")
 
 
 def main() -> None:
-    """Make films and the other model, index, ask, print, draw."""
+    """Make the videos and the other model, index, search, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, help="A finished demo.")
-    parser.add_argument("--out", type=Path, required=True, help="Folder for films, indexes, the other model, figure.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for videos, indexes, the other model, figure.")
     parser.add_argument("--windows", type=float, nargs="+", default=WINDOWS_S, help="Seconds (%(default)s).")
-    parser.add_argument("--seed", type=int, default=0, help="Of the films; that of training is the demo's.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the videos; that of training is the demo's.")
     given = parser.parse_args()
     out: Path = given.out.absolute()
-    if not (out / "films.jsonl").exists():
-        write_films(given.demo / "world", out, given.seed)
-    events = read_manifest(out / "films.jsonl")
+    if not (out / "events.jsonl").exists():
+        write_long_videos(given.demo / "world", out, given.seed)
+    events = read_manifest(out / "events.jsonl")
     asked = [event for event in events if event.split == "asked"]
     folders = {"clipvip": (given.demo / "model").absolute(), "mean": train_mean(given.demo, out / "mean")}
 
@@ -61,7 +58,7 @@ def main() -> None:
     for name in MODELS:
         encoder = load(folders[name])
         library = Library(out / f"index-{name}", encoder, windows_s=given.windows)
-        summary = library.add(out / "films")
+        summary = library.add(out / "videos")
         assert not summary.skipped, summary.skipped
         hits = {"index": ask(library, asked), "oracle windows": ask_oracle(encoder, events, asked)}
         for way, found in hits.items():
@@ -73,19 +70,11 @@ def main() -> None:
 
 
 def train_mean(demo: Path, work: Path) -> Path:
-    """The demo's last two stages with aggregator=mean, all else the same; kept if done. Returns: its folder."""
-    facts = json.loads((demo / "metrics.json").read_text())
-    world, start = (demo / "world").absolute(), (demo / "runs" / "warmstart" / "model").absolute()
-    for stage, data in (("pretrain", demo.absolute() / CAPTIONED), ("finetune", world / "retrieval.jsonl")):
-        settings = {
-            "model.aggregator": "mean",
-            "model.init": start,
-            "data.train": data,
-            "data.val": world / "retrieval.jsonl",
-            "train.seed": facts["seed"],
-            **({"train.steps": SMOKE_STEPS[stage]} if facts["preset"] == "smoke" else {}),
-        }
-        train(load_recipe(f"demo/{stage}", [f"{key}={value}" for key, value in settings.items()]), work / stage)
+    """Train the demo's last two stages with aggregator=mean, all else the same; kept if done. Returns: its folder."""
+    start = (demo / "runs" / "warmstart" / "model").absolute()
+    for stage in ("pretrain", "finetune"):
+        recipe = demo / "runs" / stage / "recipe.yaml"  # as the demo ran it
+        train(load_recipe(str(recipe), ["model.aggregator=mean", f"model.init={start}"]), work / stage)
         start = work / stage / "model"
     return start
 
@@ -128,7 +117,7 @@ def pairs_of(asked: Sequence[Clip]) -> list[str]:
 
 
 def groups_of(asked: Sequence[Clip]) -> dict[str, np.ndarray]:
-    """Which queries are of each length, and which have the reversal of their moment in the same film: masks."""
+    """Which queries are of each length, and which have the reversal of their moment in the same video: masks."""
     lengths = np.array([round(moment.end_s - moment.start_s, 1) for moment in map(moment_of, asked)])
     twins = np.array(["twin" in clip.extra for clip in asked])
     by_length = {f"{length:g} s": lengths == length for length in np.unique(lengths)}
@@ -141,14 +130,17 @@ Ranks = Mapping[tuple[str, str, float], np.ndarray]
 def report(ranks: Ranks, asked: Sequence[Clip], library: Library, windows_s: Sequence[float]) -> None:
     """Print all of it."""
     videos = library.store.videos().values()
-    print(describe(torch.device("cpu"), f"{len(asked)} queries, {sum(v.duration_s for v in videos) / 3600:.1f} hours"))
+    made_with = ", ".join(f"{name} {version}" for name, version in versions("torch", "transformers").items())
+    hours = sum(video.duration_s for video in videos) / 3600
+    code = commit()
+    print(f"{made_with}; {len(asked)} queries, {hours:.1f} hours; commit {code['hash'][:7] if code else 'unknown'}")
     measured = [(k, iou) for k in KS for iou in IOUS]
     rows = []
     for way in WAYS:
-        found = {(name, iou): intervals(ranks[name, way, iou], asked) for name in MODELS for iou in IOUS}
-        rows += [[name, way, *(cell(found[name, iou][f"R@{k}"]) for k, iou in measured)] for name in MODELS]
+        recalls = {(name, iou): intervals(ranks[name, way, iou], asked) for name in MODELS for iou in IOUS}
+        rows += [[name, way, *(cell(recalls[name, iou][f"R@{k}"]) for k, iou in measured)] for name in MODELS]
         pair = [
-            paired_difference(*(ranks[name, way, iou] for name in MODELS), f"R@{k}", pairs_of(asked))
+            paired_difference(ranks["clipvip", way, iou], ranks["mean", way, iou], f"R@{k}", pairs_of(asked))
             for k, iou in measured
         ]
         rows.append(["difference", way, *(cell(found, "+") for found in pair)])
@@ -156,10 +148,10 @@ def report(ranks: Ranks, asked: Sequence[Clip], library: Library, windows_s: Seq
     lengths = ", ".join(f"{window:g}" for window in windows_s)
     reach = " and ".join(f"{100 * np.mean(fits >= iou):.1f} % of the moments with an IoU of {iou}" for iou in IOUS)
     table(
-        "Moments in ten-minute films",
+        "Moments in ten-minute videos",
         ["model", "windows", *(f"R@{k}, IoU {iou}" for k, iou in measured)],
         rows,
-        f"Percent, 95 % intervals (bootstrap; twins together). {len(videos)} films; windows of {lengths} s, one of "
+        f"Percent, 95 % intervals (bootstrap; twins together). {len(videos)} videos; windows of {lengths} s, one of "
         f"which fits {reach}.",
     )
     columns = [(way, k, name) for way in WAYS for k in KS for name in MODELS]
@@ -171,8 +163,14 @@ def report(ranks: Ranks, asked: Sequence[Clip], library: Library, windows_s: Seq
             + [f"{100 * np.mean(ranks[name, way, STRICT][mask] <= k):.1f}" for way, k, name in columns]
             for group, mask in groups_of(asked).items()
         ],
-        '"With their reversal": the same frames backwards are in the same film. IoU 0.3: in the figure\'s table.',
+        '"With their reversal": the same frames backwards are in the same video. IoU 0.3: in the figure\'s table.',
     )
+
+
+def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
+    """Print a Markdown section."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    print(f"\n### {title}\n", *("| " + " | ".join(line) + " |" for line in lines), f"\n{caption}", sep="\n", flush=True)
 
 
 def cell(found: Interval, sign: str = "") -> str:
@@ -188,8 +186,8 @@ def draw(ranks: Ranks, asked: Sequence[Clip], stem: Path) -> None:
         for group, mask in groups.items():
             found = intervals(of_queries[mask], [clip for clip, wanted in zip(asked, mask, strict=True) if wanted])
             for k in KS:
-                figure = found[f"R@{k}"]
-                limits = {"percent": figure.value, "low": figure.low, "high": figure.high}
+                recall = found[f"R@{k}"]
+                limits = {"percent": recall.value, "low": recall.low, "high": recall.high}
                 told = {"model": name, "windows": way, "iou": iou, "k": k, "length_s": float(group.removesuffix(" s"))}
                 rows.append(told | limits | {"queries": int(mask.sum())})
     with drawing(stem, rows, width=FULL_IN, height=4.2) as figure:
