@@ -14,6 +14,7 @@ from clipvip.jobs import usable_cpus
 from clipvip.progress import progress_line
 from study import plan as planned
 from study.estimate import outlook
+from study.records import Results
 from study.report import write_report
 from study.run import run_tables
 from study.stages import Workplace
@@ -58,19 +59,19 @@ def command(
     if search_only and (plan or what == "report"):
         raise UsageError("--search-only is for runs: leave it out with --plan and report")
     tables = planned.TABLES if what in ("all", "report") else (what,)
-    workers, workplace = workers or usable_cpus(), Workplace(workdir)
+    workers, workplace, cells = workers or usable_cpus(), Workplace(workdir), Results(results)
     if plan:
-        _print_plan([outlook(table, seeds, workplace, results, workers) for table in tables], workers, as_json)
+        _print_plan([outlook(table, seeds, workplace, cells, workers) for table in tables], workers, as_json)
         return
     if what != "report":
         with progress_line("runs", transient=True) as bar:
             task = bar.add_task("study", total=None)
             run_tables(
-                tables, workplace, results, num_model_seeds=seeds, workers=workers,
+                tables, workplace, cells, num_model_seeds=seeds, workers=workers,
                 progress=lambda count, total: bar.update(task, advance=count, total=total),
                 say=lambda text: print(text, file=sys.stderr), search_only=search_only,
             )  # fmt: skip
-    report = write_report(results, page)
+    report = write_report(cells, page)
     print(json.dumps(report["claims"]) if as_json else report["markdown"])
 
 

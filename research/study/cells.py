@@ -1,11 +1,10 @@
-"""One cell: a trained model and everything that is measured of it, in one JSON file.
+"""One cell: a trained model and everything that is measured of it, as one record.
 
 Shapes: G galleries, Q their queries, E embedding size.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipvip.files import replace_text
 from clipvip.versions import commit, versions
 from study.families import FAMILIES
 from study.make import View, World, shown
+from study.records import Record
 from study.stages import Stage, Workplace, digest
 from study.world import all_told, galleries
 
@@ -55,12 +54,6 @@ class Cell:
         return "test" if self.kind == "test" else "val"
 
     @property
-    def name(self) -> str:
-        """Unique; of its file."""
-        parts = (self.kind, self.world.family, self.level, self.row, f"d{self.world.seed}", f"m{self.model_seed}")
-        return f"{self.table}/" + "_".join(parts).replace(" ", "-").replace("/", "-")
-
-    @property
     def key(self) -> str:
         """Digest of everything its figures hang on; what table, row and level are called is no part of it."""
         return digest([RECORD_VERSION, self.stage.key, asdict(self.world), asdict(self.downstream), self.split])
@@ -72,10 +65,6 @@ class Cell:
             "table": self.table, "kind": self.kind, "row": self.row, "level": self.level,
             "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
         }  # fmt: skip
-
-    def file(self, results: Path) -> Path:
-        """Where its figures are."""
-        return results / f"{self.name}.json"
 
     def shared(self) -> Iterator[Stage]:
         """What is trained before it, for it and maybe for others."""
@@ -90,8 +79,8 @@ class Cell:
             if stage.mixed is not None:
                 yield stage.world, stage.mixed
 
-    def run(self, workplace: Workplace, results: Path) -> None:
-        """Train, measure, write the cell's file. The run's own folder goes: only shared stages are kept."""
+    def run(self, workplace: Workplace) -> Record:
+        """Train and measure. The run's own folder is deleted: only shared stages are kept."""
         from clipvip.encode import load
 
         start = time.perf_counter()
@@ -110,8 +99,8 @@ class Cell:
             "seconds": {"train": summary["seconds"], "cell": round(time.perf_counter() - start, 1)},
             "versions": made_with(),
         }  # fmt: skip
-        write_record(self.file(results), record)
         shutil.rmtree(workplace.folder(self.stage))
+        return record
 
 
 def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) -> dict[str, Any]:
@@ -187,26 +176,6 @@ def logit_scale(model: Path) -> float:
 
     with safe_open(model / "model.safetensors", "numpy") as weights:
         return float(weights.get_tensor("logit_scale"))
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """One line a field, so that a change of a figure shows in a diff."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(
-        f" {json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in record.items()
-    )
-    replace_text(path, "{\n" + lines + "\n}\n")
-
-
-def read_records(results: Path, table: str) -> list[dict[str, Any]]:
-    """All cells of a table that are done."""
-    return [read_record(path) for path in sorted((results / table).glob("*.json"))]
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """One cell that is done."""
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
 
 
 def made_with() -> dict[str, str]:

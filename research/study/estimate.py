@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from study import plan
-from study.cells import Cell, read_records
+from study.cells import Cell
 from study.gap_cells import GapCell, gap_cells
+from study.records import Results
 from study.run import is_done, shared_stages, unmade
 from study.stages import Stage, Workplace
 
@@ -16,7 +16,7 @@ SECONDS_A_STEP = {"study/warmstart": 0.035, "study/pretrain": 0.03, "study/finet
 _SECONDS_A_RUN, _SECONDS_A_WORLD = 1.5, 30.0
 
 
-def outlook(table: str, num_model_seeds: int, workplace: Workplace, results: Path, workers: int) -> dict[str, Any]:
+def outlook(table: str, num_model_seeds: int, workplace: Workplace, results: Results, workers: int) -> dict[str, Any]:
     """Counts of cells done and to do, and hours. Before the search is done its choices are taken to be any."""
     cells = all_cells(table, num_model_seeds, results)
     missing = [cell for cell in cells if not is_done(cell, results)]
@@ -31,12 +31,12 @@ def outlook(table: str, num_model_seeds: int, workplace: Workplace, results: Pat
     }  # fmt: skip
 
 
-def all_cells(table: str, num_model_seeds: int, results: Path) -> list[Cell | GapCell]:
+def all_cells(table: str, num_model_seeds: int, results: Results) -> list[Cell | GapCell]:
     """Every cell of a table."""
     if table == "table1":
         return [*gap_cells(num_model_seeds)]
     chosen = {row: settings for (row, _), settings in plan.search_points(table).items()}
-    chosen |= plan.choose(table, read_records(results, table))
+    chosen |= plan.choose(table, results.records(table))
     return [
         *plan.search_cells(table),
         *plan.spread_cells(table, chosen),

@@ -11,8 +11,9 @@ from typing import Any
 
 from clipvip.data import read_manifest
 from study import plan
-from study.cells import RECORD_VERSION, made_with, write_record
+from study.cells import RECORD_VERSION, made_with
 from study.make import View, World
+from study.records import Record
 from study.stages import Stage, Workplace, digest
 
 NUM_TEXTS, NUM_DRAWS = 500, 10
@@ -35,11 +36,6 @@ class GapCell:
     stage: Stage
 
     @property
-    def name(self) -> str:
-        """Unique; of its file."""
-        return f"table1/test_{self.world.family}_base_gap_d{self.world.seed}_m{self.model_seed}"
-
-    @property
     def level(self) -> str:
         """Of no factor."""
         return plan.BASE
@@ -58,10 +54,6 @@ class GapCell:
             "family": self.world.family, "data_seed": self.world.seed, "model_seed": self.model_seed,
         }  # fmt: skip
 
-    def file(self, results: Path) -> Path:
-        """Where its figures are."""
-        return results / f"{self.name}.json"
-
     def shared(self) -> Iterator[Stage]:
         """What is trained for it."""
         yield self.stage
@@ -71,8 +63,8 @@ class GapCell:
         yield self.world, self.stage.view
         yield from ((self.world, view) for view, _ in SOURCES.values())
 
-    def run(self, workplace: Workplace, results: Path) -> None:
-        """Measure, and write the cell's file: NMI by "SOURCE | SOURCE", of a source and itself between halves."""
+    def run(self, workplace: Workplace) -> Record:
+        """Measure: NMI by "SOURCE | SOURCE", of a source and itself between halves."""
         from clipvip.analysis import measure_gap, open_sources
         from clipvip.encode import load
 
@@ -84,14 +76,13 @@ class GapCell:
                 Path(folder, f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
             sources = open_sources([f"{name}={folder}/{name}.txt" for name in SOURCES])
             gap = measure_gap(sources, encoder, num_texts=NUM_TEXTS, num_draws=NUM_DRAWS, seed=self.world.seed)
-        record = {
+        return {
             **self.labels, "key": self.key, "stage": self.stage.key, "fingerprint": gap.fingerprint,
             "num_texts": NUM_TEXTS, "num_draws": NUM_DRAWS,
             "figures": {f"{pair.a} | {pair.b}": round(pair.nmi, 5) for pair in gap.pairs},
             "seconds": {"cell": round(time.perf_counter() - start, 1)},
             "versions": made_with(),
         }  # fmt: skip
-        write_record(self.file(results), record)
 
 
 def _texts(manifest: Path, field: str, *, joined: bool) -> list[str]:

@@ -10,10 +10,10 @@ from clipvip.errors import UsageError
 from clipvip.files import replace_text
 from study import figures, plan
 from study.ceilings import ceilings
-from study.cells import read_records
 from study.claims import CLAIMS, Outcome, Records, rows_at, weigh
 from study.estimate import all_cells
 from study.families import FAMILIES
+from study.records import Results
 from study.run import is_done
 from study.stats import crossed, expected_detectable, hierarchical_interval, values_of
 
@@ -30,7 +30,7 @@ _NAMES = {
 }
 
 
-def write_report(results: Path, page: Path | None) -> dict[str, Any]:
+def write_report(results: Results, page: Path | None) -> dict[str, Any]:
     """Draw all figures that have data, beside the cells, and put tables and verdicts into `page` between its marks.
 
     Returns: {"claims": [...], "markdown": text}. Raises: UsageError if the page lacks the marks.
@@ -41,8 +41,8 @@ def write_report(results: Path, page: Path | None) -> dict[str, Any]:
     for plot in figures.PLOTS:
         rows = figures.points(plot, records[plot.table])
         if rows:
-            (results / FIGURES).mkdir(parents=True, exist_ok=True)
-            figures.draw(plot, rows, results / FIGURES)
+            (results.folder / FIGURES).mkdir(parents=True, exist_ok=True)
+            figures.draw(plot, rows, results.folder / FIGURES)
             drawn.append(plot)
     sections = [_progress(results), _claims_section(outcomes), _ceilings_section()]
     sections += [_table_section(table, records[table]) for table in plan.TABLES if records[table]]
@@ -56,15 +56,15 @@ def write_report(results: Path, page: Path | None) -> dict[str, Any]:
     }
 
 
-def _current(table: str, results: Path) -> list[dict[str, Any]]:
+def _current(table: str, results: Results) -> list[dict[str, Any]]:
     """The cells of a table as the plan has it now: not what is left of other worlds, recipes or measures."""
-    records = read_records(results, table)
+    records = results.records(table)
     seeds = [record["model_seed"] + 1 for record in records if record["kind"] == "test"]
     keys = {cell.key for cell in all_cells(table, max(seeds, default=plan.NUM_MODEL_SEEDS), results)}
     return [record for record in records if record["key"] in keys]
 
 
-def _progress(results: Path) -> str:
+def _progress(results: Results) -> str:
     """What is missing of the plan, if anything."""
     left = []
     for table in plan.TABLES:

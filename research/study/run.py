@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from clipvip.jobs import Worker
+from clipvip.jobs import Pool, Worker
 from study import plan
-from study.cells import read_record, read_records, write_record
 from study.families import FAMILIES
 from study.gap_cells import gap_cells
 from study.make import View, World
+from study.records import Record, Results
 from study.stages import Stage, Workplace
 
 Progress = Callable[[int, int], None]
-"""Told how many tasks more are done, and of how many."""
+"""Called with how many more tasks are done, and of how many."""
 _SILENT_S = 6 * 3600.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -46,23 +44,20 @@ class Runnable(Protocol):
     def labels(self) -> dict[str, Any]:
         """Which entry of which table it is."""
 
-    def file(self, results: Path) -> Path:
-        """Where its figures are."""
-
     def shared(self) -> Iterator[Stage]:
         """What is trained before it, for it and maybe for others."""
 
     def views(self) -> Iterator[tuple[World, View]]:
         """The manifests it reads."""
 
-    def run(self, workplace: Workplace, results: Path) -> None:
-        """Make it, and write its file."""
+    def run(self, workplace: Workplace) -> Record:
+        """Train and measure."""
 
 
 def run_tables(
     tables: Sequence[str],
     workplace: Workplace,
-    results: Path,
+    results: Results,
     *,
     num_model_seeds: int,
     workers: int,
@@ -79,7 +74,7 @@ def run_tables(
     run = partial(run_cells, workplace=workplace, results=results, workers=workers, progress=progress, say=say)
     for table in tables:
         run(plan.search_cells(table))
-        run(plan.spread_cells(table, plan.choose(table, read_records(results, table))))
+        run(plan.spread_cells(table, plan.choose(table, results.records(table))))
         for family in FAMILIES if not search_only else ():
             of_family = [cell for cell in test_cells(table, num_model_seeds, results) if cell.world.family == family]
             run([cell for cell in of_family if cell.level in plan.BASES])
@@ -89,18 +84,18 @@ def run_tables(
             run([cell for cell in cells if cell.level == level])
 
 
-def test_cells(table: str, num_model_seeds: int, results: Path) -> Sequence[Runnable]:
+def test_cells(table: str, num_model_seeds: int, results: Results) -> Sequence[Runnable]:
     """What reads the test splits of a table, with what its search chose."""
     if table == "table1":
         return gap_cells(num_model_seeds)
-    chosen = plan.choose(table, read_records(results, table))
+    chosen = plan.choose(table, results.records(table))
     return plan.final_cells(table, chosen, num_model_seeds)
 
 
 def run_cells(
     cells: Iterable[Runnable],
     workplace: Workplace,
-    results: Path,
+    results: Results,
     *,
     workers: int,
     progress: Progress,
@@ -111,9 +106,9 @@ def run_cells(
     Entries of tables that are one and the same run are made once and copied.
     """
     missing = [cell for cell in cells if not is_done(cell, results)]
-    stale = sum(cell.file(results).exists() for cell in missing)
+    stale = sum(results.find(cell.labels) is not None for cell in missing)
     if stale:
-        say(f"{results}: {stale} finished cells are of other worlds, recipes or measures than now; made again")
+        say(f"{results.folder}: {stale} finished cells are of other worlds, recipes or measures than now; made again")
     once = unmade(missing, results)
     for world in dict.fromkeys(cell.world for cell in once):
         workplace.make(world, workers)
@@ -125,31 +120,36 @@ def run_cells(
     for cell in once:  # here, so that no two processes write one
         for world, view in cell.views():
             workplace.manifest(world, view)
-    with Crew(workers) as crew:
+    for name in _THREADS:  # inherited by the processes, and read by libraries when they are loaded there
+        os.environ[name] = "1"
+    with Pool([Worker() for _ in range(workers)]) as pool:
         for _, stages in sorted(levels.items()):
-            crew.do(_run_stage, [(workplace.root, stage) for stage in stages], lambda: progress(1, total))
-        crew.do(_run_cell, [(workplace.root, results, cell) for cell in once], lambda: progress(1, total))
+            for _ in pool.map(partial(_run_stage, workplace.root), stages, timeout_s=_SILENT_S, ordered=False):
+                progress(1, total)
+        for record in pool.map(partial(_run_cell, workplace.root), once, timeout_s=_SILENT_S, ordered=False):
+            results.write(record)
+            progress(1, total)
     finished = finished_cells(results)
     for cell in missing:
         if not is_done(cell, results):
-            write_record(cell.file(results), finished[cell.key] | cell.labels)
+            results.write(finished[cell.key] | cell.labels)
 
 
-def is_done(cell: Runnable, results: Path) -> bool:
+def is_done(cell: Runnable, results: Results) -> bool:
     """Whether its figures are there, and are those of just such a cell."""
-    file = cell.file(results)
-    return file.exists() and read_record(file).get("key") == cell.key
+    record = results.find(cell.labels)
+    return record is not None and record.get("key") == cell.key
 
 
-def unmade(missing: Iterable[R], results: Path) -> list[R]:
+def unmade(missing: Iterable[R], results: Results) -> list[R]:
     """Of the cells that are missing those whose figures no table has, each once."""
     finished = finished_cells(results)
     return list({cell.key: cell for cell in missing if cell.key not in finished}.values())
 
 
-def finished_cells(results: Path) -> dict[str, dict[str, Any]]:
+def finished_cells(results: Results) -> dict[str, dict[str, Any]]:
     """The records of all tables, by their keys."""
-    return {record["key"]: record for table in plan.TABLES for record in read_records(results, table)}
+    return {record["key"]: record for table in plan.TABLES for record in results.records(table)}
 
 
 def shared_stages(cells: Iterable[Runnable]) -> list[Stage]:
@@ -157,53 +157,14 @@ def shared_stages(cells: Iterable[Runnable]) -> list[Stage]:
     return list({stage.key: stage for cell in cells for stage in cell.shared()}.values())
 
 
-class Crew:
-    """Worker processes of one thread each. A context manager; leaving it ends them, busy or not."""
-
-    def __init__(self, workers: int):
-        for name in _THREADS:  # inherited by the processes, and read by libraries when they are loaded there
-            os.environ[name] = "1"
-        self._workers = [Worker() for _ in range(workers)]
-        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._free.put(worker)
-
-    def __enter__(self) -> Crew:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.close()
-
-    def do(self, function: Callable[..., None], calls: Sequence[tuple[Any, ...]], done: Callable[[], None]) -> None:
-        """All calls, in any order. Raises: what the first that failed raised; those under way are then ended."""
-        with ThreadPoolExecutor(len(self._workers)) as threads:
-            waiting = [threads.submit(self._call, function, call) for call in calls]
-            try:
-                for one in as_completed(waiting):
-                    one.result()
-                    done()
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                self.__exit__()
-                raise
-
-    def _call(self, function: Callable[..., None], call: tuple[Any, ...]) -> None:
-        worker = self._free.get()
-        try:
-            worker.call(function, *call, timeout_s=_SILENT_S)
-        finally:
-            self._free.put(worker)
-
-
 def _run_stage(root: Path, stage: Stage) -> None:
     _one_thread()
     Workplace(root).run(stage)
 
 
-def _run_cell(root: Path, results: Path, cell: Runnable) -> None:
+def _run_cell(root: Path, cell: Runnable) -> Record:
     _one_thread()
-    cell.run(Workplace(root), results)
+    return cell.run(Workplace(root))
 
 
 def _one_thread() -> None:

@@ -11,6 +11,7 @@ from clipvip.training import load_recipe
 from study import plan
 from study.cells import Cell
 from study.make import View, World
+from study.records import name_of
 from study.stages import Stage, Workplace, recipe_of
 
 TABLES = plan.TABLES[1:]
@@ -33,7 +34,7 @@ def test_every_row_gets_the_same_search_and_no_search_reads_a_test_split(table: 
     assert plan.TUNING_WORLD.size.test == 0
     assert {cell.split for cell in final} == {"test"}
     assert {cell.row for cell in final} - {"none"} == set(tries) | ({"mean"} if table == "table2" else set())
-    names = [cell.name for cell in [*search, *final]]
+    names = [name_of(cell.labels) for cell in [*search, *final]]
     assert len(names) == len(set(names))
     seeds = Counter((c.world.family, c.row, c.level) for c in final)
     assert set(seeds.values()) == {6}
