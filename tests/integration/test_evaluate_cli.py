@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from clipvip.cli import app
-from clipvip.cli.evaluate_errors import write_errors
+from clipvip.cli.render.evaluate_errors import write_errors
 from clipvip.data.manifest import read_manifest, write_manifest
 from clipvip.embedding_sets.layout import SetFacts, schema, write_facts
 from clipvip.errors import ManifestError, UsageError

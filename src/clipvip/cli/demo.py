@@ -70,8 +70,8 @@ def is_done(out: Path, seed: int, preset: str) -> bool:
 def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
     """The story, stage by stage; returns (and writes to `out/metrics.json`) the figures of the contract."""
 
-    from clipvip.cli.demo_report import write_report
-    from clipvip.cli.evaluate_table import score_tables
+    from clipvip.cli.render.demo_report import write_report
+    from clipvip.cli.render.evaluate_table import score_tables
     from clipvip.encode import load
     from clipvip.evaluation import rank_retrieval, report_retrieval
     from clipvip.search import Library  # noqa: F401  # a missing extra shall be known now, not after the training
@@ -276,7 +276,7 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     """Index the test videos and ask three things; each answer as `clipvip search --json` prints it."""
     from dataclasses import asdict
 
-    from clipvip.cli.hits_table import print_hits
+    from clipvip.cli.render.hits_table import print_hits
     from clipvip.data.manifest import read_manifest
     from clipvip.search import Library
 

@@ -102,7 +102,7 @@ def command(
     import json
 
     from clipvip import distributed
-    from clipvip.cli.evaluate_table import difference_tables, facts, score_tables
+    from clipvip.cli.render.evaluate_table import difference_tables, facts, score_tables
     from clipvip.errors import UsageError
     from clipvip.evaluation import rank_retrieval, report_retrieval, run_retrieval
     from clipvip.evaluation.saved import differences, read_ranks, write_ranks
@@ -111,7 +111,7 @@ def command(
     if errors_page and errors is None:
         raise UsageError(f"--errors-page {errors_page}: goes with --errors N")
     if errors is not None:
-        from clipvip.cli.evaluate_errors import write_errors
+        from clipvip.cli.render.evaluate_errors import write_errors
     page = errors_page or Path("errors.html")
     for option, file in (("--output", output), ("--ranks", ranks), ("--errors-page", page)):
         if file and not file.parent.is_dir():

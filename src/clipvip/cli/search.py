@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipvip.cli.hits_table import print_hits
 from clipvip.cli.options import Device, Dtype
 from clipvip.cli.output import echo, echo_json
+from clipvip.cli.render.hits_table import print_hits
 from clipvip.terminal import one_line
 
 if TYPE_CHECKING:

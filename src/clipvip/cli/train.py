@@ -81,7 +81,7 @@ def command(
 def show_plan(recipe: Recipe, as_json: bool) -> None:
     """Print what a run would take."""
 
-    from clipvip.cli import recipe_plan
+    from clipvip.cli.render import recipe_plan
     from clipvip.distributed import rank
     from clipvip.training.plan import plan
 
@@ -93,7 +93,7 @@ def show_plan(recipe: Recipe, as_json: bool) -> None:
 def show(recipe: str | None, overrides: list[str], as_json: bool) -> None:
     """Print one recipe, or all."""
 
-    from clipvip.cli import recipe_list
+    from clipvip.cli.render import recipe_list
     from clipvip.training.listing import describe, listed
 
     if recipe is not None:

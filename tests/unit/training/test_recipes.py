@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipvip.cli.recipe_list import as_full_text
+from clipvip.cli.render.recipe_list import as_full_text
 from clipvip.errors import ConfigError
 from clipvip.training.config import PROFILES, STILL_DIFFERS
 from clipvip.training.listing import describe, listed

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from clipvip.cli.film_strips import film_strip, still
 from clipvip.cli.progress import progress_bar
+from clipvip.cli.render.film_strips import film_strip, still
 from clipvip.errors import VideoDecodeError
 from clipvip.evaluation import Retrieval
 from clipvip.files import replace_text
@@ -35,7 +35,7 @@ def write_errors(path: Path, found: Retrieval, ranks: np.ndarray, report: dict[s
         for video, strip in zip(shown, prefetch(_strip, [found.clips[video] for video in shown], ahead=8), strict=True):
             strips[video] = strip
             told(1, len(shown))
-    template = (resources.files("clipvip") / "cli" / "evaluate_errors.html").read_text(encoding="utf-8")
+    template = (resources.files("clipvip") / "cli" / "render" / "evaluate_errors.html").read_text(encoding="utf-8")
     html = (
         Environment(autoescape=True, undefined=StrictUndefined)
         .from_string(template)

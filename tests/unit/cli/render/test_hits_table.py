@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from clipvip.cli.hits_table import clock, print_hits, shortened
+from clipvip.cli.render.hits_table import clock, print_hits, shortened
 from clipvip.search import Hit, Results
 
 

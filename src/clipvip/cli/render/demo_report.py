@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clipvip.cli.film_strips import data_uri, film_strip
+from clipvip.cli.render.film_strips import data_uri, film_strip
 from clipvip.evaluation import Retrieval, retrieval_ranks
 from clipvip.training.state import WorkDir
 
@@ -23,7 +23,7 @@ def write_report(out: Path, metrics: dict[str, Any], found: Retrieval, searches:
     """Render `out/report.html` from the runs' logs, the test scores and the retrieval itself."""
     from jinja2 import Environment, StrictUndefined
 
-    template = (resources.files("clipvip") / "cli" / "demo_report.html").read_text(encoding="utf-8")
+    template = (resources.files("clipvip") / "cli" / "render" / "demo_report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     right, wrong = _examples(found)
     html = environment.from_string(template).render(
