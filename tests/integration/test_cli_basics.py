@@ -29,8 +29,9 @@ def test_public_names_arrive() -> None:
 
 def test_help_of_every_verb_has_an_example() -> None:
     """Catches a verb without help."""
-    for verb in ("demo", "convert", "train", "evaluate", "index", "search"):
-        done = run("-m", "clipvip", verb, "--help")
+    upkeep = [f"library {verb}" for verb in ("status", "verify", "prune", "forget", "rebuild", "upgrade")]
+    for verb in ("demo", "convert", "train", "evaluate", "index", "search", "library", *upkeep):
+        done = run("-m", "clipvip", *verb.split(), "--help")
         assert done.returncode == 0, done.stderr
         assert f"clipvip {verb}" in done.stdout.replace("\n", " "), verb
         assert "Example" in done.stdout, verb

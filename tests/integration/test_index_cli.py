@@ -1,4 +1,4 @@
-"""`clipvip index` on a library as people have them, and its looks at the index."""
+"""`clipvip index` on a library as people have them, and the upkeep of the index by `clipvip library`."""
 
 from __future__ import annotations
 
@@ -83,23 +83,22 @@ def test_an_awkward_library(clipvip, model, tmp_path):
     code, out, _ = clipvip("index", "--index", "index", "--json")
     assert (code, json.loads(out)["unchanged"]) == (0, told["videos"] + told["copied"])
 
-    code, out, _ = clipvip("index", "--index", "index", "--status", "--json")
+    code, out, _ = clipvip("library", "status", "--index", "index", "--json")
     status = json.loads(out)
     assert (code, status["videos"]) == (0, told["videos"] + told["copied"])
     assert {failure["path"] for failure in status["failures"]} == expected.keys() - {"\ufffd\ufffd.mp4"} | {"cut.mp4"}
-    assert clipvip("index", "--index", "index", "--verify")[:2] == (
+    assert clipvip("library", "verify", "--index", "index")[:2] == (
         0,
         f"index: {status['videos']} videos, {status['segments']} segments checked: sound\n",
     )
     good[0].unlink()
-    code, out, _ = clipvip("index", "--index", "index", "--verify", "--json")
+    code, out, _ = clipvip("library", "verify", "--index", "index", "--json")
     assert (code, json.loads(out)["sound"]) == (1, False)
-    code, out, _ = clipvip("index", "--index", "index", "--prune")
-    assert (code, "1 removed" in out) == (0, True)
-    code, out, _ = clipvip("index", "--index", "index", "--status")
+    assert clipvip("library", "prune", "--index", "index") == (0, "1 videos taken out of index\n", "")
+    code, out, _ = clipvip("library", "status", "--index", "index")
     assert f"folder {library}: {status['videos'] - 1} videos" in out
     assert f"failed {library / 'empty.mp4'}: the file is empty" in out
-    assert clipvip("index", "--index", "index", "--forget", library)[1].startswith(
+    assert clipvip("library", "forget", library, "--index", "index")[1].startswith(
         f"{status['videos'] - 1} videos taken"
     )
 
@@ -109,18 +108,21 @@ def test_an_awkward_library(clipvip, model, tmp_path):
     [
         (["lib"], "index: no search index there; a new one needs --model M"),
         (["lib", "--prune"], "index: no search index there; a new one needs --model M"),
-        (["--status", "--prune"], "go alone"),
-        (["--status", "--forget", "lib"], "go alone"),
-        (["--verify", "--window", "6"], "go alone"),
-        (["--forget", "lib", "--background", "texts.txt"], "go alone"),
-        (["--verify", "lib"], "go alone"),
-        (["--status", "--device", "cpu"], "go alone"),
-        (["--rebuild", "lib"], "--rebuild takes the folders that were added before"),
-        (["lib", "--upgrade"], "--upgrade takes what is in the index"),
-        (["--upgrade", "--rebuild"], "--upgrade takes what is in the index"),
-        (["--upgrade", "--embeddings", "set"], "--upgrade takes what is in the index"),
-        (["--upgrade", "--prune"], "--upgrade takes what is in the index"),
-        (["--upgrade", "--status"], "--upgrade takes what is in the index"),
+        (["--status", "--prune"], "--status does not go with --prune"),
+        (["--status", "--forget", "lib"], "--status does not go with --forget"),
+        (["--verify", "--window", "6"], "--verify does not go with --window"),
+        (["--forget", "lib", "--background", "texts.txt"], "--forget does not go with --background"),
+        (["--verify", "lib"], "--verify does not go with DIR"),
+        (["--status", "--device", "cpu"], "--status does not go with --device"),
+        (["--rebuild", "lib"], "--rebuild does not go with DIR"),
+        (["--rebuild", "--embeddings", "set"], "--rebuild does not go with --embeddings"),
+        (["lib", "--upgrade"], "--upgrade does not go with DIR"),
+        (["--upgrade", "--rebuild"], "--rebuild does not go with --upgrade"),
+        (["--upgrade", "--embeddings", "set"], "--upgrade does not go with --embeddings"),
+        (["--upgrade", "--prune"], "--prune does not go with --upgrade"),
+        (["--upgrade", "--status"], "--status does not go with --upgrade"),
+        (["--content"], "--content is an option of clipvip library verify"),
+        (["lib", "--force"], "--force is an option of clipvip library prune"),
         (["lib", "--segment", "scenes"], "choose windows or shots"),
         (["lib", "--window", "12;6"], "expected seconds"),
         (["lib", "--window", "6,6"], "give each window once"),
@@ -130,27 +132,58 @@ def test_an_awkward_library(clipvip, model, tmp_path):
 def test_wrong_usage_is_one_line(clipvip, tmp_path, arguments, told):
     """Catches options that are accepted and ignored, and an index made by mistake."""
     code, _, err = clipvip("index", "--index", "index", *arguments)
-    assert (code, err.count("\n")) == (2, 1)
-    assert told in err
+    lines = [line for line in err.splitlines() if "is deprecated" not in line]
+    assert (code, len(lines)) == (2, 1)
+    assert told in lines[0]
     assert not (tmp_path / "index").exists()
 
 
 def test_looks_at_no_index(clipvip, tmp_path):
     """Catches an empty index that is made by a look at it, and an advice that speaks of something else."""
-    for look in (
-        ["--status"],
-        ["--verify"],
-        ["--forget", "lib"],
-        ["--prune"],
-        ["--upgrade"],
-        ["--rebuild", "--model", "m"],
-        ["--model", "m"],
-        [],
-    ):
-        told = "clipvip: index: no search index there; make one: clipvip index DIR --model M --index index\n"
+    told = "clipvip: index: no search index there; make one: clipvip index DIR --model M --index index\n"
+    looks = (["status"], ["verify"], ["forget", "lib"], ["prune"], ["upgrade"], ["rebuild", "--model", "m"])
+    for verb, *rest in looks:
+        assert clipvip("library", verb, *rest, "--index", "index") == (1, "", told)
+        code, out, err = clipvip("index", "--index", "index", f"--{verb}", *rest)
+        assert (code, out) == (1, "")
+        assert err == f"clipvip: --{verb} is deprecated, use: clipvip library {verb} --index index\n{told}"
+    for look in (["--model", "m"], []):
         assert clipvip("index", "--index", "index", *look) == (1, "", told)
-    assert clipvip("index", "--index", "", "--status")[0] == 2
+    assert clipvip("library", "status", "--index", "")[0] == 2
     assert not (tmp_path / "index").exists()
+
+
+def test_old_flags_do_what_the_commands_of_the_library_do(clipvip, model, tmp_path):
+    """Catches an old flag that stopped working before its release was over, or does not name its successor."""
+    library = write_videos(tmp_path / "lib", 20, 20, 20)
+
+    def both(verb, *rest):
+        """The answers of the command and of the old flag, and what the flag printed on stderr."""
+        code, out, _ = clipvip("library", verb, "--index", "index", *rest, "--json")
+        old_code, old_out, err = clipvip("index", f"--{verb}", "--index", "index", *rest, "--json")
+        told = f"clipvip: --{verb} is deprecated, use: clipvip library {verb} --index index"
+        assert (code, err.splitlines()[0]) == (old_code, told)
+        return json.loads(out), json.loads(old_out)
+
+    assert clipvip("index", library, "--model", model, "--index", "index")[0] == 0
+    new, old = both("status")
+    assert (new["videos"], old["videos"]) == (3, 3)
+    new, old = both("verify", "--content")
+    assert new == old
+    assert new["sound"]
+    new, old = both("upgrade")
+    assert (new["videos"], old["videos"]) == (0, 0)
+    new, old = both("rebuild", "--model", model, "--window", "1", "--strict")
+    assert (new["videos"], new["unchanged"], old["unchanged"]) == (3, 0, 3)
+    for path in sorted(library.iterdir())[:2]:
+        path.unlink()
+    new, old = both("prune")
+    assert (new["removed"], old["removed"], len(new["skipped"]), len(old["skipped"])) == (0, 0, 1, 1)
+    assert "2 of its 3 videos are missing" in new["skipped"][0]["reason"]
+    assert json.loads(clipvip("library", "prune", "--force", "--index", "index", "--json")[1])["removed"] == 2
+    assert clipvip("index", "--index", "index")[0] == 0
+    assert json.loads(clipvip("index", "--forget", library, "--index", "index", "--json")[1])["removed"] == 1
+    assert clipvip("library", "forget", library, "--index", "index")[0] == 2
 
 
 def test_an_upgrade_of_what_an_older_clipvip_read(clipvip, model, tmp_path, monkeypatch):
@@ -159,11 +192,11 @@ def test_an_upgrade_of_what_an_older_clipvip_read(clipvip, model, tmp_path, monk
     with monkeypatch.context() as patched:
         patched.setattr("clipvip.search.index.encode_files.EncodedVideo", partial(EncodedVideo, reading_rules=1))
         assert clipvip("index", "lib", "--model", model, "--index", "index")[0] == 0
-    _, out, _ = clipvip("index", "--index", "index", "--status")
-    assert "read by older rules: 1 videos, 1 segments (--upgrade encodes them again)" in out
-    status = json.loads(clipvip("index", "--index", "index", "--status", "--json")[1])
+    _, out, _ = clipvip("library", "status", "--index", "index")
+    assert "read by older rules: 1 videos, 1 segments (clipvip library upgrade encodes them again)" in out
+    status = json.loads(clipvip("library", "status", "--index", "index", "--json")[1])
     assert (status["num_older_videos"], status["num_older_segments"]) == (1, 1)
-    assert json.loads(clipvip("index", "--index", "index", "--upgrade", "--json")[1])["videos"] == 1
+    assert json.loads(clipvip("library", "upgrade", "--index", "index", "--json")[1])["videos"] == 1
     told = "index: every video was read by the current rules; there is nothing to upgrade\n"
-    assert clipvip("index", "--index", "index", "--upgrade") == (0, told, "")
-    assert "older rules" not in clipvip("index", "--index", "index", "--status")[1]
+    assert clipvip("library", "upgrade", "--index", "index") == (0, told, "")
+    assert "older rules" not in clipvip("library", "status", "--index", "index")[1]

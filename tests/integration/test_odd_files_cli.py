@@ -52,9 +52,9 @@ def test_each_file_is_indexed_as_far_as_it_can_be_read(place, monkeypatch, capsy
     assert f"damaged {place / 'videos' / 'cut.mp4'}: the file was cut short" in err
     code, out, _ = run(capsys, "index", "--index", "index", "--json")
     assert (code, json.loads(out)["unchanged"], json.loads(out)["videos"]) == (0, 6, 0)
-    code, out, _ = run(capsys, "index", "--index", "index", "--status", "--json")
+    code, out, _ = run(capsys, "library", "status", "--index", "index", "--json")
     assert [failure["path"] for failure in json.loads(out)["failures"]] == ["cut.mp4"]
-    code, out, _ = run(capsys, "index", "--index", "index", "--verify", "--json")
+    code, out, _ = run(capsys, "library", "verify", "--index", "index", "--json")
     assert (code, json.loads(out)["sound"]) == (0, True)
 
 

@@ -1,4 +1,4 @@
-"""The command line: one file a verb. Verbs import what they need when they run, so that `--help` is quick."""
+"""The command line: one file per verb. Verbs import what they need when they run, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -13,7 +13,21 @@ import typer
 from typer.core import TyperGroup
 
 from clipvip import __version__
-from clipvip.cli import analyse, caption, convert, data, demo, encode, evaluate, index, reproduce, search, serve, train
+from clipvip.cli import (
+    analyse,
+    caption,
+    convert,
+    data,
+    demo,
+    encode,
+    evaluate,
+    index,
+    library,
+    reproduce,
+    search,
+    serve,
+    train,
+)
 from clipvip.cli.output import echo
 from clipvip.errors import ClipVipError, ClipVipWarning, Interrupted, UsageError
 from clipvip.terminal import log_to_stderr, one_line, printable
@@ -52,8 +66,8 @@ app = typer.Typer(
 )
 for verb in (demo, convert, caption, train, evaluate, encode, index, search, serve, reproduce):
     app.command(verb.NAME)(verb.command)
-app.add_typer(data.app, name=data.NAME)
-app.add_typer(analyse.app, name=analyse.NAME)
+for group in (library, data, analyse):
+    app.add_typer(group.app, name=group.NAME)
 
 _debug = False
 

@@ -1,13 +1,32 @@
-"""Options that several verbs share."""
+"""Options: those that several verbs share, and how a dataclass becomes the options of a verb.
+
+The options of a verb are the fields of one dataclass, annotated as typer has it; its `__post_init__` checks them once:
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class StatusOptions:
+        index: IndexUri
+        as_json: AsJson = False
+
+    @takes(StatusOptions)
+    def command(options: StatusOptions) -> None: ...
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
     from clipvip.jobs import Engine
+
+T = TypeVar("T")
+LAST = ("as_json", "device", "dtype")
+"""In every help text these come after the options that a verb has for itself."""
 
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, ...")]
 Dtype = Annotated[
@@ -25,8 +44,61 @@ Address = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes that hold the model (default: 1; with --engine ray: one a GPU, or a CPU)."),
+    typer.Option(min=1, help="Processes that hold the model (default: 1; with --engine ray: one per GPU, or CPU)."),
 ]
+IndexUri = Annotated[str, typer.Option("--index", metavar="URI", help="An index made by `clipvip index`.")]
+Videos = Annotated[
+    Path | None,
+    typer.Option(metavar="ROOT", help="Folder that media paths are relative to (default: the manifest's folder)."),
+]
+JoinCaptions = Annotated[
+    bool, typer.Option("--join-captions", help="One query per clip: its captions joined (paragraph retrieval).")
+]
+MovedModel = Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def takes(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+    """Make a command of a function that takes the dataclass `options`, whose fields are what the command line has.
+
+    A field `given` is no option: it gets the names of those that are on the command line, whatever their values are.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    parameters = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in sorted(fields(options), key=lambda field: field.name in LAST)  # type: ignore[arg-type]
+        if field.name != "given"
+    ]
+    if "given" in hints:
+        parameters.append(Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context))
+
+    def decorate(run: Callable[[T], None]) -> Callable[..., None]:
+        def command(*, context: typer.Context | None = None, **values: Any) -> None:
+            if context is not None:
+                values["given"] = _given(context)
+            run(options(**values))
+
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+
+
+def option(name: str) -> str:
+    """An option as it is written on the command line: "as_json" -> "--json"."""
+    return "--" + name.removeprefix("as_").strip("_").replace("_", "-")
 
 
 def crew(engine: str, address: str | None, workers: int | None, *, wants_gpu: bool = True) -> tuple[Engine, int]:

@@ -129,7 +129,8 @@ class Library:
         if encoder.fingerprint != self.settings.fingerprint:
             raise SearchIndexError(
                 f"{self.uri}: made with {self.settings.model} (fingerprint {self.settings.fingerprint}), not with this "
-                f"model ({encoder.fingerprint}): use that one, make the index anew (--rebuild), or use another --index"
+                f"model ({encoder.fingerprint}): use that one, rebuild the index (clipvip library rebuild), or "
+                "use another --index"
             )
 
     def add(
@@ -355,7 +356,7 @@ class Library:
         if (own.scales, own.shots) != (scales, shots):
             raise UsageError(
                 f"{self.uri}: cut into {_told(own.scales, own.shots)}, not into {_told(scales, shots)}: leave out "
-                "--window, --stride and --segment, make the index anew (--rebuild), or use another --index"
+                "--window, --stride and --segment, rebuild the index (clipvip library rebuild), or use another --index"
             )
 
 

@@ -59,7 +59,7 @@ def test_commands_with_an_evil_name(model, tmp_path, capsys, monkeypatch):
     (library / "bad\nclipvip: done.mp4").write_text("no video")
     commands = [
         ["index", library, "--model", model, "--index", "index", "--window", "2"],
-        ["index", "--index", "index", "--status"],
+        ["library", "status", "--index", "index"],
         ["search", "a dog", "--index", "index"],
         ["search", "--index", "index", "--queries", EVIL],
         ["search", "--image", library / EVIL, "--index", "index"],
@@ -68,8 +68,9 @@ def test_commands_with_an_evil_name(model, tmp_path, capsys, monkeypatch):
         ["search", "a dog", "--index", "index", f"--{EVIL}"],
         ["search", "a dog", "--index", "index", "-k", EVIL],
         ["index", EVIL, "--index", "index", "--model", model],
-        ["index", "--index", "index", "--verify"],
-        ["index", "--index", "index", "--forget", EVIL],
+        ["library", "verify", "--index", "index"],
+        ["library", "forget", EVIL, "--index", "index"],
+        ["index", "--index", EVIL, "--forget", EVIL],
         ["data", "check", EVIL],
         [EVIL],
     ]
@@ -84,7 +85,7 @@ def test_commands_with_an_evil_name(model, tmp_path, capsys, monkeypatch):
     logging.getLogger("clipvip.search").warning("%s cannot be read", EVIL)
     assert capsys.readouterr().err == f"clipvip: {SHOWN} cannot be read\n"
     (library / EVIL).unlink()
-    run_here("index", "--index", "index", "--verify", "--json")
+    run_here("library", "verify", "--index", "index", "--json")
     [problem, *_] = json.loads(capsys.readouterr().out)["problems"]
     assert EVIL in problem["problem"]
 

@@ -100,8 +100,8 @@ def prune(store: Store, exclude: Sequence[str] = (), *, force: bool = False) -> 
     absent = {Path(root) for root in roots if not is_there(root)}
     for root in sorted(absent):
         num = sum(Path(video.root) == root for video in videos)
-        reason = f"the folder is missing or empty, maybe a drive that is not mounted; its {num} videos stay (--forget)"
-        summary.skipped.append(Skipped(root, reason))
+        reason = f"the folder is missing or empty, maybe a drive that is not mounted; its {num} videos stay"
+        summary.skipped.append(Skipped(root, f"{reason} (clipvip library forget takes them out)"))
     missing = {video.absolute for video in videos if Path(video.root) not in absent and is_gone(video.absolute)}
     if not force:
         unmounted = _unmounted([video for video in videos if video.absolute in missing], videos)
@@ -142,7 +142,7 @@ def _unmounted(missing: Sequence[VideoRecord], videos: Sequence[VideoRecord]) ->
     found |= {
         folder: f"the folder is empty, its {num} videos are missing" for folder, num in sorted(empty.items()) if num > 1
     }
-    way_out = "maybe a drive is not mounted; nothing of it is taken out (--prune --force does)"
+    way_out = "maybe a drive is not mounted; nothing of it is taken out (clipvip library prune --force does)"
     return [Skipped(folder, f"{reason}; {way_out}") for folder, reason in found.items()]
 
 

@@ -435,8 +435,8 @@ class Store:
             first = rows.slice(int(np.flatnonzero(damaged)[0]), 1).to_pylist()[0]
             raise SearchIndexError(
                 f"{self.uri}: damaged: {damaged.sum()} of {len(rows)} segments that were read are not as they were "
-                f"written, such as one of {Path(first['root'], first['path'])}; `clipvip index --index {self.uri} "
-                "--verify` takes their videos out"
+                f"written, such as one of {Path(first['root'], first['path'])}; `clipvip library verify --index "
+                f"{self.uri}` takes their videos out"
             )
         return rows
 

@@ -34,7 +34,8 @@ UNIT_WITHIN = 1e-3
 """Vectors are of unit norm, up to rounding."""
 BEYOND_S = 0.1
 """Segments may end so much later than their video: times are rounded."""
-RESTORE = "restore it from a copy, or make the index again (--rebuild)"
+GONE = "no such file any more (clipvip library prune takes it out)"
+RESTORE = "restore it from a copy, or make the index again (clipvip library rebuild)"
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being checked, how much of it is done, and of how much."""
@@ -247,7 +248,7 @@ class _Check:
                 state = _state(video)
                 if state is None:
                     gone = is_gone(video.absolute)
-                    what = "no such file any more (--prune takes it out)" if gone else "cannot be read now; it stays"
+                    what = GONE if gone else "cannot be read now; it stays"
                     self.report(f"{video.absolute}: {what}")
                 elif state != (video.size_bytes, video.mtime_ns):
                     self.report(f"{video.absolute}: has changed since; index again")

@@ -48,7 +48,7 @@ def open_bank(store: Store, encoder: Callable[[], Encoder]) -> Bank:
         rows = store.read(table)
         if not is_sound_bank(rows):
             raise SearchIndexError(
-                f"{store.uri}: its background queries are damaged; `clipvip index --index {store.uri} --verify` "
+                f"{store.uri}: its background queries are damaged; `clipvip library verify --index {store.uri}` "
                 "removes them, and clipvip's own take their place"
             )
         if (rows.schema.metadata or {}).get(FINGERPRINT, b"").decode() == store.settings.fingerprint:

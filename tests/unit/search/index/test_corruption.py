@@ -119,7 +119,7 @@ def test_a_changed_row_is_an_error_on_use_and_taken_out(index, encoder, column, 
     segment = library.search("a dog", merge=False).hits[0].segment_id
     update(library, "segments", f"segment_id = '{segment}'", {column: value})
     changed = Library(index, encoder)
-    with pytest.raises(SearchIndexError, match=r"damaged: 1 of .* --verify` takes their videos out"):
+    with pytest.raises(SearchIndexError, match=r"damaged: 1 of .*`clipvip library verify .*` takes their videos out"):
         changed.search("a dog")
     with pytest.raises(SearchIndexError, match="damaged: 1 of "):
         changed.search(Query(terms=(Term(segment=segment),)))
@@ -223,11 +223,12 @@ def test_video_files_that_have_changed_in_silence(source, tmp_path, encoder, cap
     os.utime(videos / "1.mp4", ns=(state.st_atime_ns, state.st_mtime_ns))
     assert library.verify().problems == []
     index = ("index", "--index", str(tmp_path / "index"))
-    assert run_here(*index, "--verify", "--content") == 1
+    verify = ("library", "verify", "--content", "--index", str(tmp_path / "index"))
+    assert run_here(*verify) == 1
     out = capsys.readouterr().out
     assert "1.mp4: its content is not what was indexed, although size and time are: taken out; index again" in out
     assert "1 problems, 1 repaired, 1 videos taken out (index again)" in out
-    assert run_here(*index, "--verify", "--content") == 0
+    assert run_here(*verify) == 0
     assert Library(tmp_path / "index", encoder).add().videos == 1
     assert run_here(*index, "--content") == 2
 

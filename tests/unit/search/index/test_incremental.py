@@ -214,7 +214,7 @@ def test_a_rebuild_with_another_model_or_other_windows(videos, library, tmp_path
     assert len(vectors_of(other)) == 3
     assert counts(other.rebuild()) == {"unchanged": 3}
     both = Library(library.uri, other.encoder, windows_s=[1.0, 3.0])
-    with pytest.raises(UsageError, match="--rebuild"):
+    with pytest.raises(UsageError, match="clipvip library rebuild"):
         both.add(videos)
     assert counts(both.rebuild()) == {"videos": 3}
     expected = sum(len(Scales.of([3.0, 1.0]).cut(duration_s)) for duration_s in (3.0, 4.0, 5.0))

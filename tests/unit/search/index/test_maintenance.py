@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_not_gone(library, tmp_path):
         "sub/0.mp4: cannot be read now; it stays",
         "sub/1.mp4: cannot be read now; it stays",
         "2.mp4: cannot be read now; it stays",
-        "3.mp4: no such file any more (--prune takes it out)",
+        "3.mp4: no such file any more (clipvip library prune takes it out)",
     }
     summary = library.add(videos / "restored.mp4")
     assert (summary.copied, summary.moved) == (1, 0)

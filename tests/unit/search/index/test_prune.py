@@ -52,7 +52,8 @@ def test_a_drive_that_is_not_mounted_keeps_its_videos(library, tmp_path, capsys)
     [skipped] = summary.skipped
     assert skipped.video == tmp_path / "drive"
     assert skipped.reason == (
-        "4 of its 4 videos are missing; maybe a drive is not mounted; nothing of it is taken out (--prune --force does)"
+        "4 of its 4 videos are missing; maybe a drive is not mounted; nothing of it is taken out "
+        "(clipvip library prune --force does)"
     )
     assert _summary(summary)["skipped"] == [{"path": str(tmp_path / "drive"), "reason": skipped.reason}]
     index = ("index", "--index", library.uri, "--prune")
