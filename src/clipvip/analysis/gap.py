@@ -13,12 +13,15 @@ import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipvip.analysis.text_sources import TextSource
 from clipvip.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipvip.encode import EncoderProtocol
 
 NUM_TEXTS, NUM_DRAWS = 1000, 10
 """The paper's."""
@@ -26,17 +29,6 @@ NUM_STARTS = 10
 """k-means is started so often and the tightest clustering counts, so that no unlucky start decides. (Ours: the paper
 does not say.)"""
 _CHUNK = 1024  # texts between two signs of life
-
-
-class TextEncoder(Protocol):
-    """What is needed of `clipvip.Encoder`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of model and processor."""
-
-    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Unit-norm [N, E]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +113,7 @@ class Gap:
 
 def measure_gap(
     sources: Sequence[TextSource],
-    encoder: TextEncoder | None = None,
+    encoder: EncoderProtocol | None = None,
     *,
     against: Sequence[TextSource] = (),
     num_texts: int = NUM_TEXTS,
@@ -213,7 +205,7 @@ def _gap(features: dict[str, list[np.ndarray]], a: str, b: str, draw: int, seed:
     return cluster_nmi(features[first][draw], features[second][draw], seed + draw)
 
 
-def _one_fingerprint(sources: Sequence[TextSource], encoder: TextEncoder | None) -> str:
+def _one_fingerprint(sources: Sequence[TextSource], encoder: EncoderProtocol | None) -> str:
     found = {} if encoder is None else {"--model": encoder.fingerprint}
     for source in sources:
         if source.stored is not None:
@@ -230,7 +222,7 @@ def _one_fingerprint(sources: Sequence[TextSource], encoder: TextEncoder | None)
     return found[first]
 
 
-def _encoded(texts: Sequence[str], encoder: TextEncoder | None, told: Callable[[int], None]) -> np.ndarray:
+def _encoded(texts: Sequence[str], encoder: EncoderProtocol | None, told: Callable[[int], None]) -> np.ndarray:
     """Features [len(texts), E]."""
     assert encoder is not None  # checked with the fingerprints
     parts = []

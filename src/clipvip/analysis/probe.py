@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +18,9 @@ import numpy as np
 from clipvip.analysis.frame_orders import ORDERS, PLAIN, encode_orders
 from clipvip.encode import Encoder
 from clipvip.errors import ManifestError
-from clipvip.evaluation import Retrieval, retrieval_ranks, run_retrieval, twin_accuracy
+from clipvip.evaluation import Retrieval, retrieval_ranks, score_gallery, twin_accuracy
 from clipvip.evaluation.intervals import bootstrap_intervals, paired_difference
-from clipvip.records import Clip, Embeddings
+from clipvip.records import Clip
 
 RESOLUTION = 1e-5
 """A score that moved by no more counts as unmoved: embeddings of one clip agree so closely in float32, whatever the
@@ -124,11 +125,10 @@ def probe_time(
         if not clip.captions:  # not after all the work
             raise ManifestError(f"{clip.clip_id}: no 'captions' to score it with; remove the clip or add one")
     ordered = encode_orders(encoder, clips, seed, batch_size, on_decode_error, lambda: progress(1, len(clips)))
-    texts: dict[tuple[str, ...], np.ndarray] = {}
+    encode_texts = cache(encoder.encode_texts)  # the texts of all orders are the same
 
     def retrieve(order: str) -> Retrieval:
-        stored = _Stored(encoder, ordered.of(order), texts)
-        return run_retrieval(stored, clips, join_captions=join_captions, on_decode_error=on_decode_error)
+        return score_gallery(ordered.of(order), clips, encode_texts, join_captions=join_captions)
 
     plain = retrieve(PLAIN)
     ranks = _ranks(plain)
@@ -192,21 +192,3 @@ def _recall(ranks: np.ndarray) -> float:
 
 def _spread(retrieval: Retrieval) -> float:
     return float(retrieval.similarity.std(axis=1, dtype=np.float64).mean())
-
-
-class _Stored:
-    """Takes the place of an encoder in the retrieval protocol: videos as they were encoded, each set of texts once."""
-
-    def __init__(self, encoder: Encoder, videos: Embeddings, texts: dict[tuple[str, ...], np.ndarray]):
-        self.encoder, self.videos, self.texts = encoder, videos, texts
-
-    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        key = tuple(texts)
-        if key not in self.texts:
-            self.texts[key] = self.encoder.encode_texts(texts, progress=progress)
-        return self.texts[key]
-
-    def encode_clips(
-        self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
-    ) -> Embeddings:
-        return self.videos

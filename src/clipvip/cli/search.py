@@ -101,16 +101,15 @@ def command(
     if text is not None and not text.strip():
         raise UsageError("the query is empty: say what to look for")
 
+    import os
     import sys
     from contextlib import nullcontext
 
     from clipvip.encode import SubprocessEncoder
 
     encodes = queries is None and any((text, more, without, image, clip))
-    late = "torch" in sys.modules  # a caller has what takes long
-    with (
-        SubprocessEncoder() if encodes and not late else nullcontext() as ahead
-    ):  # before anything large is imported here
+    early = encodes and "torch" not in sys.modules  # the process starts before anything large is imported here
+    with SubprocessEncoder(device=device, dtype=dtype) if early else nullcontext() as encoder:
         from clipvip.search import Filters, Library, Term
 
         filters = Filters(
@@ -126,8 +125,10 @@ def command(
         terms = _terms({**given, "like": like}, weight or [])
         asked = [_query([Term(text=line)], options) for line in _lines(queries)] if queries is not None else []
         query = asked[0] if asked else _query(terms, options)
-        library = Library(index, model=model, device=device, dtype=dtype, load=ahead.load if ahead else None)
+        library = Library(index, encoder or model, device=device, dtype=dtype)
         source = model or library.settings.model
+        if encoder:
+            encoder.source = os.path.expanduser(source)
         if asked:
             library.check(filters)  # before all texts are encoded
             for query, results in _answers(library, asked):

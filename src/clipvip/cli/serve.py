@@ -72,6 +72,7 @@ def serve(
     import sys
     import webbrowser
 
+    from clipvip.encode import local_encoder
     from clipvip.search import Library
     from clipvip.serve.app import create_app
     from clipvip.serve.indexing import Task
@@ -80,7 +81,7 @@ def serve(
     library = Library(index, model, device=device, dtype=dtype)
     source = model or library.settings.model
     with bind(config.host, config.port) as listener:  # a port in use shall not wait for the model
-        app = create_app(Task(library.uri, source, device, dtype, None), library.encoder, config)
+        app = create_app(Task(library.uri, source, device, dtype, None), local_encoder(library.encoder), config)
         url = url_of(listener)
         entrance = f"{url}?token={config.token}" if config.token else url
 

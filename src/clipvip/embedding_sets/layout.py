@@ -33,7 +33,7 @@ class SetFacts:
     model: a folder or hub id; fingerprint: of weights, processor and sampling: sets of different ones do not compare.
     sampling: as `Encoder.sampling`. failures: reasons by clip_id of clips that could not be decoded. versions: of the
     packages that made it. reading_rules: the oldest version of `clipvip.video.READING_RULES` by which its clips were
-    read (clipvip 0.1 did not record it).
+    read. clip_duration_s: as `Encoder.clip_duration_s`. (The first clipvip recorded neither.)
     """
 
     model: str
@@ -49,6 +49,7 @@ class SetFacts:
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     reading_rules: int = 1
+    clip_duration_s: float | None = None
 
 
 def schema(embedding_size: int) -> Any:

@@ -66,7 +66,7 @@ class EncodeTask:
                 "all machines must see the same model"
             )
         beat(0)
-        found = encoder.encode_decodable(items, batch_size=self.batch_size, told=beat)
+        found = encoder.encode_decodable(items, batch_size=self.batch_size, on_done=beat)
         vector_of = dict(zip(found.ids, found.vectors, strict=True))
         rows: list[dict[str, Any]] = []
         for clip in items:
@@ -130,6 +130,7 @@ def encode_manifest(
         failures={name: reason for receipt in receipts for name, reason in receipt["failures"]},
         versions=versions("clipvip", "torch", "av"),
         reading_rules=min((receipt.get("reading_rules", 1) for receipt in receipts), default=READING_RULES),
+        clip_duration_s=encoder.clip_duration_s,
     )
     write_facts(out, facts)
     return facts

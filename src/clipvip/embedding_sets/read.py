@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipvip.embedding_sets.layout import MEDIA, SetFacts, read_facts
+from clipvip.encode import as_list, check_some_left
 from clipvip.errors import ClipVipError, ManifestError, UsageError, VideoDecodeError
 from clipvip.files import file_digest, parse_json
 from clipvip.records import Clip, Embeddings
+
+if TYPE_CHECKING:
+    from clipvip.model.processing_clipvip import Media
 
 
 def open_embeddings(*folders: str | Path) -> EmbeddingSet:
@@ -35,7 +41,10 @@ def open_embeddings(*folders: str | Path) -> EmbeddingSet:
 
 
 class EmbeddingSet:
-    """Stored embeddings, with the methods of `clipvip.Encoder` that retrieval needs: evaluation takes it for one."""
+    """Stored embeddings in place of a model: its methods are those of `clipvip.encode.EncoderProtocol`.
+
+    They look up what was encoded, and raise ManifestError for anything else.
+    """
 
     def __init__(self, folders: Sequence[Path], facts: Sequence[SetFacts]):
         self.folders = folders
@@ -50,6 +59,11 @@ class EmbeddingSet:
     def embedding_size(self) -> int:
         """E."""
         return self.facts[0].embedding_size
+
+    @property
+    def clip_duration_s(self) -> float | None:
+        """Mean duration of the clips that the model was trained on; None if it was not recorded."""
+        return next((facts.clip_duration_s for facts in self.facts if facts.clip_duration_s), None)
 
     @property
     def dtype(self) -> str:
@@ -78,23 +92,35 @@ class EmbeddingSet:
     def rows(self, field: str) -> tuple[Any, np.ndarray]:
         """The rows of one field ("media", "captions", ...) without vectors, and their vectors float32 [N, E]."""
         chosen = self.table.filter(pc.equal(self.table["field"], field))
-        return chosen.drop_columns("vector"), self._vectors(chosen)
+        return chosen.drop_columns("vector"), self._vectors(chosen["vector"])
 
-    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+    def encode_texts(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
         """Stored vectors of these texts, [N, E]. Raises: ManifestError for the first one that is not there."""
+        texts = as_list("encode_texts", texts)
         row_of = self._row_of_text
         for text in texts:
             if text not in row_of:
-                raise ManifestError(f"{self.folders[0]}: has no embedding of the text {text[:60]!r}; encode again")
-        rows = np.array([row_of[text] for text in texts], np.int64)
-        return self._vectors(self.table.take(rows)) if len(rows) else np.empty((0, self.embedding_size), np.float32)
+                raise ManifestError(f"{self.folders[0]}: has no embedding of the text {str(text)[:60]!r}; encode again")
+        return self._pick(self.table, [row_of[text] for text in texts])
+
+    def encode_images(self, images: Iterable[Media], *, progress: bool = False) -> np.ndarray:
+        """Stored vectors of these image files, [N, E]. Raises: ManifestError for the first one that is not there."""
+        return self._look_up(as_list("encode_images", images))
+
+    def encode_videos(self, videos: Iterable[Media], *, progress: bool = False) -> np.ndarray:
+        """Stored vectors of these files, or (file, start_s, end_s) with the times of the manifest, [N, E].
+
+        Raises: ManifestError for the first one that is not there.
+        """
+        return self._look_up(as_list("encode_videos", videos))
 
     def encode_clips(
         self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
     ) -> Embeddings:
         """Stored vectors of these clips.
 
-        Raises: ManifestError for one that is not there; VideoDecodeError for one that could not be decoded then.
+        Raises: ManifestError for one that is not there; VideoDecodeError for one that could not be decoded then, or
+        with "skip" if no clip is left.
         """
         row_of = {id_: row for row, id_ in enumerate(self._media["clip_id"].to_pylist())}
         failures = {id_: reason for facts in self.facts for id_, reason in facts.failures.items()}
@@ -107,11 +133,24 @@ class EmbeddingSet:
             if on_decode_error == "raise":
                 raise VideoDecodeError(failures[clip.clip_id])
             skipped[clip.clip_id] = failures[clip.clip_id]
-        ids = [clip.clip_id for clip in clips if clip.clip_id in row_of]
-        if not ids:
-            raise VideoDecodeError(f"{self.folders[0]}: not one of {len(clips)} clips could be decoded")
-        rows = self._media.take(np.array([row_of[id_] for id_ in ids], np.int64))
-        return Embeddings(tuple(ids), self._vectors(rows), self.fingerprint, skipped)
+        ids = tuple(clip.clip_id for clip in clips if clip.clip_id in row_of)
+        vectors = self._pick(self._media, [row_of[id_] for id_ in ids])
+        embeddings = Embeddings(ids, vectors, self.fingerprint, skipped)
+        check_some_left(clips, embeddings)
+        return embeddings
+
+    def _look_up(self, media: Sequence[Media]) -> np.ndarray:
+        columns = (self._media[name].to_pylist() for name in ("path", "start_s", "end_s"))
+        row_of = {_place(*part): row for row, part in enumerate(zip(*columns, strict=True))}
+        rows = []
+        for item in media:
+            if not isinstance(item, str | Path | tuple):
+                raise ManifestError(f"{self.folders[0]}: has embeddings of files, not of frames; encode with a model")
+            place = _place(*item) if isinstance(item, tuple) else _place(item)
+            if place not in row_of:
+                raise ManifestError(f"{self.folders[0]}: has no embedding of {item}; encode a manifest with it")
+            rows.append(row_of[place])
+        return self._pick(self._media, rows)
 
     @cached_property
     def _media(self) -> Any:
@@ -121,9 +160,17 @@ class EmbeddingSet:
     def _row_of_text(self) -> dict[str, int]:
         return {text: row for row, text in enumerate(self.table["text"].to_pylist()) if text is not None}
 
-    def _vectors(self, table: Any) -> np.ndarray:
-        flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.ascontiguousarray(flat, np.float32).reshape(len(table), self.embedding_size)
+    def _pick(self, table: Any, rows: Sequence[int]) -> np.ndarray:
+        return self._vectors(table["vector"].take(np.array(rows, np.int64)))
+
+    def _vectors(self, column: Any) -> np.ndarray:
+        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.ascontiguousarray(flat, np.float32).reshape(len(column), self.embedding_size)
+
+
+def _place(path: Any, start_s: float | None = None, end_s: float | None = None) -> tuple[str, float, float]:
+    """A part of a file, as a key; an open end is infinity."""
+    return os.path.abspath(path), start_s or 0.0, math.inf if end_s is None else end_s
 
 
 def _parts(folder: Path, facts: SetFacts) -> list[Path]:

@@ -7,28 +7,33 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from clipvip.encode import Encoder
+from clipvip.encode._protocol import as_list
+from clipvip.encode.encoder import Encoder
+from clipvip.model.processing_clipvip import Media
+from clipvip.progress import step_counter
+from clipvip.records import Clip, Embeddings
 
 BATCH_SIZE = 64
 NUM_CACHED = 4096
 MULTIPLE_OF = 8
 """Tokens: so texts have few lengths, as batches have few sizes."""
-Request: TypeAlias = "tuple[str | np.ndarray, Future[np.ndarray]] | None"
+Request: TypeAlias = "tuple[str | Callable[[], Any], Future[Any]] | None"
+"""A text, or a call that uses the model, and what becomes of it; None: the end."""
 
 
 class BatchingEncoder:
-    """Vectors float32 [E] for texts and pixels; a text asked again costs nothing.
+    """An `Encoder` for many threads: one thread uses the model, and a text that was encoded lately costs nothing.
 
-    A context manager; its methods may be called from any thread.
+    Its methods are those of `EncoderProtocol`, and `text` and `pixels`, which do not wait. A context manager.
     """
 
     def __init__(self, encoder: Encoder, *, num_cached: int = NUM_CACHED):
@@ -42,16 +47,26 @@ class BatchingEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """The model's."""
+        """As `Encoder.fingerprint`."""
         return self.encoder.fingerprint
 
     @property
+    def embedding_size(self) -> int:
+        """E."""
+        return self.encoder.embedding_size
+
+    @property
+    def clip_duration_s(self) -> float | None:
+        """As `Encoder.clip_duration_s`."""
+        return self.encoder.clip_duration_s
+
+    @property
     def num_waiting(self) -> int:
-        """Texts and pixels that nobody has begun with."""
+        """Requests that the model has not begun with."""
         return self._queue.qsize()
 
     def text(self, text: str) -> Future[np.ndarray]:
-        """The vector of a text, sooner or later."""
+        """The vector of a text, float32 [E], when the model comes to it."""
         with self._lock:
             known = self._cache.get(text)
             if known is not None:
@@ -63,19 +78,39 @@ class BatchingEncoder:
         return future
 
     def pixels(self, pixel_values: np.ndarray) -> Future[np.ndarray]:
-        """The vector of a video's processed frames float32 [T, 3, S, S], of a picture with T = 1."""
-        return self._ask(pixel_values)
+        """The vector of a video's processed frames float32 [T, 3, S, S], of an image with T = 1: float32 [E]."""
+        return self._ask(lambda: self.encoder.encode_pixels(torch.from_numpy(pixel_values[None]))[0])
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """As `Encoder.encode_texts`: float32 [N, E], N > 0. Waits, a batch at a time, so that others get their turn."""
-        vectors: list[np.ndarray] = []
-        for start in range(0, len(texts), BATCH_SIZE):
-            asked = [self.text(text) for text in texts[start : start + BATCH_SIZE]]
-            vectors += [future.result() for future in asked]
-        return np.stack(vectors)
+    def encode_texts(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
+        """As `Encoder.encode_texts`. Other requests get their turn after each batch."""
+        texts = as_list("encode_texts", texts)
+        self.encoder.processor.check_texts(texts)  # one that is no text must not fail the batch of others
+        vectors = np.empty((len(texts), self.embedding_size), np.float32)
+        with step_counter(progress, "encoding texts", len(texts)) as on_done:
+            for start in range(0, len(texts), BATCH_SIZE):
+                futures = [self.text(text) for text in texts[start : start + BATCH_SIZE]]
+                for row, future in enumerate(futures, start):
+                    vectors[row] = future.result()
+                on_done(len(futures))
+        return vectors
 
-    def _ask(self, item: str | np.ndarray) -> Future[np.ndarray]:
-        future: Future[np.ndarray] = Future()
+    def encode_images(self, images: Iterable[Media], *, progress: bool = False) -> np.ndarray:
+        """As `Encoder.encode_images`. Other requests wait until all are encoded."""
+        return self._ask(partial(self.encoder.encode_images, images, progress=progress)).result()
+
+    def encode_videos(self, videos: Iterable[Media], *, progress: bool = False) -> np.ndarray:
+        """As `Encoder.encode_videos`. Other requests wait until all are encoded."""
+        return self._ask(partial(self.encoder.encode_videos, videos, progress=progress)).result()
+
+    def encode_clips(
+        self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
+    ) -> Embeddings:
+        """As `Encoder.encode_clips`. Other requests wait until all are encoded."""
+        encode = self.encoder.encode_clips
+        return self._ask(partial(encode, clips, progress=progress, on_decode_error=on_decode_error)).result()
+
+    def _ask(self, item: str | Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
         with self._lock:
             if self._ended:
                 future.cancel()
@@ -88,7 +123,7 @@ class BatchingEncoder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What was asked before is still answered; what is asked later is cancelled."""
+        """Requests made before are still answered; later ones are cancelled."""
         with self._lock:
             self._ended = True
             self._queue.put(None)
@@ -100,7 +135,7 @@ class BatchingEncoder:
             while len(requests) < BATCH_SIZE and not self._queue.empty():
                 requests.append(self._queue.get())
             texts: list[tuple[str, Future[np.ndarray]]] = []
-            media: list[tuple[np.ndarray, Future[np.ndarray]]] = []
+            calls: list[tuple[Callable[[], Any], Future[Any]]] = []
             for request in requests:
                 if request is None:
                     continue
@@ -109,11 +144,11 @@ class BatchingEncoder:
                     if isinstance(item, str):
                         texts.append((item, future))
                     else:
-                        media.append((item, future))
+                        calls.append((item, future))
             self._answer_texts(texts)
-            for pixel_values, future in media:
+            for call, future in calls:
                 try:
-                    future.set_result(self.encoder.encode_pixels(torch.from_numpy(pixel_values[None]))[0])
+                    future.set_result(call())
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is the asker's
                     future.set_exception(error)
             if None in requests:

@@ -5,32 +5,48 @@ Shapes: N items, E embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from clipvip import distributed
-from clipvip.encode.encoder import Encoder, check_some_left
+from clipvip.encode._protocol import as_list, check_some_left, text_batches
+from clipvip.encode.encoder import Encoder
+from clipvip.model.processing_clipvip import Media
 from clipvip.progress import step_counter
 from clipvip.records import Clip, Embeddings
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class DistributedEncoder:
     """An `Encoder` whose work is shared out among the processes of a run; all get all rows, in the order given.
 
     Batches are cut first and shared out then: the vectors are those of one process, to the last bit if the same kernels
-    compute them (on CPUs `load` times kernels and takes the fastest; those differ by 2e-7). Without other processes it
-    is that encoder.
+    compute them (on CPUs `load` times kernels and takes the fastest; those differ by 2e-7). An error of one process is
+    raised by all. Without other processes it is that encoder. Its methods are those of `EncoderProtocol`.
     """
 
     def __init__(self, encoder: Encoder, *, batch_size: int = 16, text_batch_size: int = 256):
         self.encoder = encoder
         self.batch_size = batch_size
         self.text_batch_size = text_batch_size
+
+    @property
+    def fingerprint(self) -> str:
+        """As `Encoder.fingerprint`."""
+        return self.encoder.fingerprint
+
+    @property
+    def embedding_size(self) -> int:
+        """E."""
+        return self.encoder.embedding_size
+
+    @property
+    def clip_duration_s(self) -> float | None:
+        """As `Encoder.clip_duration_s`."""
+        return self.encoder.clip_duration_s
 
     @property
     def dtype(self) -> str:
@@ -42,31 +58,48 @@ class DistributedEncoder:
         """As `Encoder.sampling`."""
         return self.encoder.sampling
 
-    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+    def encode_texts(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
         """As `Encoder.encode_texts`."""
-        size, mine = self.text_batch_size, progress and distributed.rank() == 0
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # the encoder's own order, and so its batches
-        shares = _shared(
-            lambda share: self.encoder.encode_texts([texts[i] for i in share], batch_size=size, progress=mine),
-            order,
-            size,
-        )
-        vectors = np.empty((len(texts), self.encoder.embedding_size), np.float32)
-        for number, share in enumerate(shares):
-            vectors[_share(order, size, number)] = share
+        texts = as_list("encode_texts", texts)
+        self.encoder.processor.check_texts(texts)
+        batches = text_batches(texts, self.text_batch_size)
+
+        def encode_share() -> list[np.ndarray]:
+            vectors, mine = [], batches[distributed.rank() :: distributed.world()]
+            with step_counter(_is_shown(progress), "encoding texts", sum(map(len, mine))) as on_done:
+                for rows in mine:
+                    vectors.append(self.encoder.encode_texts([texts[row] for row in rows], batch_size=len(rows)))
+                    on_done(len(rows))
+            return vectors
+
+        vectors = np.empty((len(texts), self.embedding_size), np.float32)
+        for number, share in enumerate(distributed.together(encode_share)):
+            for rows, part in zip(batches[number :: distributed.world()], share, strict=True):
+                vectors[rows] = part
         return vectors
+
+    def encode_images(self, images: Iterable[Media], *, progress: bool = False) -> np.ndarray:
+        """As `Encoder.encode_images`."""
+        return self._encode_media(self.encoder.encode_images, as_list("encode_images", images), progress)
+
+    def encode_videos(self, videos: Iterable[Media], *, progress: bool = False) -> np.ndarray:
+        """As `Encoder.encode_videos`."""
+        return self._encode_media(self.encoder.encode_videos, as_list("encode_videos", videos), progress)
 
     def encode_clips(
         self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
     ) -> Embeddings:
         """As `Encoder.encode_clips`."""
-        size, mine = self.batch_size, progress and distributed.rank() == 0
+        size = self.batch_size
 
-        def work(share: Sequence[Clip]) -> Embeddings:
-            with step_counter(mine, "encoding clips", len(share)) as told:
-                return self.encoder.encode_decodable(share, batch_size=size, on_decode_error=on_decode_error, told=told)
+        def encode_share() -> Embeddings:
+            mine = _share(clips, size, distributed.rank())
+            with step_counter(_is_shown(progress), "encoding clips", len(mine)) as on_done:
+                return self.encoder.encode_decodable(
+                    mine, batch_size=size, on_decode_error=on_decode_error, on_done=on_done
+                )
 
-        shares = _shared(work, clips, size)
+        shares = distributed.together(encode_share)
         vectors = {id_: row for share in shares for id_, row in zip(share.ids, share.vectors, strict=True)}
         reasons = {id_: reason for share in shares for id_, reason in share.skipped.items()}
         ids = tuple(clip.clip_id for clip in clips if clip.clip_id not in reasons)
@@ -76,13 +109,22 @@ class DistributedEncoder:
         check_some_left(clips, embeddings)
         return embeddings
 
+    def _encode_media(self, encode: Callable[..., np.ndarray], items: list[Media], progress: bool) -> np.ndarray:
+        def encode_share() -> np.ndarray:
+            mine = _share(items, self.batch_size, distributed.rank())
+            return encode(mine, batch_size=self.batch_size, progress=_is_shown(progress))
 
-def _shared(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], size: int) -> list[Result]:
-    """What each process makes of its share. An error of one is raised by all."""
-    return distributed.together(lambda: work(_share(items, size, distributed.rank())))
+        vectors = np.empty((len(items), self.embedding_size), np.float32)
+        for number, share in enumerate(distributed.together(encode_share)):
+            vectors[_share(range(len(items)), self.batch_size, number)] = share
+        return vectors
 
 
 def _share(items: Sequence[Item], size: int, number: int) -> list[Item]:
-    """Of the items' batches of `size`, every world-th one, from `number` on."""
+    """The items of process `number`: of the batches of `size`, every world-th one."""
     starts = range(number * size, len(items), distributed.world() * size)
     return [item for start in starts for item in items[start : start + size]]
+
+
+def _is_shown(progress: bool) -> bool:
+    return progress and distributed.rank() == 0

@@ -11,14 +11,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clipvip.errors import InputError, VideoDecodeError
+from clipvip.encode._protocol import EncoderProtocol, as_list, check_some_left, text_batches
+from clipvip.errors import InputError, UsageError, VideoDecodeError
 from clipvip.jobs import prefetch
 from clipvip.model import ClipVipCore, ClipVipProcessor
 from clipvip.model.kernels import compute_dtype
@@ -44,6 +44,11 @@ class Encoder:
     def embedding_size(self) -> int:
         """E."""
         return self.model.config.projection_dim
+
+    @property
+    def clip_duration_s(self) -> float | None:
+        """Mean duration of the clips that the model was trained on; None if it is not recorded."""
+        return self.model.config.clip_duration_s
 
     @property
     def dtype(self) -> str:
@@ -91,33 +96,30 @@ class Encoder:
 
         Raises: VideoDecodeError for the first file that cannot be decoded.
         """
-        videos = _as_list("encode_videos", videos)
-        with step_counter(progress, "encoding videos", len(videos)) as told:
-            return self._encode_media(videos, self.processor.video_pixels, batch_size, told)
+        videos = as_list("encode_videos", videos)
+        with step_counter(progress, "encoding videos", len(videos)) as on_done:
+            return self._encode_media(videos, self.processor.video_pixels, batch_size, on_done)
 
     def encode_images(self, images: Iterable[Media], *, batch_size: int = 64, progress: bool = False) -> np.ndarray:
         """Images to float32 [N, E], each as a one-frame video. images: paths, or uint8 [H, W, 3]."""
-        images = _as_list("encode_images", images)
-        with step_counter(progress, "encoding images", len(images)) as told:
-            return self._encode_media(images, self.processor.image_pixels, batch_size, told)
+        images = as_list("encode_images", images)
+        with step_counter(progress, "encoding images", len(images)) as on_done:
+            return self._encode_media(images, self.processor.image_pixels, batch_size, on_done)
 
     def encode_texts(
         self, texts: Iterable[str], *, batch_size: int = 256, multiple_of: int = 1, progress: bool = False
     ) -> np.ndarray:
         """Texts to float32 [N, E]. multiple_of: as in `ClipVipProcessor.tokenize`, for batches of fewer shapes."""
-        texts = _as_list("encode_texts", texts)
+        texts = as_list("encode_texts", texts)
         self.processor.check_texts(texts)
         vectors = np.empty((len(texts), self.embedding_size), np.float32)
-        # texts of like length share a batch, so little is computed on padding
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        with step_counter(progress, "encoding texts", len(texts)) as told:
-            for rows in chunks:
+        with step_counter(progress, "encoding texts", len(texts)) as on_done:
+            for rows in text_batches(texts, batch_size):
                 tokens = self.processor.tokenize([texts[i] for i in rows], multiple_of=multiple_of)
                 with torch.inference_mode():
                     features = self.model.encode_text(tokens["input_ids"].to(self.model.device))
                 vectors[rows] = features.float().cpu().numpy()
-                told(len(rows))
+                on_done(len(rows))
         return vectors
 
     def encode_clips(
@@ -132,8 +134,10 @@ class Encoder:
 
         Raises: VideoDecodeError for the first clip that cannot be decoded, or with "skip" if there is no other.
         """
-        with step_counter(progress, "encoding clips", len(clips)) as told:
-            embeddings = self.encode_decodable(clips, batch_size=batch_size, on_decode_error=on_decode_error, told=told)
+        with step_counter(progress, "encoding clips", len(clips)) as on_done:
+            embeddings = self.encode_decodable(
+                clips, batch_size=batch_size, on_decode_error=on_decode_error, on_done=on_done
+            )
         check_some_left(clips, embeddings)
         return embeddings
 
@@ -143,9 +147,9 @@ class Encoder:
         *,
         batch_size: int = 16,
         on_decode_error: Literal["raise", "skip"] = "skip",
-        told: Callable[[], object] = lambda: None,
+        on_done: Callable[[], object] = lambda: None,
     ) -> Embeddings:
-        """`encode_clips`, which may leave nothing. told: is called after each clip."""
+        """`encode_clips`, which may leave nothing. on_done: called after each clip."""
         skipped: dict[int, str] = {}
 
         def pixels(numbered: tuple[int, Clip]) -> Tensor | None:
@@ -158,7 +162,7 @@ class Encoder:
                 skipped[row] = str(error)
                 return None
 
-        vectors = self._encode_media(list(enumerate(clips)), pixels, batch_size, told)
+        vectors = self._encode_media(list(enumerate(clips)), pixels, batch_size, on_done)
         rows = [row for row in range(len(clips)) if row not in skipped]
         reasons = {clips[row].clip_id: skipped[row] for row in sorted(skipped)}
         return Embeddings(tuple(clips[row].clip_id for row in rows), vectors[rows], self.fingerprint, reasons)
@@ -183,9 +187,9 @@ class Encoder:
         items: Sequence[Any],
         to_pixels: Callable[[Any], Tensor | None],
         batch_size: int,
-        told: Callable[[], object],
+        on_done: Callable[[], object],
     ) -> np.ndarray:
-        """Vectors [N, E]; where there are no pixels the row means nothing. told: is called after each item.
+        """Vectors [N, E]; where there are no pixels the row means nothing. on_done: called after each item.
 
         A batch is what can be decoded of `batch_size` items in a row: whatever else is encoded, and by whom, an item
         meets the same ones (the last bits of a vector depend on them).
@@ -201,21 +205,18 @@ class Encoder:
                         torch.stack([pixels for _, pixels in batch])
                     )
                 waiting.clear()
-            told()
+            on_done()
         return vectors
 
 
-def check_some_left(clips: Sequence[Clip], embeddings: Embeddings) -> None:
-    """Raises: VideoDecodeError if there were clips, and all had to be left out."""
-    if clips and not embeddings.ids:
-        first = embeddings.skipped[clips[0].clip_id]
-        raise VideoDecodeError(f"not one of {len(clips)} clips can be decoded; the first: {first}")
+def local_encoder(encoder: EncoderProtocol) -> Encoder:
+    """The encoder, as one that encodes frames that were decoded elsewhere.
 
-
-def _as_list(what: str, items: Iterable[Any]) -> list[Any]:
-    """The items; a single one, forgotten to be put into a list, would be taken apart letter by letter."""
-    if isinstance(items, str | Path) or (
-        isinstance(items, tuple) and len(items) == 3 and not isinstance(items[1], str)
-    ):
-        raise InputError(f"{what}: expected a list, got one item: [{items!r}]?")
-    return list(items)
+    Raises: UsageError for one whose model is not in this process.
+    """
+    if not isinstance(encoder, Encoder):
+        raise UsageError(
+            f"a {type(encoder).__name__} encodes queries, not the frames of an index; give clipvip.load(...), or a "
+            "model folder or hub id"
+        )
+    return encoder

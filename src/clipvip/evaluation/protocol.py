@@ -5,9 +5,10 @@ Shapes: Q queries, V videos, K bank texts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,17 +17,8 @@ from clipvip.evaluation.metrics import DIRECTIONS, Direction, count_rivals, summ
 from clipvip.evaluation.rescoring import dual_softmax, querybank_norm
 from clipvip.records import Clip, Embeddings
 
-
-class RetrievalEncoder(Protocol):
-    """What the protocol needs of `clipvip.Encoder`."""
-
-    def encode_texts(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Unit-norm [Q, E]."""
-
-    def encode_clips(
-        self, clips: Sequence[Clip], *, progress: bool = False, on_decode_error: Literal["raise", "skip"] = "raise"
-    ) -> Embeddings:
-        """Unit-norm [V, E]."""
+if TYPE_CHECKING:
+    from clipvip.encode import EncoderProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +39,7 @@ class Retrieval:
 
 
 def run_retrieval(
-    encoder: RetrievalEncoder,
+    encoder: EncoderProtocol,
     clips: Sequence[Clip],
     *,
     join_captions: bool = False,
@@ -65,7 +57,20 @@ def run_retrieval(
         if not clip.captions:
             raise ManifestError(f"{clip.clip_id}: no 'captions', so it cannot be evaluated; remove the clip or add one")
     gallery = encoder.encode_clips(clips, progress=progress, on_decode_error=on_decode_error)
-    clips = [clip for clip in clips if clip.clip_id not in gallery.skipped]
+    encode_texts = partial(encoder.encode_texts, progress=progress)
+    return score_gallery(gallery, clips, encode_texts, join_captions=join_captions, bank=bank)
+
+
+def score_gallery(
+    gallery: Embeddings,
+    clips: Sequence[Clip],
+    encode_texts: Callable[[tuple[str, ...]], np.ndarray],
+    *,
+    join_captions: bool = False,
+    bank: Sequence[str] = (),
+) -> Retrieval:
+    """`run_retrieval` for clips that are encoded already; those that `gallery` skipped are left out."""
+    clips = tuple(clip for clip in clips if clip.clip_id not in gallery.skipped)
     texts: list[str] = []
     owners: list[int] = []
     for index, clip in enumerate(clips):
@@ -73,20 +78,20 @@ def run_retrieval(
         texts += queries
         owners += [index] * len(queries)
 
-    def scored(texts: Sequence[str]) -> np.ndarray:
+    def score(texts: Sequence[str]) -> np.ndarray:
         # Each text is encoded once: equal texts have equal scores then, and no rounding breaks their tie.
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        scores = encoder.encode_texts(list(row_of), progress=progress) @ gallery.vectors.T
+        scores = encode_texts(tuple(row_of)) @ gallery.vectors.T
         return scores if len(row_of) == len(texts) else scores[[row_of[text] for text in texts]]
 
     return Retrieval(
-        tuple(clips),
+        clips,
         tuple(texts),
         np.array(owners),
-        scored(texts),
+        score(texts),
         gallery.fingerprint,
         gallery.skipped,
-        scored(bank) if bank else None,
+        score(bank) if bank else None,
     )
 
 

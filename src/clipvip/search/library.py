@@ -27,7 +27,7 @@ from clipvip.video import Scales
 
 if TYPE_CHECKING:
     from clipvip.embedding_sets import EmbeddingSet
-    from clipvip.encode import Encoder
+    from clipvip.encode import EncoderProtocol
     from clipvip.search.index.encode_files import Outcome
 
 WINDOW_S = 12.0
@@ -37,9 +37,9 @@ WINDOW_S = 12.0
 class Library:
     """A search index, which the first `add` makes.
 
-    uri: a folder, or whatever LanceDB takes (s3://...). model: a model folder, hub id or `Encoder`; needed to make an
-    index, otherwise the one it was made with. device, dtype: as `clipvip.load`. load: called in its place; for searches
-    alone, what it returns needs no more than `SubprocessEncoder` offers.
+    uri: a folder, or whatever LanceDB takes (s3://...). model: a model folder, hub id or encoder (for searches any
+    `clipvip.encode.EncoderProtocol`, to index files an `Encoder`); needed to make an index, otherwise the one it was
+    made with. device, dtype: as `clipvip.load`.
     windows_s, strides_s: how long the segments are that videos are cut into, and how far apart they begin (half of that
     by default); one pair or several. By default windows are as long as the clips that the model was trained on.
     confined: `add` skips files that a link leads out of their folder, as where others may put links into it.
@@ -49,14 +49,13 @@ class Library:
     def __init__(
         self,
         uri: str | os.PathLike[str],
-        model: str | os.PathLike[str] | Encoder | None = None,
+        model: str | os.PathLike[str] | EncoderProtocol | None = None,
         *,
         windows_s: float | Sequence[float] | None = None,
         strides_s: float | Sequence[float] | None = None,
         shots: bool | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        load: Callable[..., Any] | None = None,
         confined: bool = False,
     ):
         uri = os.fspath(uri)
@@ -64,7 +63,7 @@ class Library:
             raise UsageError("an index needs a name: a folder, or s3://BUCKET/FOLDER")
         self.uri = uri if "://" in uri else os.path.expanduser(uri)
         self._model: str | None = None
-        self._encoder: Encoder | None = None
+        self._encoder: EncoderProtocol | None = None
         if isinstance(model, str | os.PathLike):
             self._model = os.path.expanduser(model)
         else:
@@ -72,7 +71,7 @@ class Library:
         if windows_s is not None:
             Scales.of(windows_s, strides_s)  # a mistake shall not wait for the model
         self._windows_s, self._strides_s, self._shots = windows_s, strides_s, shots
-        self._device, self._dtype, self._load_model, self._confined = device, dtype, load, confined
+        self._device, self._dtype, self._confined = device, dtype, confined
         self._store = Store.open_if_there(self.uri)
         self._searcher: Searcher | None = None
 
@@ -99,7 +98,7 @@ class Library:
         return self.store.root_names()
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> EncoderProtocol:
         """The model, loaded when it is first needed.
 
         Raises: SearchIndexError if it is not the one that the index was made with; UsageError if none is named.
@@ -109,7 +108,7 @@ class Library:
             self.check_encoder(encoder)
         return encoder
 
-    def _load(self) -> Encoder:
+    def _load(self) -> EncoderProtocol:
         """Whatever model it is."""
         if self._encoder is None:
             model = self._model or (self.settings.model if self.exists else None)
@@ -117,14 +116,16 @@ class Library:
                 raise UsageError(
                     f"{self.uri}: which model? A new index needs one, and so does one whose model has none"
                 )
-            self._encoder = (self._load_model or _load)(model, device=self._device, dtype=self._dtype)
+            from clipvip.encode import load
+
+            self._encoder = load(model, device=self._device, dtype=self._dtype)
         return self._encoder
 
     def refresh(self) -> None:
         """See what other processes have committed."""
         self.store.refresh()
 
-    def check_encoder(self, encoder: Encoder | EmbeddingSet) -> None:
+    def check_encoder(self, encoder: EncoderProtocol) -> None:
         """Raises: SearchIndexError if the vectors of `encoder` do not compare with those of this index."""
         if encoder.fingerprint != self.settings.fingerprint:
             raise SearchIndexError(
@@ -162,7 +163,10 @@ class Library:
             raise ClipVipError(f"{names}: no video files there ({' '.join(LIBRARY_EXTENSIONS)}){left_out}")
         found.skipped += [Skipped(Path(root), ABSENT) for root in absent]
         if self._store is None or self._model is not None or self._encoder is not None:
-            store = self._made(self.encoder, self.encoder.source)
+            from clipvip.encode import local_encoder
+
+            encoder = local_encoder(self.encoder)
+            store = self._made(encoder, encoder.source)
         else:  # its own model is only loaded if there is something new
             store = self._store
             self._check_cut()
@@ -191,11 +195,12 @@ class Library:
 
     def _encode(self, settings: Settings, on_hours: Callable[[float], None] | None) -> Encode:
         def encode(files: list[VideoFile], known: Collection[str] | None) -> Iterator[Outcome]:
+            from clipvip.encode import local_encoder
             from clipvip.search.index.encode_files import encode_files
 
             return encode_files(
-                files, self.encoder, settings.scales, shots=settings.shots, confined=self._confined, known=known,
-                on_hours=on_hours or (lambda hours: None),
+                files, local_encoder(self.encoder), settings.scales, shots=settings.shots, confined=self._confined,
+                known=known, on_hours=on_hours or (lambda hours: None),
             )  # fmt: skip
 
         return encode
@@ -212,8 +217,10 @@ class Library:
         After an interruption `add` goes on. An index that is of this model and these windows already is brought up to
         date. Raises: as `add`.
         """
+        from clipvip.encode import local_encoder
+
         dirs, _ = self._added()
-        encoder = self._load()
+        encoder = local_encoder(self._load())
         settings = self._wanted(encoder, encoder.source)
         own = self.settings
         if replace(settings, model=own.model, schema_version=own.schema_version) != own:
@@ -326,7 +333,7 @@ class Library:
         """The JPEG of a segment's middle frame, or None if there is no such segment."""
         return self.store.thumbnail(segment_id)
 
-    def _made(self, encoder: Encoder | EmbeddingSet, model: str | None) -> Store:
+    def _made(self, encoder: EncoderProtocol, model: str | None) -> Store:
         """The tables, made if they are not there, and checked against what is wanted of them."""
         if self._store is None:
             self._store = Store.create(self.uri, self._wanted(encoder, model))
@@ -334,9 +341,9 @@ class Library:
         self._check_cut()
         return self._store
 
-    def _wanted(self, encoder: Encoder | EmbeddingSet, model: str | None) -> Settings:
+    def _wanted(self, encoder: EncoderProtocol, model: str | None) -> Settings:
         """The settings that were asked for; of what was not, those of the index, or else the model's."""
-        scales, shots = self._cut(_window_s(encoder))
+        scales, shots = self._cut(encoder.clip_duration_s or WINDOW_S)
         source = os.path.abspath(model) if model and os.path.isdir(model) else model or ""
         return Settings(source, encoder.fingerprint, encoder.embedding_size, scales.windows_s, scales.strides_s, shots)
 
@@ -358,18 +365,6 @@ class Library:
                 f"{self.uri}: cut into {_told(own.scales, own.shots)}, not into {_told(scales, shots)}: leave out "
                 "--window, --stride and --segment, rebuild the index (clipvip library rebuild), or use another --index"
             )
-
-
-def _load(source: str, **options: Any) -> Encoder:
-    from clipvip.encode import load
-
-    return load(source, **options)
-
-
-def _window_s(encoder: Encoder | EmbeddingSet) -> float:
-    """How long the clips were that a model was trained on."""
-    model = getattr(encoder, "model", None)
-    return (model is not None and model.config.clip_duration_s) or WINDOW_S
 
 
 def _told(scales: Scales, shots: bool) -> str:

@@ -35,7 +35,7 @@ class Services:
         self.task, self.config = task, config
         self.closing = threading.Event()
         self.model = BatchingEncoder(encoder)
-        self.live = Live(partial(Library, task.uri, task.model, load=lambda *_, **options: self.model))
+        self.live = Live(partial(Library, task.uri, self.model))
         self.media = Media(config)
         self.uploads = Uploads(config, Sampling.of(encoder.processor))
         self.jobs = IndexJobs(config.cache / "jobs.json", self.live.renew)

@@ -23,6 +23,7 @@ class Counting:
 
     def __init__(self, encoder):
         self.encoder, self.batches, self.go = encoder, [], threading.Event()
+        self.processor, self.embedding_size = encoder.processor, encoder.embedding_size
 
     def encode_texts(self, texts, **options):
         assert self.go.wait(60)

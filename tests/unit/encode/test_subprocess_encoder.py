@@ -11,7 +11,7 @@ import pytest
 
 import clipvip
 from clipvip.encode import SubprocessEncoder
-from clipvip.errors import CheckpointError, ClipVipWarning, VideoDecodeError
+from clipvip.errors import CheckpointError, ClipVipWarning, UsageError, VideoDecodeError
 from helpers_model import write_model
 from helpers_video import write_video
 
@@ -29,8 +29,8 @@ def test_it_is_the_encoder_elsewhere(model, tmp_path):
     texts = ["a red circle", "what is longer than the model reads " * 20]
     here = clipvip.load(model, device="cpu")
     before = set(multiprocessing.active_children())  # a server's, say, of other tests
-    with SubprocessEncoder() as ahead:
-        there = ahead.load(model, device="cpu")
+    with SubprocessEncoder(device="cpu") as there:
+        there.source = model
         assert (there.fingerprint, there.embedding_size) == (here.fingerprint, here.embedding_size)
         with pytest.warns(ClipVipWarning, match="was cut"):
             found = there.encode_texts(texts)
@@ -45,16 +45,18 @@ def test_it_is_the_encoder_elsewhere(model, tmp_path):
 
 def test_no_such_model(tmp_path):
     """Catches a traceback of the other process where one line would do."""
-    with SubprocessEncoder() as ahead, pytest.raises(CheckpointError, match="nowhere"):
-        ahead.load(str(tmp_path / "nowhere"))
+    with SubprocessEncoder(str(tmp_path / "nowhere")) as encoder, pytest.raises(CheckpointError, match="nowhere"):
+        _ = encoder.fingerprint
+    with SubprocessEncoder() as encoder, pytest.raises(UsageError, match="which model"):
+        _ = encoder.fingerprint
 
 
 def test_a_process_that_was_killed_is_replaced(model):
     """Catches a search that waits for a process that is gone."""
     others = set(multiprocessing.active_children())
-    with SubprocessEncoder() as ahead:
-        before = ahead.load(model, device="cpu").encode_texts(["a"])
+    with SubprocessEncoder(model, device="cpu") as encoder:
+        before = encoder.encode_texts(["a"])
         [process] = set(multiprocessing.active_children()) - others
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        np.testing.assert_array_equal(ahead.encode_texts(["a"]), before)
+        np.testing.assert_array_equal(encoder.encode_texts(["a"]), before)

@@ -24,7 +24,7 @@ from clipvip.search.query.background import chosen_texts, default_texts
 from clipvip.search.query.exact import Scan, Scored, best_first
 
 if TYPE_CHECKING:
-    from clipvip.encode import Encoder
+    from clipvip.encode import EncoderProtocol
 
 FINGERPRINT, CHECKSUM = b"fingerprint", b"checksum"
 RESCORED = 1000
@@ -38,7 +38,7 @@ class Bank:
         self.vectors = vectors
 
 
-def open_bank(store: Store, encoder: Callable[[], Encoder]) -> Bank:
+def open_bank(store: Store, encoder: Callable[[], EncoderProtocol]) -> Bank:
     """The stored bank; where there is none, the texts that come with clipvip, which are stored if that is possible.
 
     The texts of a bank of another model are encoded again. `store` itself stays at the version that it is at.
@@ -65,7 +65,7 @@ def open_bank(store: Store, encoder: Callable[[], Encoder]) -> Bank:
     return bank
 
 
-def write_bank(store: Store, texts: Sequence[str], encoder: Encoder) -> None:
+def write_bank(store: Store, texts: Sequence[str], encoder: EncoderProtocol) -> None:
     """Store these background texts in place of others. Raises: SearchIndexError if the index cannot be written."""
     _write(store, texts, Bank(_encoded(texts, encoder)))
 
@@ -100,7 +100,7 @@ def _write(store: Store, texts: Sequence[str], bank: Bank, *, upgrade: bool = Tr
     store.write(write, upgrade=upgrade)
 
 
-def _encoded(texts: Sequence[str], encoder: Encoder) -> np.ndarray:
+def _encoded(texts: Sequence[str], encoder: EncoderProtocol) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ClipVipWarning)  # that a text is cut is no news here
         return encoder.encode_texts(texts)

@@ -32,7 +32,7 @@ from clipvip.search.query.results import Hit, Results
 from clipvip.video import read_frames, read_image
 
 if TYPE_CHECKING:
-    from clipvip.encode import Encoder
+    from clipvip.encode import EncoderProtocol
 
 CANDIDATES = 8
 """Segments looked at for each answer, at first: windows of one video are usually near to each other."""
@@ -45,7 +45,7 @@ ROUNDING = 1e-6
 class Searcher:
     """Answers queries from the tables of one index. encoder: is called when a term, or the bank, needs it."""
 
-    def __init__(self, store: Store, encoder: Callable[[], Encoder]):
+    def __init__(self, store: Store, encoder: Callable[[], EncoderProtocol]):
         self._store = store
         self._encoder = encoder
         self._lock, self._opening = threading.Lock(), threading.Lock()
@@ -171,7 +171,7 @@ def relative_weights(terms: Sequence[Term]) -> list[float]:
 
 
 def query_vector(
-    terms: tuple[Term, ...], size: int, encoder: Callable[[], Encoder], vector_of: Callable[[str], Any]
+    terms: tuple[Term, ...], size: int, encoder: Callable[[], EncoderProtocol], vector_of: Callable[[str], Any]
 ) -> np.ndarray:
     """The weighted sum of the terms' unit vectors, made unit norm: float32 [E].
 
@@ -188,7 +188,7 @@ def query_vector(
 
 
 def _checked(
-    term: Term, size: int, encoder: Callable[[], Encoder], vector_of: Callable[[str], Any]
+    term: Term, size: int, encoder: Callable[[], EncoderProtocol], vector_of: Callable[[str], Any]
 ) -> Callable[[], np.ndarray]:
     """What makes the vector of a term; all that needs no model is done. Raises: as `query_vector`."""
     if term.vector is not None or term.segment is not None:

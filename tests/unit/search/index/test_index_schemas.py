@@ -20,7 +20,7 @@ from clipvip.encode import Encoder
 from clipvip.errors import SearchIndexError
 from clipvip.search import Library
 from clipvip.search.index import scan, schema, store
-from clipvip.video import READING_RULES
+from clipvip.video import READING_RULES, Scales
 from helpers_index import contents
 from helpers_serve import served
 from helpers_stored import STORED_FINGERPRINT, unpack_stored
@@ -248,6 +248,26 @@ def test_embedding_sets_record_the_rules_they_were_read_by(stored, encoder, tmp_
     [skipped] = library.upgrade().skipped
     assert "encode that set again" in skipped.reason
     assert library.status().num_older_videos == 1
+
+
+def test_an_index_of_an_embedding_set_has_windows_as_long_as_the_clips_of_the_training(stored, tmp_path):
+    """Catches windows of 12 s for a model of short clips, and a set of an older clipvip that cannot be read."""
+    config = tmp_path / "model" / "config.json"
+    shutil.copytree(stored / "model", tmp_path / "model")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"clip_duration_s": 1.5}))
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text(json.dumps({"clip_id": "a", "video": str(stored / "videos" / "a.mp4"), "captions": ["x"]}))
+    encode_manifest(manifest, tmp_path / "set", model=str(tmp_path / "model"), device="cpu")
+    new = Library(tmp_path / "new")
+    new.add_embeddings(open_embeddings(tmp_path / "set"))
+    assert new.settings.scales == Scales.of(1.5)
+    facts = tmp_path / "set" / "embeddings.json"
+    written = json.loads(facts.read_text())
+    assert written.pop("clip_duration_s") == 1.5
+    facts.write_text(json.dumps(written))
+    old = Library(tmp_path / "old")
+    old.add_embeddings(open_embeddings(tmp_path / "set"))
+    assert old.settings.scales == Scales.of(12.0)
 
 
 def test_a_check_knows_how_many_segments_a_video_was_cut_into(stored, encoder):
