@@ -14,7 +14,7 @@ from clipvip.embedding_sets import open_embeddings
 from clipvip.errors import ClipVipError
 from clipvip.evaluation.saved import read_ranks
 from clipvip.jobs.runner import _described, _receipt_of
-from clipvip.reproduce.notes import read_notes
+from clipvip.reproduce.run import read_notes
 from clipvip.training.recipes import load_recipe
 
 NESTED = "[" * 100_000

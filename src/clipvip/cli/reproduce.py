@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from clipvip.cli.output import echo, echo_json
-from clipvip.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from clipvip.reproduce.steps import Settings
+    from clipvip.reproduce.run import Step
 
 NAME = "reproduce"
 
 
 def command(
+    context: typer.Context,
     name: Annotated[
         str | None,
         typer.Argument(
@@ -66,11 +69,10 @@ def command(
 
     from clipvip.errors import UsageError
     from clipvip.reproduce import load_run
-    from clipvip.reproduce.plan import plan
-    from clipvip.reproduce.steps import Settings
+    from clipvip.reproduce.run import Settings, plan, reproduce
 
     if list_:
-        found = _runs()
+        found = _list_runs()
         echo_json(found) if as_json else echo("\n".join(_list_lines(found)))
         return
     if name is None:
@@ -92,7 +94,7 @@ def command(
         planned = plan(settings, has_data=data is not None, has_work=workdir is not None)
         echo_json(planned) if as_json else echo("\n".join(_plan_lines(planned)))
         return
-    result = _do(settings, until)
+    result = reproduce(settings, partial(_run_verb, context), until=until, on_step=_show_step)
     if result is None:
         echo(f"done until {until}; the same command without --until goes on", err=as_json)
     elif as_json:
@@ -101,27 +103,19 @@ def command(
         echo("\n".join(_result_lines(result, settings.work)))
 
 
-def _do(settings: Settings, until: str | None) -> dict[str, Any] | None:
-    from contextlib import ExitStack
-
-    from clipvip.reproduce.run import reproduce
-    from clipvip.reproduce.steps import Progress, Step
-
-    with ExitStack() as bar:
-
-        def told(step: Step, done: bool) -> Progress:
-            bar.close()
-            echo(f"{step.name}: {step.about}{' (done before)' if done else ''}", err=True)
-            return bar.enter_context(progress_bar(step.name, "videos")) if step.name == "check" else _quiet
-
-        return reproduce(settings, until=until, told=told)
+def _run_verb(context: typer.Context, words: Sequence[str]) -> str:
+    """What a verb prints on stdout; it is not shown."""
+    verbs: Any = context.find_root().command  # the group of all verbs
+    with redirect_stdout(io.StringIO()) as printed:
+        verbs.commands[words[0]].main(list(words[1:]), prog_name=f"clipvip {words[0]}", standalone_mode=False)
+    return printed.getvalue()
 
 
-def _quiet(count: int, total: int) -> None:
-    """For steps that show their own progress, or are done at once."""
+def _show_step(step: Step, done: bool) -> None:
+    echo(f"{step.name}: {step.about}{' (done before)' if done else ''}", err=True)
 
 
-def _runs() -> list[dict[str, Any]]:
+def _list_runs() -> list[dict[str, Any]]:
     from clipvip.reproduce import list_runs, load_run
     from clipvip.training.recipes import resolve
 

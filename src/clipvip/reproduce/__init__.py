@@ -1,4 +1,4 @@
-"""The paper's fine-tuning runs, to be repeated by anyone: what is known of them, the steps, and a result to send.
+"""The paper's fine-tuning runs, for anyone to repeat: what is known of them, the steps, and a result to send in.
 
 Names are imported on first use: runs can be listed without torch.
 """

@@ -1,11 +1,12 @@
 """What is published about a run, as data: files, counts, recipe, figures, and how near to them counts as reproduced.
 
-One YAML file a data set in `sets/`, and one of the weights they start from. null is "unknown": nothing is made up.
+One YAML file per data set in `sets/`, and one of the weights they start from. null is "unknown": nothing is made up.
 """
 
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,6 @@ from clipvip.errors import UsageError
 from clipvip.training.recipes import split_profile
 
 _SETS = Path(str(resources.files("clipvip") / "reproduce" / "sets"))
-_WEIGHTS = "weights"
 
 
 class _Strict(BaseModel):
@@ -26,19 +26,17 @@ class _Strict(BaseModel):
 
 
 class PublishedFile(_Strict):
-    """A file that a run needs; size and SHA-256 as published, None where they are unknown."""
+    """A file that a run needs; size and SHA-256 as published, None where they are unknown.
+
+    tokenizer: of a checkpoint, folder or hub id.
+    """
 
     file: str
     about: str
     origin: str = Field(alias="from")
     bytes: int | None = None
     sha256: str | None = None
-
-
-class Weights(PublishedFile):
-    """A checkpoint to start from. tokenizer: folder or hub id."""
-
-    tokenizer: str
+    tokenizer: str = ""
 
 
 class Videos(_Strict):
@@ -52,7 +50,7 @@ class Videos(_Strict):
 class Split(_Strict):
     """A manifest to import: `clipvip data import FORMAT SOURCES --ids IDS`.
 
-    clips, captions: the public counts, any of which will do; none: unknown.
+    clips, captions: the public counts, any of which is accepted; empty: unknown.
     """
 
     format: str
@@ -63,21 +61,21 @@ class Split(_Strict):
 
 
 class Band(_Strict):
-    """R@1 (t2v) this many points around the paper's counts as reproduced; `why` says what that rests on."""
+    """R@1 (t2v) this many points around the paper's counts as reproduced; `why` gives the reason."""
 
     points: float
     why: str
 
 
 class Figures(_Strict):
-    """One run of a data set. paper: t2v figures in percent."""
+    """The recipe of a run, and its t2v figures in the paper, in percent."""
 
     recipe: str
     paper: dict[str, float]
 
 
 class DataSet(_Strict):
-    """A file of `sets/`."""
+    """A file of `sets/`; `runs` by model size."""
 
     about: str
     files: tuple[PublishedFile, ...]
@@ -88,7 +86,8 @@ class DataSet(_Strict):
     runs: dict[str, Figures]
 
 
-class PublishedRun(_Strict):
+@dataclass(frozen=True, slots=True)
+class PublishedRun:
     """A run of the paper with all that is known of it.
 
     profile: of the recipe, "released" (the published choices) or "clipvip" (ours).
@@ -98,7 +97,7 @@ class PublishedRun(_Strict):
     profile: str
     data: DataSet
     figures: Figures
-    weights: Weights
+    weights: PublishedFile
 
     @property
     def recipe(self) -> str:
@@ -119,7 +118,8 @@ class PublishedRun(_Strict):
 
 def list_runs() -> list[str]:
     """The names of all published runs, such as "msrvtt-b32"."""
-    return [f"{name}-{size}" for name, data in _data_sets().items() for size in data.runs]
+    names = sorted(path.stem for path in _SETS.glob("*.yaml") if path.stem != "weights")
+    return [f"{name}-{size}" for name in names for size in _read(name)["runs"]]
 
 
 def load_run(source: str) -> PublishedRun:
@@ -130,19 +130,10 @@ def load_run(source: str) -> PublishedRun:
         hint = f"did you mean {near[0]!r}?" if near else "`clipvip reproduce --list` shows the runs"
         raise UsageError(f"{name}: no such published run; {hint}")
     data_name, _, size = name.rpartition("-")
-    data = _data_sets()[data_name]
-    weights = Weights.model_validate(_read(_WEIGHTS)[size])
-    return PublishedRun(
-        name=name, profile=profile or "released", data=data, figures=data.runs[size],
-        weights=weights,
-    )  # fmt: skip
+    data, weights = DataSet.model_validate(_read(data_name)), PublishedFile.model_validate(_read("weights")[size])
+    return PublishedRun(name, profile or "released", data, data.runs[size], weights)
 
 
 @cache
-def _data_sets() -> dict[str, DataSet]:
-    names = sorted(path.stem for path in _SETS.glob("*.yaml") if path.stem != _WEIGHTS)
-    return {name: DataSet.model_validate(_read(name)) for name in names}
-
-
 def _read(name: str) -> Any:
     return yaml.safe_load((_SETS / f"{name}.yaml").read_text(encoding="utf-8"))

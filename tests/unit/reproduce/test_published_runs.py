@@ -10,8 +10,7 @@ import pytest
 from clipvip.data.importers import FORMATS
 from clipvip.errors import UsageError
 from clipvip.reproduce import list_runs, load_run
-from clipvip.reproduce.inventory import FoundFile, files_of
-from clipvip.reproduce.steps import Settings, steps
+from clipvip.reproduce.run import Settings, file_problem, steps
 from clipvip.training.recipes import list_recipes, resolve
 from helpers_import import write
 
@@ -72,12 +71,12 @@ def test_own_weights_need_no_conversion() -> None:
 
 def test_files_are_held_against_what_is_known(tmp_path: Path) -> None:
     """Catches another file of the same name, and an unknown size that counts as a wrong one."""
-    write(tmp_path / "MSRVTT_data.json", "{}")
-    [annotations, *_, weights] = files_of(load_run("msrvtt-b32"), tmp_path)
-    assert (annotations.bytes, annotations.problem()) == (2, None)
-    assert weights.problem() == "pretrain_clipvip_base_32.pt: missing"
-    known = annotations.published.model_copy(update={"bytes": 2, "sha256": "aa"})
-    assert FoundFile(known, annotations.path, 2).problem("aa") is None
-    assert FoundFile(known, annotations.path, 3).problem() == "MSRVTT_data.json: 3 bytes, published with 2"
-    told = FoundFile(known, annotations.path, 2).problem("bb")
-    assert told == "MSRVTT_data.json: SHA-256 bb, published with aa"
+    path = write(tmp_path / "MSRVTT_data.json", "{}")
+    [annotations, *_, weights] = settings("msrvtt-b32").published_files
+    assert file_problem(annotations, path) is None
+    assert file_problem(weights, tmp_path / weights.file) == "pretrain_clipvip_base_32.pt: missing"
+    known = annotations.model_copy(update={"bytes": 2, "sha256": "aa"})
+    assert file_problem(known, path, "aa") is None
+    assert file_problem(known, path, "bb") == "MSRVTT_data.json: SHA-256 bb, published with aa"
+    path.write_text("{ }")
+    assert file_problem(known, path) == "MSRVTT_data.json: 3 bytes, published with 2"
