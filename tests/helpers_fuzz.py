@@ -22,7 +22,7 @@ from typing import Any
 import av
 import numpy as np
 
-from clipvip.data.check import CheckTask
+from clipvip.data.tools import CheckTask
 from clipvip.errors import VideoDecodeError
 from clipvip.jobs import Beat, Worker, WorkerDied
 from clipvip.records import Clip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipvip.data.manifest import iter_manifest
+from clipvip.data import iter_manifest
 from clipvip.errors import ManifestError, UsageError
 from clipvip.records import Clip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clipvip.captioning.captioner import CaptionerSettings
 from clipvip.captioning.task import Asked, CaptionTask, Line
-from clipvip.data.manifest import iter_json_lines, iter_manifest, validate_manifest, write_manifest
+from clipvip.data import iter_json_lines, iter_manifest, validate_manifest, write_manifest
 from clipvip.errors import ClipVipError, ManifestError, UsageError
 from clipvip.files import file_digest, replace_text
 from clipvip.jobs import Engine, Receipt, local, run_job

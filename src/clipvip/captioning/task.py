@@ -14,7 +14,7 @@ import numpy as np
 
 from clipvip.captioning.captioner import Answer, Captioner, CaptionerSettings, Described, Undescribed
 from clipvip.captioning.text import clean_caption
-from clipvip.data.frame_folders import read_frame_folder
+from clipvip.data import read_frame_folder
 from clipvip.errors import InputError, VideoDecodeError
 from clipvip.jobs import Beat, prefetch, time_limit_s, usable_cpus
 from clipvip.records import Clip

@@ -77,7 +77,7 @@ def command(
 
     from clipvip.captioning import caption_manifest
     from clipvip.captioning.manifest import bad_list
-    from clipvip.data.manifest import validate_manifest
+    from clipvip.data import validate_manifest
     from clipvip.errors import UsageError
 
     started = time.perf_counter()

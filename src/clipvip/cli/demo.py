@@ -193,7 +193,7 @@ class Stopwatch:
 
 def make_world_with_tokenizer(world: Path, seed: int, preset: str) -> dict[str, Any]:
     """Videos, manifests, and a tokeniser trained on the training texts; returns the contents of world.json."""
-    from clipvip.data.manifest import read_manifest
+    from clipvip.data import read_manifest
     from clipvip.data.synthetic import SMOKE, WorldSize, make_world
     from clipvip.model.tokenizer import train_clip_tokenizer
     from clipvip.progress import progress_line
@@ -219,7 +219,7 @@ def caption_stage(out: Path, seed: int, preset: str) -> dict[str, float]:
     from clipvip.captioning import caption_manifest, find_model
     from clipvip.captioning.learn import learn_captioner
     from clipvip.cli.progress import progress_bar
-    from clipvip.data.manifest import read_manifest
+    from clipvip.data import read_manifest
     from clipvip.data.synthetic import captioner_errors
 
     world, captioner = out / "world", out / "captioner"
@@ -266,7 +266,7 @@ def train_stage(name: str, out: Path, seed: int, preset: str) -> dict[str, Any]:
 
 def retrieve_test(encoder: Encoder, world: Path) -> Retrieval:
     """Encode the test split of the world and its captions."""
-    from clipvip.data.manifest import read_manifest
+    from clipvip.data import read_manifest
     from clipvip.evaluation import run_retrieval
 
     return run_retrieval(encoder, read_manifest(world / "retrieval.jsonl", split="test"), progress=True)
@@ -277,7 +277,7 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     from dataclasses import asdict
 
     from clipvip.cli.render.hits_table import print_hits
-    from clipvip.data.manifest import read_manifest
+    from clipvip.data import read_manifest
     from clipvip.search import Library
 
     index = out / "index"

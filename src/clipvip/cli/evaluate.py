@@ -194,7 +194,7 @@ class _Asked:
 
     def read(self) -> tuple[list[Clip], tuple[str, ...]]:
         """The clips, and the bank's texts. Raises: ManifestError, UsageError."""
-        from clipvip.data.manifest import read_manifest
+        from clipvip.data import read_manifest
         from clipvip.errors import UsageError
         from clipvip.evaluation import bank_texts, texts_of
 

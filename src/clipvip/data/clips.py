@@ -5,9 +5,9 @@ from __future__ import annotations
 from glob import glob
 from pathlib import Path
 
+from clipvip.data.clip_source import ClipSource, ManifestClips
 from clipvip.data.manifest import read_manifest
 from clipvip.data.shards import ShardSet
-from clipvip.data.source import ClipSource, ManifestClips
 from clipvip.errors import UsageError
 
 

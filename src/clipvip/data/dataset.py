@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clipvip.data.clip_source import ClipSource, Media
 from clipvip.data.frame_folders import read_frame_folder
-from clipvip.data.source import ClipSource, Media
 from clipvip.errors import ManifestError, VideoDecodeError
 from clipvip.records import Clip, SubtitleField
 from clipvip.video import jittered_indices, middle_index, read_frames, read_image, uniform_indices

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from clipvip.data.manifest import read_manifest
+from clipvip.data import read_manifest
 from clipvip.embedding_sets.layout import FACTS, MEDIA, TEXT_FIELDS, SetFacts, schema, write_facts
 from clipvip.encode import Encoder, load
 from clipvip.errors import CheckpointError

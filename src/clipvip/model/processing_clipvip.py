@@ -19,7 +19,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from clipvip.data.frame_folders import read_frame_folder
+from clipvip.data import read_frame_folder
 from clipvip.errors import CheckpointError, ClipVipWarning, ConfigError, InputError
 from clipvip.files import parse_json
 from clipvip.model.configuration_clipvip import ClipVipConfig

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipvip.data.media import LIBRARY_EXTENSIONS
+from clipvip.data import LIBRARY_EXTENSIONS
 from clipvip.errors import ClipVipError, SearchIndexError, UsageError
 from clipvip.search.index.maintenance import Status, find_older, forget, prune, status
 from clipvip.search.index.scan import ABSENT, Skipped, VideoFile, find_videos, is_there

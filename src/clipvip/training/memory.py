@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipvip.data.dataset import Batch
+from clipvip.data import Batch
 from clipvip.model.modeling_clipvip import Block
 from clipvip.training.step import OmnisourceObjective
 

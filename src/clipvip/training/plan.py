@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from clipvip import distributed
-from clipvip.data.loader import steps_per_pass
+from clipvip.data import steps_per_pass
 from clipvip.errors import TrainingError
 from clipvip.model import NEW_PARAMETERS
 from clipvip.training.config import Recipe

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from clipvip import distributed
-from clipvip.data.dataset import Batch
-from clipvip.data.loader import Address
+from clipvip.data import Address, Batch
 from clipvip.jobs import usable_cpus
 from clipvip.model.flops import text_flops, video_flops
 from clipvip.training.memory import StepMemory, free_memory, measure, most, ran_out

@@ -6,9 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable
 
-from clipvip.data.clips import open_clips
-from clipvip.data.dataset import ClipDataset, Sources
-from clipvip.data.loader import steps_per_pass
+from clipvip.data import ClipDataset, Sources, open_clips, steps_per_pass
 from clipvip.errors import TrainingError, VideoDecodeError
 from clipvip.losses import inputs_of
 from clipvip.training.config import DataSection, MixSection, Recipe

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipvip.data.dataset import Batch, TextBatch
+from clipvip.data import Batch, TextBatch
 from clipvip.distributed import all_gather
 from clipvip.losses import omnisource_loss
 from clipvip.losses.gradcache import cached_backward

@@ -19,9 +19,7 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from clipvip import distributed
-from clipvip.data.dataset import Batch, Collator
-from clipvip.data.loader import Address, PassSampler, fetched, make_loader
-from clipvip.data.manifest import read_manifest
+from clipvip.data import Address, Batch, Collator, PassSampler, fetched, make_loader, read_manifest
 from clipvip.encode import DistributedEncoder, Encoder
 from clipvip.errors import ClipVipError, Interrupted, TrainingError, VideoDecodeError
 from clipvip.evaluation import retrieval_metrics, run_retrieval, twin_accuracy

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipvip.data import check
-from clipvip.data.check import CheckTask, check_manifest, task
 from clipvip.data.manifest import read_manifest
+from clipvip.data.tools import CheckTask, check, check_manifest
+from clipvip.data.tools import check_task as task
 from clipvip.errors import ManifestError, UsageError
 from clipvip.records import Clip
 from clipvip.video.container import open_video
@@ -202,7 +202,7 @@ def test_a_file_that_takes_the_decoder_down_is_one_bad_clip(
     tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a crash, a hang or a flood of memory that ends the check or takes its neighbours with it."""
-    monkeypatch.setattr("clipvip.data.check.report.CheckTask", FragileCheck)
+    monkeypatch.setattr("clipvip.data.tools.check.CheckTask", FragileCheck)
     names = ("crash", "hang", "hog", "bug")
     for name in names:
         shutil.copy(media / "good.mp4", tmp_path / f"{name}.mp4")

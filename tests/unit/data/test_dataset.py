@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from clipvip.data.clip_source import ManifestClips
 from clipvip.data.dataset import ClipDataset, Collator, Sample, Sources
-from clipvip.data.source import ManifestClips
 from clipvip.errors import ManifestError
 from clipvip.records import Clip
 from clipvip.video import uniform_indices

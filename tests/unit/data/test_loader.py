@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipvip.data.clip_source import ManifestClips
 from clipvip.data.dataset import ClipDataset, Collator, Sources
 from clipvip.data.loader import Address, PassSampler, fetched, make_loader
-from clipvip.data.source import ManifestClips
 from clipvip.errors import ClipVipError, ConfigError, ManifestError
 from clipvip.records import Clip
 from clipvip.video.transforms import to_pixel_values

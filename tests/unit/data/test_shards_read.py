@@ -17,9 +17,9 @@ import fsspec
 import numpy as np
 import pytest
 
+from clipvip.data.clip_source import ClipSource
 from clipvip.data.manifest import read_manifest
 from clipvip.data.shards import ShardSet, index_tars, store, write_shards
-from clipvip.data.source import ClipSource
 from clipvip.errors import ClipVipError, InputError, ManifestError, UsageError
 from clipvip.video import read_frames, read_image
 from helpers_shards import numbers, write_greys, write_picture, write_set

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipvip.data.stats import manifest_stats
-from clipvip.data.subset import draw, write_subset
+from clipvip.data.tools.stats import manifest_stats
+from clipvip.data.tools.subset import draw, write_subset
 from clipvip.errors import ManifestError, UsageError
 from helpers_import import touch, write
 

@@ -54,7 +54,7 @@ def command(
 
     from clipvip.analysis.probe import probe_time
     from clipvip.analysis.probe_report import remarks, write_probe
-    from clipvip.data.manifest import read_manifest
+    from clipvip.data import read_manifest
     from clipvip.encode import load
 
     if out is not None:

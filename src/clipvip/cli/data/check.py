@@ -56,7 +56,7 @@ def command(
     Example: clipvip data check msrvtt.jsonl --workers 8 --fix msrvtt-clean.jsonl
     """
 
-    from clipvip.data.check import check_manifest, default_work
+    from clipvip.data.tools import check_manifest, default_work
 
     with progress_bar("checking") as progress:
         report = check_manifest(
@@ -83,7 +83,7 @@ def command(
 
 def _lines(report: dict[str, Any], work: Path) -> Iterator[str]:
     """The report as people read it: the counts, a few of each kind, and where the rest is."""
-    from clipvip.data.check import KINDS
+    from clipvip.data.tools import KINDS
 
     counts = report["counts"]
     how = f"{report['num_frames']} frames of each were read" if report["quick"] else "every frame was decoded"

@@ -31,7 +31,7 @@ def command(
     """
 
     from clipvip.cli.progress import counting
-    from clipvip.data.stats import manifest_stats
+    from clipvip.data.tools import manifest_stats
 
     with counting("reading") as watch:
         stats = manifest_stats(manifest, videos=videos, watch=watch)

@@ -32,7 +32,7 @@ def command(
     """
 
     from clipvip.cli.progress import counting
-    from clipvip.data.subset import write_subset
+    from clipvip.data.tools import write_subset
     from clipvip.errors import UsageError
 
     if not out.parent.is_dir():

@@ -14,7 +14,7 @@ from clipvip.data.importers.base import Importer, Notes, Options
 from clipvip.data.importers.reading import first_character, read_json
 from clipvip.data.manifest import write_manifest
 from clipvip.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, MediaFolder, without_extension
-from clipvip.data.repeats import count_repeats, text_key
+from clipvip.data.tools._repeats import count_repeats, text_key
 from clipvip.errors import ManifestError
 from clipvip.records import Clip
 

@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from clipvip.data.clip_source import TEXTS
 from clipvip.data.shards.layout import Kind, to_row
 from clipvip.data.shards.shrink import H264, JPEG_QUALITY, shrink_image, shrink_to_jpegs, shrink_video
-from clipvip.data.source import TEXTS
 from clipvip.errors import InputError, VideoDecodeError
 from clipvip.jobs import Beat, time_limit_s
 from clipvip.records import Clip

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from clipvip.data.clip_source import TEXTS
 from clipvip.data.manifest import iter_manifest, validate_manifest
 from clipvip.data.shards.layout import BAD, FACTS, FORMAT, INDEX, VERSION
 from clipvip.data.shards.task import Numbered, ShardTask, unpack
-from clipvip.data.source import TEXTS
 from clipvip.errors import ClipVipError, ManifestError, UsageError, VideoDecodeError
 from clipvip.files import file_digest, replace_text, replacing
 from clipvip.jobs import Receipt, run_job

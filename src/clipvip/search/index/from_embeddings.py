@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clipvip.data.media import LIBRARY_EXTENSIONS
+from clipvip.data import LIBRARY_EXTENSIONS
 from clipvip.embedding_sets import EmbeddingSet
 from clipvip.embedding_sets.layout import MEDIA
 from clipvip.errors import VideoDecodeError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipvip.data.media import LIBRARY_EXTENSIONS
+from clipvip.data import LIBRARY_EXTENSIONS
 from clipvip.errors import ClipVipError, UsageError
 from clipvip.search.index._ignore import IgnoreRules
 from clipvip.search.index.sniffing import AMBIGUOUS_EXTENSIONS, is_something_else

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipvip.data.manifest import read_manifest
+from clipvip.data import read_manifest
 from clipvip.errors import InputError, UsageError
 
 MAX_TEXTS, MIN_TEXTS = 1000, 20

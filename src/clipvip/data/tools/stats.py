@@ -19,7 +19,7 @@ import numpy as np
 
 from clipvip.data.manifest import iter_manifest
 from clipvip.data.media import MediaFolder
-from clipvip.data.repeats import as_numpy, count_repeats, text_key
+from clipvip.data.tools._repeats import as_numpy, count_repeats, text_key
 from clipvip.errors import ManifestError
 from clipvip.records import Clip
 

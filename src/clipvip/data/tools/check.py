@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from clipvip.data.check.task import TIMEOUT_S, CheckTask, Line
 from clipvip.data.manifest import iter_json_lines, iter_manifest, validate_manifest, write_manifest
-from clipvip.data.repeats import as_numpy
+from clipvip.data.tools._repeats import as_numpy
+from clipvip.data.tools.check_task import TIMEOUT_S, CheckTask, Line
 from clipvip.errors import ClipVipError, ManifestError, UsageError
 from clipvip.files import file_digest, replace_text
 from clipvip.jobs import Receipt, run_job

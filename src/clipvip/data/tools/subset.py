@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clipvip.data.manifest import iter_manifest, write_manifest
-from clipvip.data.repeats import as_numpy
+from clipvip.data.tools._repeats import as_numpy
 from clipvip.errors import ManifestError, UsageError
 from clipvip.records import Clip
 
