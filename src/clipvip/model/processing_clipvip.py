@@ -27,8 +27,7 @@ from clipvip.model.hub import load_tokenizer, locate, own_folder, read_config
 from clipvip.model.text_cleaning import TEXT_CLEANINGS, clean_text
 from clipvip.model.tokenizer import FolderTokenizer, read_folder_tokenizer
 from clipvip.records import Clip
-from clipvip.video import read_frames, read_image, uniform_indices
-from clipvip.video.images import image_to_array
+from clipvip.video import image_to_array, read_frames, read_image, uniform_indices
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD, decoder_size, to_pixel_values
 
 ADDED_SINCE = {"text_cleaning": "none"}

@@ -17,9 +17,7 @@ import av
 from clipvip.errors import InputError
 from clipvip.files import replacing
 from clipvip.search.query.results import Hit
-from clipvip.video.container import MP4, OpenVideo, is_interlaced, open_video
-from clipvip.video.index import PacketIndex, packet_index
-from clipvip.video.mp4 import REFUSALS, write_mp4
+from clipvip.video import MP4, REFUSALS, OpenVideo, PacketIndex, is_interlaced, open_video, packet_index, write_mp4
 
 COPIED_VIDEO = ("h264", "hevc", "av1")
 COPIED_AUDIO = ("aac", "mp3")

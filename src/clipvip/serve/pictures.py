@@ -15,9 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipvip.errors import ClipVipWarning, VideoDecodeError
-from clipvip.video import Source, probe, read_frames, read_image
-from clipvip.video.container import is_still, read_head
-from clipvip.video.images import formats_of
+from clipvip.video import Source, formats_of, is_still, probe, read_frames, read_head, read_image
 
 if TYPE_CHECKING:
     from clipvip.model import ClipVipProcessor

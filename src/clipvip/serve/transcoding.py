@@ -8,9 +8,7 @@ from contextlib import suppress
 import av
 
 from clipvip.jobs import Beat, usable_cpus
-from clipvip.video import Source
-from clipvip.video.container import MP4, OpenVideo, is_interlaced, open_video, shown_streams
-from clipvip.video.mp4 import write_mp4
+from clipvip.video import MP4, OpenVideo, Source, is_interlaced, open_video, shown_streams, write_mp4
 
 LONGEST_SIDE = 1280
 COPY_CRF = 23

@@ -1,10 +1,12 @@
-"""Opening media safely: real containers only, plain local files or bytes only, one line for every failure.
+"""Opening media safely: real containers and pictures only, plain local files or bytes only, one line for every failure.
 
-FFmpeg would also follow playlists and scripts to other files and hosts; the whitelists here keep it from that.
+FFmpeg would also follow playlists and scripts to other files and hosts; the whitelists here keep it from that. Pictures
+are read as the encoder wants them: upright, 8-bit RGB, transparent parts on white. H x W pixels.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import stat
@@ -12,10 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, BinaryIO, TypeAlias
 
 import av
+import numpy as np
 from av.stream import Disposition
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from clipvip.errors import InputError, VideoDecodeError
 
@@ -238,3 +243,68 @@ def _reason_of(error: Exception) -> str:
 
 def decode_error(name: str, reason: str, way_out: str = "re-encode it or leave it out") -> VideoDecodeError:
     return VideoDecodeError(f"{name}: {reason}; {way_out}")
+
+
+# Pillow knows more formats, among them EPS, which runs a program.
+IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(["AVIF"] if features.check("avif") else []))
+WHITES = {"I": (255.0, 65_535.0), "F": (1.0, 255.0, 65_535.0)}
+"""What white may be in grey pictures of 32 bits, by Pillow's mode: integers, floats."""
+
+
+def read_image(source: Source) -> np.ndarray:
+    """Read a picture (path, bytes or binary file object) and turn it as its EXIF tag says.
+
+    Grey pictures of 16 bits are scaled to 8. In those of 32 bits, and of floats, white is the smallest of `WHITES` that
+    no pixel exceeds, or else the largest pixel. Transparent parts show white.
+
+    Returns: uint8 [H, W, 3], RGB.
+    Raises: VideoDecodeError; InputError for what is no source.
+    """
+    head = read_head(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats_of(head)) as image:
+            return image_to_array(image)
+    except UnidentifiedImageError as error:
+        if is_still(head):
+            reason = "a HEIC or AVIF picture that cannot be read here"
+            raise decode_error(source_name(source), reason, "pip install pi-heif, or save it as JPEG") from error
+        raise decode_error(source_name(source), f"not a picture in one of the formats {', '.join(IMAGES)}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise decode_error(source_name(source), f"damaged picture ({error})") from error
+
+
+def image_to_array(image: Image.Image) -> np.ndarray:
+    """An opened image as `read_image` returns it, uint8 [H, W, 3]."""
+    return np.array(_rgb(ImageOps.exif_transpose(image)))
+
+
+def formats_of(head: bytes) -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, for a file that begins so: HEIC needs a package of its own."""
+    return (*IMAGES, "HEIF") if is_still(head) and _reads_heif() else IMAGES
+
+
+@lru_cache(maxsize=1)
+def _reads_heif() -> bool:
+    try:
+        importlib.import_module("pi_heif").register_heif_opener()
+    except ImportError:
+        return False
+    return True
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):  # of these, Pillow would clip all above 255
+        return Image.fromarray(_eight_bit(np.asarray(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bit(grey: np.ndarray, mode: str) -> np.ndarray:
+    """Grey values [H, W] of Pillow's modes F, I and I;16 (any byte order) to uint8."""
+    values = np.nan_to_num(grey.astype(np.float64), posinf=0.0).clip(min=0.0)
+    largest = float(values.max())
+    whites = WHITES.get(mode, (65_535.0,))
+    white = next((white for white in whites if largest <= white), largest)
+    return np.rint(values * (255 / white)).astype(np.uint8)

@@ -25,8 +25,7 @@ from clipvip.video.frames import (
     places_within,
     stacked,
 )
-from clipvip.video.index import packet_index
-from clipvip.video.plan import decode_planned
+from clipvip.video.index import decode_planned, packet_index
 from clipvip.video.sampling import uniform_indices
 from clipvip.video.timeline import timed_frames
 

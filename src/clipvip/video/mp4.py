@@ -17,8 +17,8 @@ import numpy as np
 
 from clipvip.errors import ClipVipError
 from clipvip.video.container import OpenVideo, Source, decode_error, open_video
-from clipvip.video.cutting import EPSILON_S, STILL_S
 from clipvip.video.frames import TimeRange, check_shown, display_size, opaque, orientation
+from clipvip.video.sampling import EPSILON_S, STILL_S
 from clipvip.video.timeline import SoundBuffer, TimedFrame, shown_s, timed_media
 
 TICK = Fraction(1, 90_000)

@@ -17,13 +17,27 @@ from typing import Any
 import numpy as np
 
 from clipvip.video.container import OpenVideo, Source, open_video
-from clipvip.video.cutting import EPSILON_S, STILL_S, Scales, Spans, cut_where_frames_are
-from clipvip.video.frames import Size, TimeRange, places_within, shown_picture, stack_pictures, stacked
-from clipvip.video.index import PacketIndex, packet_index
-from clipvip.video.info import VideoInfo, probe
-from clipvip.video.plan import OffPlan, planned_frames
-from clipvip.video.sampling import uniform_indices
-from clipvip.video.shots import LUMA_SIZE, CutDetector
+from clipvip.video.frames import (
+    Size,
+    TimeRange,
+    VideoInfo,
+    places_within,
+    probe,
+    shown_picture,
+    stack_pictures,
+    stacked,
+)
+from clipvip.video.index import OffPlan, PacketIndex, packet_index, planned_frames
+from clipvip.video.sampling import (
+    EPSILON_S,
+    LUMA_SIZE,
+    STILL_S,
+    CutDetector,
+    Scales,
+    Spans,
+    cut_where_frames_are,
+    uniform_indices,
+)
 from clipvip.video.timeline import shown_s, timed_frames
 
 KEPT_BYTES = 512 * 2**20

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipvip.video import Scales, SegmentFrames, VideoInfo, index, probe, read_frames, stream_frames, stream_segments
-from clipvip.video.cutting import cut_segments, cut_where_frames_are
+from clipvip.video.sampling import cut_segments, cut_where_frames_are
 from clipvip.video.timeline import Clock
 from helpers_video import sequential_decode, write_video
 

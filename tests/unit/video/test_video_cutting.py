@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipvip.errors import InputError, UsageError
-from clipvip.video.cutting import Scales, cut_segments
+from clipvip.video.sampling import Scales, cut_segments
 
 windows = st.floats(0.5, 60)
 overlaps = st.floats(0.05, 1)

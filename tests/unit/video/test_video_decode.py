@@ -286,7 +286,7 @@ def test_a_scan_tells_exactly_what_a_sequential_decode_yields(videos, oracle, na
 @pytest.mark.parametrize("name", ["vp9.webm", "vp8.webm", "b_frames.mp4", "transport.ts", "mpeg4.avi"])
 def test_a_large_file_is_estimated(videos, name, monkeypatch):
     """Would catch a film read from end to end for its frame count, a missing estimate, and one that is called exact."""
-    monkeypatch.setattr("clipvip.video.info.PROBE_BYTES", 0)
+    monkeypatch.setattr("clipvip.video.frames.PROBE_BYTES", 0)
     index._cache.clear()
     info = probe(videos(name))
     assert (info.exact, info.keyframes_s) == (False, None)
@@ -298,7 +298,7 @@ def test_an_index_known_already_makes_a_large_file_exact(videos, monkeypatch):
     """Would catch a probe that guesses what a decode has just found out."""
     index._cache.clear()
     read_frames(videos("vp9.webm"), [0])
-    monkeypatch.setattr("clipvip.video.info.PROBE_BYTES", 0)
+    monkeypatch.setattr("clipvip.video.frames.PROBE_BYTES", 0)
     info = probe(videos("vp9.webm"))
     assert (info.exact, info.num_frames, info.duration_s) == (True, 70, 7.0)
 

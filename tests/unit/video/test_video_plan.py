@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipvip.video import decode, index, plan, read_frames
+from clipvip.video import decode, index, read_frames
 from clipvip.video.container import open_video
 from helpers_video import has_encoder, sequential_decode, write_video
 
@@ -45,7 +45,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     seen: list[bool] = []
 
     def watched(*arguments: Any) -> Any:
-        found = plan.decode_planned(*arguments)
+        found = index.decode_planned(*arguments)
         seen.append(found is not None)
         return found
 
@@ -61,8 +61,8 @@ def test_any_frames_equal_those_of_a_sequential_decode(
     if name not in videos:
         pytest.skip(f"no encoder for {name}")
     expected, rng = sequential_decode(videos[name]), np.random.default_rng(0)
-    for worth_a_seek in (0, plan.WORTH_A_SEEK):
-        monkeypatch.setattr(plan, "WORTH_A_SEEK", worth_a_seek)
+    for worth_a_seek in (0, index.WORTH_A_SEEK):
+        monkeypatch.setattr(index, "WORTH_A_SEEK", worth_a_seek)
         for count in (1, 2, 5, 12, 40):
             picked = rng.integers(0, len(expected), count)
             np.testing.assert_array_equal(read_frames(videos[name], picked), expected[picked], err_msg=str(picked))
@@ -75,10 +75,10 @@ def test_a_seek_skips_what_nobody_asked_for(videos: dict[str, Path]) -> None:
     with open_video(videos["b_frames.mp4"], threads=1) as video:
         found = index.packet_index(video)
     assert found is not None
-    runs = plan._runs(found, found.pts[[129, 0, 1, 60, 0]])
+    runs = index._runs(found, found.pts[[129, 0, 1, 60, 0]])
     assert runs == [found.pts[[0, 1]].tolist(), found.pts[[60]].tolist(), found.pts[[129]].tolist()]
     near = int(np.searchsorted(found.pts, found.keys[1]))
-    assert len(plan._runs(found, found.pts[[near - 1, near + 1]])) == 1
+    assert len(index._runs(found, found.pts[[near - 1, near + 1]])) == 1
 
 
 def test_a_file_is_scanned_once(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipvip.video import Scales, SegmentFrames, VideoInfo, index, plan, probe, read_frames, segments, stream_segments
+from clipvip.video import Scales, SegmentFrames, VideoInfo, index, probe, read_frames, segments, stream_segments
 from helpers_video import has_encoder, sequential_times, write_video
 
 FRAMES = 120  # 12 s
@@ -92,7 +92,7 @@ def test_segments_come_as_soon_as_they_end(videos: dict[str, Path], monkeypatch:
     decoded = []
 
     def noted(*arguments):
-        for found in plan.planned_frames(*arguments):
+        for found in index.planned_frames(*arguments):
             decoded.append(found)
             yield found
 
@@ -108,9 +108,9 @@ def test_an_index_that_is_wrong_costs_nothing(videos: dict[str, Path], monkeypat
     """Catches segments lost, or there twice, where the plan has to be given up half-way."""
 
     def breaks_off(*arguments):
-        for number, found in enumerate(plan.planned_frames(*arguments)):
+        for number, found in enumerate(index.planned_frames(*arguments)):
             if number == 30:
-                raise plan.OffPlan
+                raise index.OffPlan
             yield found
 
     monkeypatch.setattr(segments, "planned_frames", breaks_off)

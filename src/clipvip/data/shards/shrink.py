@@ -18,10 +18,18 @@ import av
 import numpy as np
 from PIL import Image
 
-from clipvip.video import VideoInfo, probe, read_image
-from clipvip.video.container import OpenVideo, decode_error, open_video
-from clipvip.video.frames import TimeRange, frames_within, shown_picture
-from clipvip.video.timeline import shown_s
+from clipvip.video import (
+    OpenVideo,
+    TimeRange,
+    VideoInfo,
+    decode_error,
+    frames_within,
+    open_video,
+    probe,
+    read_image,
+    shown_picture,
+    shown_s,
+)
 
 JPEG_QUALITY = 90
 H264 = {

@@ -20,11 +20,18 @@ from clipvip.errors import ClipVipError
 from clipvip.files import file_digest
 from clipvip.jobs import Beat, time_limit_s
 from clipvip.records import Clip
-from clipvip.video import probe, read_frames, read_image, uniform_indices
-from clipvip.video.container import decode_error, open_video
-from clipvip.video.cutting import EPSILON_S
-from clipvip.video.frames import frames_within, shown_picture
-from clipvip.video.timeline import shown_s
+from clipvip.video import (
+    EPSILON_S,
+    decode_error,
+    frames_within,
+    open_video,
+    probe,
+    read_frames,
+    read_image,
+    shown_picture,
+    shown_s,
+    uniform_indices,
+)
 
 TIMEOUT_S = 300.0
 WORKER_BYTES = 4 << 30
