@@ -1,9 +1,9 @@
-"""What every importer is: a reader of one family of annotation files that yields clips, and what to tell about it."""
+"""What every importer is: a reader of one family of annotation files that yields clips, and what to say about it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from clipvip.data.media import VIDEO_EXTENSIONS
@@ -35,7 +35,7 @@ class Options:
 
 
 class Notes:
-    """What a reader has to tell when it is done: counted remarks, in the order of their first appearance."""
+    """Counted remarks of a reader, in the order of their first appearance."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -46,6 +46,11 @@ class Notes:
 
 
 Read = Callable[[Sequence[Path], Options, Notes], Iterable[Clip]]
+
+
+def read_each(read_file: Callable[[Path], Iterable[Clip]]) -> Read:
+    """A reader of several sources, by one that reads a single file."""
+    return lambda sources, options, notes: (clip for source in sources for clip in read_file(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,11 @@ def video_path(name: str, extension: str = ".mp4") -> Path:
     return Path(name if name.lower().endswith(VIDEO_EXTENSIONS) else name + extension)
 
 
+def last_part(path: str) -> Iterable[str]:
+    """The other spelling of a path whose file may also lie without its folders."""
+    return (path.rpartition("/")[2],) if "/" in path else ()
+
+
 def merged(clips: Iterable[Clip]) -> Iterator[Clip]:
     """Clips of one id as one, with all captions in order, in the order of first appearance; all are held in memory.
 
@@ -105,15 +115,4 @@ def merged(clips: Iterable[Clip]) -> Iterator[Clip]:
                 if isinstance(value, list):
                     value.extend(clip.extra.get(key, ()))
     for clip_id, clip in first.items():
-        yield Clip(
-            clip_id=clip_id,
-            video=clip.video,
-            image=clip.image,
-            captions=tuple(captions[clip_id]),
-            subtitle=clip.subtitle,
-            caption=clip.caption,
-            start_s=clip.start_s,
-            end_s=clip.end_s,
-            split=clip.split,
-            extra=clip.extra,
-        )
+        yield replace(clip, captions=tuple(captions[clip_id]))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clipvip.data.importers.base import Importer, Notes, Options
-from clipvip.data.importers.reading import Entry, iter_lines
-from clipvip.data.importers.times import parse_clock
+from clipvip.data.importers.base import Importer, Notes, Options, last_part
+from clipvip.data.importers.reading import Entry, iter_lines, parse_clock
 from clipvip.records import Clip
 
 
@@ -57,15 +56,11 @@ def _times(clip: Entry) -> tuple[float, float]:
     return times[0], times[1]
 
 
-def _flat(path: str) -> Iterable[str]:
-    return (path.rpartition("/")[2],)
-
-
 HDVILA = Importer(
     "hdvila",
     "HD-VILA-100M: jsonl of spans; --transcripts FOLDER of <video_id>.vtt, .srt or .json becomes `subtitle`",
     "JSONL...",
     read_hdvila,
     options=frozenset(("transcripts", "whole_videos")),
-    spellings=_flat,
+    spellings=last_part,
 )

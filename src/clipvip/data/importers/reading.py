@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from clipvip.errors import ManifestError
 
 _CHUNK = 1 << 20
 _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)", re.ASCII)
+_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
 _DELIMITERS = ("\t", ",", ";", "|")
 
 
@@ -59,6 +62,18 @@ class Entry:
             raise self.error(key, f"must be a number >= 0, got {value}")
         return float(value)
 
+    def seconds(self, key: str) -> float | None:
+        """Seconds, as a number or a clock time; None where the field is missing or empty."""
+        value = self.value.get(key)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str):
+            return self.number(key)
+        found = parse_clock(value)
+        if found is None:
+            raise self.error(key, f"must be seconds or a time like 00:01:02.345, got {value!r}")
+        return found
+
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings, possibly empty ones."""
         values = self.get(key, list)
@@ -66,6 +81,11 @@ class Entry:
             if not isinstance(value, str):
                 raise self.error(f"{key}[{i}]", f"must be a string, got {_short(value)}")
         return tuple(values)
+
+    def text_or_texts(self, key: str) -> tuple[str, ...]:
+        """A string, or a list of strings."""
+        value = self.get(key, str, list)
+        return (value,) if isinstance(value, str) else self.texts(key)
 
     def entries(self, key: str) -> Iterator[Entry]:
         """The objects of a list."""
@@ -75,6 +95,29 @@ class Entry:
     def rest(self, *taken: str) -> dict[str, Any]:
         """All other fields, to be carried along; those that mean something else in a manifest are left out."""
         return {key: value for key, value in self.value.items() if key not in taken and key not in KNOWN_KEYS}
+
+
+def parse_clock(text: str) -> float | None:
+    """Seconds of a clock time `[HH:]MM:SS[.mmm]` (a comma will do) or a plain number; None if it is neither."""
+    text = text.strip()
+    if clock := _CLOCK.fullmatch(text):
+        hours, minutes, rest = clock.groups()
+        return round(int(hours or 0) * 3600 + int(minutes) * 60 + float(rest.replace(",", ".")), 6)
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def captions_by_id(whole: Entry, items: str, item_id: str, texts: str, text_id: str) -> dict[str, tuple[str, ...]]:
+    """The captions of each item, where a file lists items and, apart from them, their captions (as COCO's do).
+
+    Raises: ManifestError for a caption of no item.
+    """
+    captions: dict[str, list[str]] = {item.name(item_id): [] for item in whole.entries(items)}
+    for text in whole.entries(texts):
+        name = text.name(text_id)
+        if name not in captions:
+            raise text.error(text_id, f"{text.value[text_id]!r} is not among the {items} of this file")
+        captions[name].append(str(text.get("caption", str)))
+    return {name: tuple(found) for name, found in captions.items()}
 
 
 def as_entry(value: Any, where: str, at: str = "$") -> Entry:

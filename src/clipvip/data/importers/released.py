@@ -5,11 +5,11 @@ Source: microsoft/XPretrain, CLIP-ViP/src/datasets (dataset_video_retrieval, dat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from clipvip.data.importers.base import Importer, Notes, Options
+from clipvip.data.importers.base import Importer, Notes, Options, last_part
 from clipvip.data.importers.reading import Entry, iter_list, iter_objects
 from clipvip.errors import ClipVipError, ManifestError
 from clipvip.records import Clip
@@ -22,7 +22,6 @@ def read_retrieval(sources: Sequence[Path], options: Options, notes: Notes) -> I
     for source in sources:
         for entry in iter_objects(source):
             clip_id = entry.name("clip_id")
-            text = entry.get("text", str, list)
             frames = "num_frame" in entry.value
             if frames:
                 entry.number("num_frame")
@@ -30,7 +29,7 @@ def read_retrieval(sources: Sequence[Path], options: Options, notes: Notes) -> I
             yield Clip(
                 clip_id,
                 video=Path(clip_id if frames else f"{clip_id}.mp4"),
-                captions=(text,) if isinstance(text, str) else entry.texts("text"),
+                captions=entry.text_or_texts("text"),
                 extra=entry.rest("text"),
             )
 
@@ -97,18 +96,13 @@ def _lmdb(folder: Path) -> Iterator[Lookup]:
         yield lookup
 
 
-def _in_folders(path: str) -> Iterable[str]:
-    """Ids like `movie/clip`: the released code looks for `clip.mp4`; and clips of LSMDC in one folder or by movie."""
-    return (path.rpartition("/")[2],) if "/" in path else ()
-
-
 RELEASED = (
     Importer(
         "clipvip",
         "released CLIP-ViP retrieval jsonl: clip_id, text (and num_frame: folders of frames)",
         "JSONL...",
         read_retrieval,
-        spellings=_in_folders,
+        spellings=last_part,
         sizes={"MSR-VTT 9k train": 9000, "MSR-VTT 1k-A test": 1000, "LSMDC test": 1000},
     ),
     Importer(
@@ -117,6 +111,6 @@ RELEASED = (
         "LMDB_FOLDER...",
         read_pretraining,
         options=frozenset(("captions",)),
-        spellings=_in_folders,
+        spellings=last_part,
     ),
 )

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from clipvip.data.importers.base import Importer, Notes, Options, merged
 from clipvip.data.importers.reading import Entry, TableShape, iter_objects, iter_table
-from clipvip.data.importers.times import seconds
 from clipvip.data.media import without_extension
 from clipvip.errors import ManifestError, UsageError
 from clipvip.records import Clip
@@ -77,7 +76,7 @@ class Fields:
             elif key in ("clip_id", "split"):
                 found[key] = _filled(entry, columns[0], row)
             elif key in ("start_s", "end_s"):
-                found[key] = seconds(entry, columns[0])
+                found[key] = entry.seconds(columns[0])
             elif key in _SINGLE:
                 found[key] = " ".join(_texts(entry, columns[0], row)) or None
             elif "{" in columns[0]:

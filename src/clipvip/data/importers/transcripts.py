@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipvip.data.importers.reading import Entry, as_entry, read_json
-from clipvip.data.importers.times import parse_clock, seconds
+from clipvip.data.importers.reading import Entry, as_entry, parse_clock, read_json
 from clipvip.errors import ManifestError
 
 EXTENSIONS = (".vtt", ".srt", ".json")
@@ -146,7 +145,7 @@ def _json_cues(path: Path) -> Iterator[Cue]:
 def _json_cue(entry: Entry) -> Iterator[Cue]:
     text = next((key for key in ("word", "text") if key in entry.value), "word")
     start_s, end_s = (
-        seconds(entry, next((key for key in (name, f"{name}_s") if key in entry.value), name))
+        entry.seconds(next((key for key in (name, f"{name}_s") if key in entry.value), name))
         for name in ("start", "end")
     )
     if start_s is None:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from clipvip.data.importers.base import Importer, Notes, Options, merged
-from clipvip.data.importers.reading import Entry, TableShape, first_character, iter_list, iter_table, read_object
+from clipvip.data.importers.base import Importer, merged, read_each
+from clipvip.data.importers.reading import (
+    Entry,
+    TableShape,
+    captions_by_id,
+    first_character,
+    iter_list,
+    iter_table,
+    read_object,
+)
 from clipvip.data.media import without_extension
 from clipvip.records import Clip
 
@@ -15,38 +23,32 @@ _NUMBERED = re.compile(r"\s*(\d+)\s+(.+)", re.ASCII | re.DOTALL)
 _FLICKR_COLUMNS = ("image_name", "comment_number", "comment")
 
 
-def read_coco(sources: Sequence[Path], options: Options, notes: Notes) -> Iterator[Clip]:
+def read_coco(path: Path) -> Iterator[Clip]:
     """The official captions_*.json, or Karpathy's dataset_coco.json."""
-    for source in sources:
-        whole = read_object(source)
-        yield from _official(whole) if "annotations" in whole.value else _karpathy(whole)
-
-
-def read_flickr30k(sources: Sequence[Path], options: Options, notes: Notes) -> Iterator[Clip]:
-    """results.csv, or Karpathy's dataset_flickr30k.json."""
-    for source in sources:
-        yield from _karpathy(read_object(source)) if first_character(source) == "{" else _flickr_table(source)
-
-
-def read_visual_genome(sources: Sequence[Path], options: Options, notes: Notes) -> Iterator[Clip]:
-    """One clip an image: the phrases of its regions, in file order; the boxes are not taken."""
-    for source in sources:
-        for entry in iter_list(source):
-            image_id = entry.name("id")
-            phrases = tuple(str(region.get("phrase", str)) for region in entry.entries("regions"))
-            yield Clip(image_id, image=Path(f"{image_id}.jpg"), captions=phrases)
-
-
-def _official(whole: Entry) -> Iterator[Clip]:
-    captions: dict[str, list[str]] = {image.name("id"): [] for image in whole.entries("images")}
-    for annotation in whole.entries("annotations"):
-        image_id = annotation.name("image_id")
-        if image_id not in captions:
-            raise annotation.error("image_id", f"{image_id} is not among the images of this file")
-        captions[image_id].append(str(annotation.get("caption", str)))
+    whole = read_object(path)
+    if "annotations" not in whole.value:
+        yield from _karpathy(whole)
+        return
+    captions = captions_by_id(whole, "images", "id", "annotations", "image_id")
     for image in whole.entries("images"):
         image_id = image.name("id")
-        yield Clip(image_id, image=Path(image.text("file_name")), captions=tuple(captions[image_id]))
+        yield Clip(image_id, image=Path(image.text("file_name")), captions=captions[image_id])
+
+
+def read_flickr30k(path: Path) -> Iterator[Clip]:
+    """results.csv, or Karpathy's dataset_flickr30k.json."""
+    if first_character(path) == "{":
+        return _karpathy(read_object(path))
+    rows = iter_table(path, TableShape(delimiter="|", quoted=False, repair=_repaired), wanted=_FLICKR_COLUMNS)
+    return merged(_flickr_clip(row.text("image_name"), row.value["comment"]) for row in rows)
+
+
+def read_visual_genome(path: Path) -> Iterator[Clip]:
+    """One clip per image: the phrases of its regions, in file order; the boxes are not taken."""
+    for entry in iter_list(path):
+        image_id = entry.name("id")
+        phrases = tuple(str(region.get("phrase", str)) for region in entry.entries("regions"))
+        yield Clip(image_id, image=Path(f"{image_id}.jpg"), captions=phrases)
 
 
 def _karpathy(whole: Entry) -> Iterator[Clip]:
@@ -60,17 +62,8 @@ def _karpathy(whole: Entry) -> Iterator[Clip]:
         )
 
 
-def _flickr_table(path: Path) -> Iterator[Clip]:
-    shape = TableShape(delimiter="|", quoted=False, repair=_repaired)
-    rows = iter_table(path, shape, wanted=_FLICKR_COLUMNS)
-    yield from merged(
-        Clip(
-            without_extension(row.text("image_name")),
-            image=Path(row.text("image_name")),
-            captions=(row.value["comment"],),
-        )
-        for row in rows
-    )
+def _flickr_clip(name: str, comment: str) -> Clip:
+    return Clip(without_extension(name), image=Path(name), captions=(comment,))
 
 
 def _repaired(cells: list[str]) -> list[str]:
@@ -89,12 +82,12 @@ def _coco_folders(path: str) -> Iterable[str]:
     return (path.rpartition("/")[2], re.sub(r"^.*_", "", path)) if "/" in path else ()
 
 
-IMAGES = (
+IMAGE_SETS = (
     Importer(
         "coco",
         "COCO captions: captions_train2017.json (or 2014), or Karpathy's dataset_coco.json",
         "JSON...",
-        read_coco,
+        read_each(read_coco),
         spellings=_coco_folders,
         sizes={"train2017": 118287, "val2017": 5000, "train2014": 82783, "val2014": 40504, "all": 123287},
     ),
@@ -102,14 +95,14 @@ IMAGES = (
         "flickr30k",
         "Flickr30k: results.csv, or Karpathy's dataset_flickr30k.json",
         "FILE...",
-        read_flickr30k,
+        read_each(read_flickr30k),
         sizes={"csv": 31783, "json": 31014, "train": 29000, "val": 1014, "test": 1000},
     ),
     Importer(
         "visual-genome",
         "Visual Genome: region_descriptions.json (phrases of an image become its captions)",
         "JSON...",
-        read_visual_genome,
+        read_each(read_visual_genome),
         spellings=_genome_folders,
         sizes={"all": 108077},
     ),
