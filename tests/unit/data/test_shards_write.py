@@ -15,7 +15,7 @@ import pytest
 from clipvip.data.manifest import read_manifest
 from clipvip.data.shards import ShardTask, write_shards
 from clipvip.data.shards.layout import from_row, to_row
-from clipvip.data.shards.task import Numbered, pack, unpack
+from clipvip.data.shards.write import Numbered, pack, unpack
 from clipvip.errors import ClipVipError, UsageError, VideoDecodeError
 from clipvip.records import Clip
 from clipvip.video import probe, read_frames

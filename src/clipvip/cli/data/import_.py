@@ -145,7 +145,7 @@ def command(
         return
     echo("\n".join(_lines(report)))
     if transcripts is not None:
-        from clipvip.data.importers.subtitles import work_folder
+        from clipvip.data.importers import work_folder
 
         echo(f"  transcripts: aligned in {work_folder(out)} (delete it to read changed files again)")
 

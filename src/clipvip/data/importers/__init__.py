@@ -5,7 +5,7 @@ released code has, tables, shards. What all share (choosing, cleaning, finding m
 """
 
 from clipvip.data.importers.base import Importer, Options
-from clipvip.data.importers.hdvila import HDVILA
+from clipvip.data.importers.hdvila import HDVILA, work_folder
 from clipvip.data.importers.image_sets import IMAGE_SETS
 from clipvip.data.importers.released import RELEASED
 from clipvip.data.importers.run import Report, run_import
@@ -20,4 +20,4 @@ FORMATS: dict[str, Importer] = {
     )
 }  # fmt: skip
 
-__all__ = ["FORMATS", "Importer", "Options", "Report", "run_import"]
+__all__ = ["FORMATS", "Importer", "Options", "Report", "run_import", "work_folder"]

@@ -8,18 +8,17 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipvip.data.importers.base import Importer, Notes, Options
+from clipvip.data.importers.hdvila import add_subtitles
 from clipvip.data.importers.reading import first_character, read_json
 from clipvip.data.manifest import write_manifest
 from clipvip.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, MediaFolder, without_extension
 from clipvip.data.tools._repeats import count_repeats, text_key
 from clipvip.errors import ManifestError
+from clipvip.jobs import Engine
 from clipvip.records import Clip
-
-if TYPE_CHECKING:
-    from clipvip.jobs import Engine
 
 _SHOWN = 5
 _ID_COLUMNS = ("video_id", "clip_id", "videoid", "videoID", "id")
@@ -104,9 +103,7 @@ def run_import(
     wanted = None if ids is None else read_ids(ids)
     clips = iter(importer.read(sources, options, notes))
     if options.transcripts is not None:
-        from clipvip.data.importers.subtitles import subtitled  # loads decoders, which jobs may need
-
-        clips = subtitled(
+        clips = add_subtitles(
             clips, sources, options.transcripts, out, notes, workers=workers, engine=engine, progress=progress
         )
     if wanted is not None:
