@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +17,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from clipvip.errors import UsageError
-from clipvip.jobs.runner import Engine, Task
+from clipvip.jobs.runner import Engine
 from clipvip.jobs.worker import Beat, MachineLost, WorkerDied
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 START_S = 180.0
 """An actor that did not start within this time is taken for lost: the cluster has no room for it."""
@@ -30,21 +30,20 @@ CURRENT_CLUSTER = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_curr
 
 
 class _Actor:
-    """The process on the cluster. `told` answers while `write` is at work."""
+    """The process on the cluster. `progress` answers while `run` is at work."""
 
     def __init__(self) -> None:
         self.beats, self.count = 0, 0
 
-    def ready(self) -> str:
-        """The node it runs on."""
+    def node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
-    def told(self) -> tuple[int, int]:
+    def progress(self) -> tuple[int, int]:
         """Signs of life so far, and items done."""
         return self.beats, self.count
 
-    def write(self, task: Task[Any], items: Sequence[Any]) -> tuple[dict[str, Any], bytes]:
-        """What `task.run` returned, and the file that it wrote."""
+    def run(self, function: Callable[..., Any], items: Sequence[Any]) -> tuple[Any, bytes]:
+        """What `function(items, path, beat)` returned, and the file that it wrote to `path`."""
         self.beats, self.count = 0, 0
 
         def beat(count: int = 1) -> None:
@@ -53,14 +52,13 @@ class _Actor:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part"
-            facts = task.run(items, path, beat)
-            return facts, path.read_bytes()
+            return function(items, path, beat), path.read_bytes()
 
 
 class RayWorker:
     """A `PartWorker` whose process is an actor. options: Ray's, such as num_gpus.
 
-    When its machine leaves the cluster it starts anew on another, with the part it was at.
+    When its machine leaves the cluster it starts again on another, with the part it was at.
     """
 
     def __init__(self, options: dict[str, Any]):
@@ -69,25 +67,24 @@ class RayWorker:
         self._node = ""
         self.closed = False
 
-    def write(
-        self, task: Task[Item], items: Sequence[Item], path: Path, *, timeout_s: float, on_beat: Beat
-    ) -> dict[str, Any]:
+    def call(self, function: Callable[..., T], *args: Any, timeout_s: float | None, on_beat: Beat | None = None) -> T:
         """See `PartWorker`."""
+        items, path = args
         deaths = 0
         while not self.closed:
             actor = self._actor or self._start()
             try:
-                facts, content = self._follow(actor, actor.write.remote(task, list(items)), timeout_s, on_beat)
+                result, content = self._follow(actor, actor.run.remote(function, list(items)), timeout_s, on_beat)
             except RayTaskError as error:
                 raise error.cause from None  # what the task raised
             except RayActorError as error:
                 self._actor = None
-                deaths += self._machine_lives()  # it may be gone for seconds before the cluster says so: try once more
+                deaths += self._machine_lives()  # the cluster may notice its loss seconds later: try once more
                 if deaths > 1 and not self.closed:
                     raise WorkerDied(f"crashed ({' '.join(str(error).split())[:200]})") from None
             else:
                 path.write_bytes(content)
-                return facts
+                return result
         raise WorkerDied("is closed")
 
     def close(self) -> None:
@@ -98,26 +95,26 @@ class RayWorker:
     def _start(self) -> Any:
         actor = ray.remote(_Actor).options(max_concurrency=2, max_restarts=0, **self._options).remote()
         try:
-            self._node = ray.get(actor.ready.remote(), timeout=START_S)
+            self._node = ray.get(actor.node.remote(), timeout=START_S)
         except (GetTimeoutError, RayActorError) as error:
             ray.kill(actor)
             raise MachineLost(f"the cluster has no room for this worker ({type(error).__name__})") from None
         self._actor = actor
         return actor
 
-    def _follow(self, actor: Any, answer: Any, timeout_s: float, on_beat: Beat) -> tuple[dict[str, Any], bytes]:
+    def _follow(self, actor: Any, answer: Any, timeout_s: float | None, on_beat: Beat | None) -> tuple[Any, bytes]:
         """The answer; beats are passed on until it is there."""
         beats, count, silent_s = 0, 0, 0.0
         while not ray.wait([answer], timeout=POLL_S)[0]:
-            now, done = ray.get(actor.told.remote())
+            now, done = ray.get(actor.progress.remote())
             silent_s = 0.0 if now > beats else silent_s + POLL_S
-            if done > count:
+            if done > count and on_beat is not None:
                 on_beat(done - count)
             beats, count = now, done
-            if silent_s > timeout_s:
+            if timeout_s is not None and silent_s > timeout_s:
                 self._end()
                 raise WorkerDied(f"was silent for {timeout_s:.0f} s and was killed")
-        result: tuple[dict[str, Any], bytes] = ray.get(answer)
+        result: tuple[Any, bytes] = ray.get(answer)
         return result
 
     def _machine_lives(self) -> bool:
@@ -138,7 +135,7 @@ def join(address: str | None, workers: int | None, *, wants_gpu: bool) -> tuple[
     Raises: UsageError if there is no such cluster.
     """
     if not ray.is_initialized():
-        # left out, Ray would look for a cluster that was started here, and wait for minutes for one that has died
+        # without one, Ray would look for a cluster that was started here, and wait for minutes for one that has died
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         try:
             _check_answers(address)

@@ -19,6 +19,7 @@ from clipvip.files import file_digest, locked, parse_json, replace_text, replaci
 from clipvip.jobs.pool import Pool, prefetch
 from clipvip.jobs.worker import Beat, MachineLost, Worker, WorkerDied
 
+T = TypeVar("T")
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Receipt: TypeAlias = dict[str, Any]
@@ -57,42 +58,29 @@ class Task(Protocol[Item_contra]):
 
 
 class PartWorker(Protocol):
-    """A process somewhere that does one part at a time, and is replaced after it died."""
+    """A process somewhere that does one part at a time, and is replaced after it died: `Worker`, or one like it."""
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
 
-    def write(
-        self, task: Task[Item], items: Sequence[Item], path: Path, *, timeout_s: float, on_beat: Beat
-    ) -> dict[str, Any]:
-        """`task.run(items, path, on_beat)` in that process; `path` is a file of this machine.
+    def call(self, function: Callable[..., T], *args: Any, timeout_s: float | None, on_beat: Beat | None = None) -> T:
+        """`task.run(items, path, beat)` in that process; `path` is a file of this machine. See `Worker.call`.
 
-        timeout_s: the process is killed when it was silent for longer.
         Raises: WorkerDied; MachineLost; what the task raised.
         """
 
     def close(self) -> None:
-        """End the process, if there is one, and start no other: a call under way ends with WorkerDied."""
+        """End the process, if there is one, and start no other: a call that is running fails with WorkerDied."""
 
 
 Engine = Callable[[Task[Any]], PartWorker]
 """Makes a worker for a task: `local`, or one of `jobs.on_ray`."""
 
 
-class LocalWorker(Worker):
+def local(task: Task[Any]) -> Worker:
     """A supervised process of this machine."""
-
-    def write(
-        self, task: Task[Item], items: Sequence[Item], path: Path, *, timeout_s: float, on_beat: Beat
-    ) -> dict[str, Any]:
-        """See `PartWorker`."""
-        return self.call(task.run, items, path, timeout_s=timeout_s, on_beat=on_beat)
-
-
-def local(task: Task[Any]) -> LocalWorker:
-    """The local engine."""
-    return LocalWorker(memory_bytes=task.memory_bytes)
+    return Worker(memory_bytes=task.memory_bytes)
 
 
 def run_job(
@@ -191,7 +179,7 @@ class _Part(Generic[Item]):
                     self._report(min(done, len(items)))  # a worker may have begun again on another machine
 
             timeout_s = max(map(self.task.timeout_s, items), default=60.0)
-            return worker.write(self.task, items, path, timeout_s=timeout_s, on_beat=on_beat)
+            return worker.call(self.task.run, items, path, timeout_s=timeout_s, on_beat=on_beat)
 
         try:
             return attempt(self.items), []
