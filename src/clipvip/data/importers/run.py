@@ -97,8 +97,7 @@ def run_import(
             raise ManifestError(f"{source}: no such file or folder")
     if videos is not None and not videos.is_dir():
         raise ManifestError(f"{videos}: no such folder of media")
-    report = Report(importer.name, str(out), media_checked=videos is not None)
-    run = _Run(importer, sources, report, videos or out.parent)
+    report = Report(importer.name, str(out), media_checked=videos is not None, public_sizes=dict(importer.sizes))
     notes = Notes()
     wanted = None if ids is None else read_ids(ids)
     clips = iter(importer.read(sources, options, notes))
@@ -106,13 +105,13 @@ def run_import(
         clips = add_subtitles(
             clips, sources, options.transcripts, out, notes, workers=workers, engine=engine, progress=progress
         )
-    if wanted is not None:
-        clips = run.listed(clips, wanted)
-    clips = run.unique(clips)
-    clips = (run.cleaned(clip if split is None else replace(clip, split=split)) for clip in clips)
-    clips = run.located(clips, check=videos is not None, drop=drop_missing)
-    write_manifest(out, run.counted(watch(clips)), videos=videos if relative_to_videos else None)
-    return run.finished(notes)
+    names = ", ".join(map(str, sources))
+    chosen = _choose(clips, names, wanted, report)
+    chosen = (_clean(clip if split is None else replace(clip, split=split), importer, report) for clip in chosen)
+    placed = _locate(chosen, importer, videos or out.parent, report, drop=drop_missing)
+    write_manifest(out, _count(watch(placed), names, report), videos=videos if relative_to_videos else None)
+    report.notes = notes.counts
+    return report
 
 
 def read_ids(path: Path) -> set[str]:
@@ -140,119 +139,89 @@ def read_ids(path: Path) -> set[str]:
     return {without_extension(name) for name in ids}
 
 
-class _Run:
-    """The steps of one import; each takes clips and gives clips, and counts in `report`."""
+def _choose(clips: Iterable[Clip], sources: str, ids: Collection[str] | None, report: Report) -> Iterator[Clip]:
+    """The first clip of each id, of those that `ids` names."""
+    left, seen = set(ids or ()), set[int]()
+    for clip in clips:
+        name = without_extension(clip.clip_id)
+        if ids is not None and name not in ids:
+            report.not_listed += 1
+            continue
+        left.discard(name)
+        if not clip.clip_id or "\0" in str(clip.path):
+            raise ManifestError(f"{sources}: clip {clip.clip_id!r}: its id is empty, or its path no path")
+        if (key := hash(clip.clip_id)) in seen:
+            report.duplicates += 1
+            _example(report.duplicate_examples, clip.clip_id)
+            continue
+        seen.add(key)
+        yield clip
+    report.listed_not_found, report.listed_not_found_examples = len(left), sorted(left)[:_SHOWN]
 
-    def __init__(self, importer: Importer, sources: Sequence[Path], report: Report, root: Path):
-        self.importer = importer
-        self.sources = ", ".join(map(str, sources))
-        self.report = report
-        self.root = root
-        self.captions = array("q")
 
-    def listed(self, clips: Iterable[Clip], ids: Collection[str]) -> Iterator[Clip]:
-        """Those whose id is in `ids`; what is never seen of these is counted."""
-        left = set(ids)
-        for clip in clips:
-            name = without_extension(clip.clip_id)
-            if name in ids:
-                left.discard(name)
-                yield clip
-            else:
-                self.report.not_listed += 1
-        self.report.listed_not_found = len(left)
-        self.report.listed_not_found_examples = sorted(left)[:_SHOWN]
+def _clean(clip: Clip, importer: Importer, report: Report) -> Clip:
+    """The clip with its texts trimmed and the empty ones dropped, along with what is kept of each."""
 
-    def unique(self, clips: Iterable[Clip]) -> Iterator[Clip]:
-        """The first clip of each id."""
-        seen: set[int] = set()
-        for clip in clips:
-            if not clip.clip_id or "\0" in str(clip.path):
-                raise ManifestError(f"{self.sources}: clip {clip.clip_id!r}: its id is empty, or its path no path")
-            if (key := hash(clip.clip_id)) in seen:
-                self.report.duplicates += 1
-                _example(self.report.duplicate_examples, clip.clip_id)
-                continue
-            seen.add(key)
-            yield clip
-
-    def cleaned(self, clip: Clip) -> Clip:
-        """The clip with its texts trimmed and the empty ones dropped, along with what is kept of each."""
-        captions = [text.strip() for text in clip.captions]
-        extra = clip.extra
-        if not all(captions):
-            kept = [i for i, text in enumerate(captions) if text]
-            self.report.empty_texts += len(captions) - len(kept)
-            extra = {
-                key: [value[i] for i in kept] if key in self.importer.parallel else value
-                for key, value in extra.items()
-            }
-            captions = [captions[i] for i in kept]
-        subtitle, caption = self._trimmed(clip.subtitle), self._trimmed(clip.caption)
-        return replace(clip, captions=tuple(captions), extra=extra, subtitle=subtitle, caption=caption)
-
-    def _trimmed(self, text: str | None) -> str | None:
-        if text is not None and not text.strip():
-            self.report.empty_texts += 1
+    def trim(text: str | None) -> str | None:
+        report.empty_texts += text is not None and not text.strip()
         return (text or "").strip() or None
 
-    def located(self, clips: Iterable[Clip], *, check: bool, drop: bool) -> Iterator[Clip]:
-        """Clips with absolute paths: of the files that are there, if they are to be looked for."""
-        folder = MediaFolder()
-        root = str(self.root)
-        for clip in clips:
-            extensions = IMAGE_EXTENSIONS if clip.image else VIDEO_EXTENSIONS
-            own = Path(clip.path).as_posix()
-            path = self.root / clip.path
-            if check:
-                if clip.path.is_absolute():  # it may just have been unpacked, into a folder that was listed before
-                    there = own if os.path.exists(own) else folder.find([own], extensions)
-                else:
-                    names = (own, *self.importer.spellings(own))
-                    there = folder.find((f"{root}/{name}" for name in names), extensions)
-                if there is None:
-                    self.report.missing += 1
-                    _example(self.report.missing_examples, own)
-                    if drop:
-                        self.report.missing_dropped += 1
-                        continue
-                else:
-                    self.report.found += 1
-                    found = Path(there)
-                    self.report.found_otherwise += found != path
-                    path = found
-            yield replace(clip, image=path) if clip.image else replace(clip, video=path)
-
-    def counted(self, clips: Iterable[Clip]) -> Iterator[Clip]:
-        """The same clips."""
-        report = self.report
-        for clip in clips:
-            report.clips += 1
-            report.captions += len(clip.captions)
-            report.subtitles += clip.subtitle is not None
-            report.aux_captions += clip.caption is not None
-            report.without_text += not (clip.captions or clip.subtitle or clip.caption)
-            self.captions.extend(text_key(text) for text in clip.captions)
-            yield clip
-        if not report.clips:
-            raise ManifestError(f"{report.out} was not written: no clip is left ({_why_none(self)})")
-
-    def finished(self, notes: Notes) -> Report:
-        """The report, when all clips are through."""
-        texts, times = count_repeats(self.captions)
-        self.report.repeated_captions = {"texts": texts, "captions": times}
-        self.report.notes = notes.counts
-        self.report.public_sizes = dict(self.importer.sizes)
-        return self.report
+    captions = [trim(text) for text in clip.captions]
+    extra = clip.extra
+    if not all(captions):
+        kept = [i for i, text in enumerate(captions) if text]
+        extra = {k: [value[i] for i in kept] if k in importer.parallel else value for k, value in extra.items()}
+    return replace(
+        clip, captions=tuple(text for text in captions if text), extra=extra, subtitle=trim(clip.subtitle),
+        caption=trim(clip.caption),
+    )  # fmt: skip
 
 
-def _why_none(run: _Run) -> str:
-    report = run.report
-    if report.not_listed:
-        return f"{report.not_listed} entries, none of them listed by --ids"
-    if report.missing_dropped:
-        return f"all {report.missing_dropped} media files are missing, such as {report.missing_examples[0]}"
-    return f"there are no entries in {run.sources}"
+def _locate(clips: Iterable[Clip], importer: Importer, root: Path, report: Report, *, drop: bool) -> Iterator[Clip]:
+    """Clips with absolute paths: of the files that are there, if they are to be looked for."""
+    folder = MediaFolder()
+    for clip in clips:
+        extensions = IMAGE_EXTENSIONS if clip.image else VIDEO_EXTENSIONS
+        own = Path(clip.path).as_posix()
+        path = root / clip.path
+        if report.media_checked:
+            if clip.path.is_absolute():  # it may just have been unpacked, into a folder that was listed before
+                there = own if os.path.exists(own) else folder.find([own], extensions)
+            else:
+                there = folder.find((f"{root}/{name}" for name in (own, *importer.spellings(own))), extensions)
+            if there is not None:
+                report.found += 1
+                report.found_otherwise += Path(there) != path
+                path = Path(there)
+            else:
+                report.missing += 1
+                _example(report.missing_examples, own)
+                if drop:
+                    report.missing_dropped += 1
+                    continue
+        yield replace(clip, image=path) if clip.image else replace(clip, video=path)
+
+
+def _count(clips: Iterable[Clip], sources: str, report: Report) -> Iterator[Clip]:
+    """The same clips. Raises: ManifestError if there are none."""
+    keys = array("q")
+    for clip in clips:
+        report.clips += 1
+        report.captions += len(clip.captions)
+        report.subtitles += clip.subtitle is not None
+        report.aux_captions += clip.caption is not None
+        report.without_text += not (clip.captions or clip.subtitle or clip.caption)
+        keys.extend(text_key(text) for text in clip.captions)
+        yield clip
+    if not report.clips:
+        why = f"there are no entries in {sources}"
+        if report.not_listed:
+            why = f"{report.not_listed} entries, none of them listed by --ids"
+        elif report.missing_dropped:
+            why = f"all {report.missing_dropped} media files are missing, such as {report.missing_examples[0]}"
+        raise ManifestError(f"{report.out} was not written: no clip is left ({why})")
+    texts, times = count_repeats(keys)
+    report.repeated_captions = {"texts": texts, "captions": times}
 
 
 def _example(examples: list[str], name: str) -> None:
