@@ -241,13 +241,17 @@ class _BadShare:
             )
 
 
+def _is_of_start(path: Path) -> bool:
+    """Whether another process that is just starting the same job may have made it."""
+    return path.name == ".lock" or path.match("job.json.*partial")
+
+
 @contextmanager
 def _claimed(out: Path, job: dict[str, Any]) -> Iterator[None]:
     """The folder, for this job and this process alone."""
     out.mkdir(parents=True, exist_ok=True)
     description = out / "job.json"
-    others = [path.name for path in out.iterdir() if path.name != ".lock" and not path.match("job.json.*partial")]
-    if others and not description.exists():
+    if not description.exists() and (others := [path.name for path in out.iterdir() if not _is_of_start(path)]):
         raise UsageError(f"{out}: holds other files ({min(others)}, ...), and is no job's folder; choose a new one")
     with ExitStack() as stack:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from clipvip.data.manifest import iter_manifest
+from clipvip.data import iter_manifest
 from clipvip.files import file_digest
 from clipvip.reproduce.run import Settings, file_problem
 from clipvip.training.listing import describe
