@@ -19,8 +19,9 @@ from clipvip.data.synthetic import (
     Scenario,
     caption,
     draw_take,
+    paint_scene,
     render_clip,
-    render_place,
+    render_frames,
     split_scenarios,
     write_video,
 )
@@ -160,5 +161,10 @@ def render_long_video(video: LongVideo, seed: int, number: int) -> np.ndarray:
         shown = event.scenario.twin if event.backwards else event.scenario
         # the same event in another time: its moments lie closer together or further apart, none is repeated
         frames = render_clip(shown, draw_take(own), own, np.linspace(0, 1, event.length).tolist())
-        parts += [render_place(place, rng, gap), frames[::-1] if event.backwards else frames]
-    return np.concatenate([*parts, render_place(video.places[-1], rng, video.gaps[-1])])
+        parts += [_empty_place(place, rng, gap), frames[::-1] if event.backwards else frames]
+    return np.concatenate([*parts, _empty_place(video.places[-1], rng, video.gaps[-1])])
+
+
+def _empty_place(scene: str, rng: np.random.Generator, num_frames: int) -> np.ndarray:
+    """A place where nothing is and nothing happens, uint8 [num_frames, S, S, 3]: one frame, repeated."""
+    return np.repeat(render_frames(paint_scene(scene, rng), [], rng), num_frames, axis=0)

@@ -21,9 +21,9 @@ from study.world import (
     ATTRIBUTES,
     NUM_FRAMES,
     START_SPREAD,
+    Scenario,
     Take,
-    Told,
-    all_told,
+    all_scenarios,
     galleries,
     phase,
     rest,
@@ -36,12 +36,12 @@ Start = tuple[float, ...]
 """The phase of each object."""
 
 
-def seen(told: Told, take: Take, observer: str, frame: int = 0) -> Hashable:
+def seen(scenario: Scenario, take: Take, observer: str, frame: int = 0) -> Hashable:
     """What an observer can tell of a clip. frame: which one "one frame" was given."""
     frames = [
         (
-            tuple((t.color, t.shape, round(phase(take, told, i, f), 6) % 1) for i, t in enumerate(told.things)),
-            state_of(told, f),
+            tuple((t.color, t.shape, round(phase(take, scenario, i, f), 6) % 1) for i, t in enumerate(scenario.things)),
+            state_of(scenario, f),
         )
         for f in range(NUM_FRAMES)
     ]
@@ -55,13 +55,13 @@ def seen(told: Told, take: Take, observer: str, frame: int = 0) -> Hashable:
     raise ValueError(f"unknown observer {observer!r}")
 
 
-def distribution(told: Told, observer: str, starts: Sequence[Start]) -> dict[Hashable, float]:
-    """What an observer may see of a clip of which this is told, and how often, if it begins like one of `starts`."""
+def distribution(scenario: Scenario, observer: str, starts: Sequence[Start]) -> dict[Hashable, float]:
+    """What an observer may see of a clip of this scenario, and how often, if it begins like one of `starts`."""
     counts: Counter[Hashable] = Counter()
     for start in starts:
-        take = Take(start, tuple(range(len(told.things))), (0.0, 0.0), 0, 0)
+        take = Take(start, tuple(range(len(scenario.things))), (0.0, 0.0), 0, 0)
         for frame in range(NUM_FRAMES) if observer == "one frame" else (0,):
-            counts[seen(told, take, observer, frame)] += 1
+            counts[seen(scenario, take, observer, frame)] += 1
     return {sight: count / counts.total() for sight, count in counts.items()}
 
 
@@ -71,24 +71,24 @@ def ceilings(family: Family, asked: str, num_objects: int | None = None) -> dict
 
     Figures are means over queries of all galleries of a full factorial.
     """
-    universe = all_told(family, num_objects)
+    universe = all_scenarios(family, num_objects)
     return {observer: _of_observer(universe, family, asked, observer) for observer in OBSERVERS}
 
 
-def _of_observer(universe: list[Told], family: Family, asked: str, observer: str) -> dict[str, float]:
+def _of_observer(universe: list[Scenario], family: Family, asked: str, observer: str) -> dict[str, float]:
     # quarters stand for all phases: frames and hypotheses are quarters apart, and what is left over tells nothing
     starts = list(product(np.arange(0.0, START_SPREAD, 0.25).tolist(), repeat=len(universe[0].things)))
     groups = dict(zip(universe, take_groups(family, universe), strict=True))
-    sights = {told: distribution(told, observer, starts) for told in universe}
-    at = {(told, start): distribution(told, observer, [start]) for told in universe for start in starts}
+    sights = {scenario: distribution(scenario, observer, starts) for scenario in universe}
+    at = {(scenario, start): distribution(scenario, observer, [start]) for scenario in universe for start in starts}
     # what is not asked for may be anything: a caption means all that agrees with it in what it tells
     meant: dict[Hashable, Counter[Hashable]] = {}
     anything: Counter[Hashable] = Counter()
-    for told in universe:
-        meant.setdefault(_caption(told, asked), Counter()).update(sights[told])
-        anything.update(sights[told])
+    for scenario in universe:
+        meant.setdefault(_caption(scenario, asked), Counter()).update(sights[scenario])
+        anything.update(sights[scenario])
 
-    def scores(query: Told, seen_of_clip: dict[Hashable, float]) -> dict[float, float]:
+    def scores(query: Scenario, seen_of_clip: dict[Hashable, float]) -> dict[float, float]:
         """Score of a caption and a clip -> how often."""
         found: dict[float, float] = {}
         said = meant[_caption(query, asked)]
@@ -109,18 +109,20 @@ def _of_observer(universe: list[Told], family: Family, asked: str, observer: str
             for start in starts:
                 others = [scores(query, at[clip, start]) for clip in kin]
                 rows.append(_recalls(scores(query, at[query, start]), others + strangers))
-    for told, start, attribute in product(universe, starts, asked):
-        twin = told.twin(attribute, family)
-        if twin != told:
-            pairs[attribute].append(_preferred(scores(told, at[told, start]), scores(told, at[twin, start])))
+    for scenario, start, attribute in product(universe, starts, asked):
+        twin = scenario.twin(attribute, family)
+        if twin != scenario:
+            pairs[attribute].append(
+                _preferred(scores(scenario, at[scenario, start]), scores(scenario, at[twin, start]))
+            )
     figures = {f"R@{k}": float(np.mean([row[k] for row in rows])) for k in (1, 5, 10)}
     figures["MeanR@"] = float(np.mean(list(figures.values())))
     return figures | {attribute: float(np.mean(values)) for attribute, values in pairs.items()}
 
 
-def _caption(told: Told, asked: str) -> Hashable:
+def _caption(scenario: Scenario, asked: str) -> Hashable:
     """What a caption says, whatever its words."""
-    return rest(told, "".join(attribute for attribute in ATTRIBUTES if attribute not in asked))
+    return rest(scenario, "".join(attribute for attribute in ATTRIBUTES if attribute not in asked))
 
 
 def _preferred(own: dict[float, float], other: dict[float, float]) -> float:

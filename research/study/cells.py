@@ -16,10 +16,10 @@ import numpy as np
 
 from clipvip.versions import commit, versions
 from study.families import FAMILIES
-from study.make import View, World, shown
 from study.records import Record
 from study.stages import Stage, Workplace, digest
-from study.world import all_told, galleries
+from study.views import View, World, world_files
+from study.world import all_scenarios, galleries
 
 if TYPE_CHECKING:
     from clipvip.encode import Encoder
@@ -112,12 +112,12 @@ def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) ->
     from clipvip.evaluation import retrieval_ranks
 
     clips = read_manifest(workplace.manifest(cell.world, cell.downstream), split=cell.split)
-    told = [item.told for item in shown(cell.world) if item.part == cell.split]
+    scenarios = [file.scenario for file in world_files(cell.world)[cell.split]]
     videos = encoder.encode_clips(clips).vectors
     texts = encoder.encode_texts([" ".join(clip.captions) for clip in clips])
 
     family, asked = FAMILIES[cell.world.family], cell.downstream.asked
-    universe = all_told(family, cell.world.num_objects)
+    universe = all_scenarios(family, cell.world.num_objects)
     place = {one: index for index, one in enumerate(universe)}
     size = len(universe)
     ranks, ties, losses = (np.empty(len(clips)) for _ in range(3))
@@ -134,7 +134,7 @@ def measure(encoder: Encoder, scale: float, cell: Cell, workplace: Workplace) ->
             ties[rows] = 2 * (ranks[rows] - best)
             losses[rows] = _nll(scale * scores.astype(np.float64))
         for attribute, outcomes in pairs.items():
-            for index, one in enumerate(told[block]):
+            for index, one in enumerate(scenarios[block]):
                 twin = place[one.twin(attribute, family)]
                 if twin != index:
                     outcomes.append(_outcome(float(similarity[index, index] - similarity[index, twin])))

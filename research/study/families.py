@@ -1,4 +1,4 @@
-"""Two families of worlds with the same structure and nothing else in common: words, shapes, colours, states, motions.
+"""Two families of worlds, as data: the same structure, and other words, shapes, colours, states and motions.
 
 Family A is for everything. Family B is for confirmation alone: nothing was tuned on it.
 """
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """What a world is made of, and how it is told.
+    """What a world is made of, and the words for it.
 
-    colors: name -> RGB. states: what a frame can show beside the object (see `render`) -> the words for it.
-    axis: along which stripes run, "x" or "y". drifts: the words for a phase that grows (0) and one that falls (1).
+    shapes: name -> what is drawn (see `clipvip.data.synthetic.shape_depth`). colors: name -> RGB. states: texture of
+    the background -> the words for it. axis: along which stripes run, "x" or "y". drifts: the words for a phase that
+    grows (0) and one that falls (1).
     """
 
     name: str
-    shapes: tuple[str, ...]
+    shapes: dict[str, str]
     colors: dict[str, tuple[int, int, int]]
     states: dict[str, tuple[str, ...]]
     axis: str
@@ -32,7 +33,7 @@ class Family:
 
 A = Family(
     name="A",
-    shapes=("circle", "square", "triangle", "cross"),
+    shapes={"circle": "circle", "square": "large square", "triangle": "tall triangle", "cross": "short cross"},
     colors={"red": (230, 50, 50), "green": (50, 200, 70), "blue": (70, 110, 245), "yellow": (240, 220, 50)},
     states={
         "border": ("there is a border", "the picture is framed"),
@@ -58,7 +59,7 @@ A = Family(
 
 B = Family(
     name="B",
-    shapes=("ring", "diamond", "bar", "crescent"),
+    shapes={"ring": "ring", "diamond": "diamond", "bar": "bar", "crescent": "crescent"},
     colors={"orange": (240, 140, 30), "cyan": (40, 205, 215), "pink": (240, 110, 190), "white": (240, 240, 240)},
     states={
         "dusk": ("it is dusk", "shadows fall"),

@@ -12,9 +12,9 @@ from typing import Any
 from clipvip.data import read_manifest
 from study import plan
 from study.cells import RECORD_VERSION, made_with
-from study.make import View, World
 from study.records import Record
 from study.stages import Stage, Workplace, digest
+from study.views import View, World
 
 NUM_TEXTS, NUM_DRAWS = 500, 10
 SOURCES = {

@@ -13,8 +13,8 @@ from itertools import product
 from typing import Any
 
 from study.cells import Cell
-from study.make import View, World, WorldSize
 from study.stages import Settings, Stage
+from study.views import View, World, WorldSize
 
 TABLES = ("table1", "table2", "table3", "table4", "figure1", "annex")
 TUNING_SEED = 0

@@ -12,9 +12,9 @@ from clipvip.jobs import Pool, Worker
 from study import plan
 from study.families import FAMILIES
 from study.gap_cells import gap_cells
-from study.make import View, World
 from study.records import Record, Results
 from study.stages import Stage, Workplace
+from study.views import View, World
 
 Progress = Callable[[int, int], None]
 """Called with how many more tasks are done, and of how many."""

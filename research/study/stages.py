@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from study.make import WORLD_VERSION, View, World, make_world, write_view
+from study.views import WORLD_VERSION, View, World, make_world, write_view
 
 Settings = tuple[tuple[str, Any], ...]
 """Recipe field -> value."""

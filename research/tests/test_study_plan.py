@@ -10,9 +10,9 @@ import pytest
 from clipvip.training import load_recipe
 from study import plan
 from study.cells import Cell
-from study.make import View, World
 from study.records import name_of
 from study.stages import Stage, Workplace, recipe_of
+from study.views import View, World
 
 TABLES = plan.TABLES[1:]
 

@@ -17,11 +17,11 @@ from study import plan
 from study.__main__ import RESULTS
 from study.cells import pair_accuracy, summarise
 from study.estimate import all_cells
-from study.make import WorldSize
 from study.records import Results, name_of
 from study.report import BEGIN, END, write_report
 from study.run import run_cells
 from study.stages import Stage, Workplace
+from study.views import WorldSize
 
 TINY = WorldSize(images=24, pretrain=24, train=60, val=1, test=1)
 

@@ -1,32 +1,36 @@
-"""Writes the small world: media files and manifests, in parallel, the same bytes for the same seed."""
+"""Writes synthetic worlds: media files and manifests, in parallel, the same bytes for the same seed."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from clipvip.data.manifest import read_manifest, write_manifest
 from clipvip.data.synthetic import texts
-from clipvip.data.synthetic.middle import caption_errors, middle_frame
-from clipvip.data.synthetic.render import Take, draw_take, render_clip, write_video
+from clipvip.data.synthetic.caption_truth import caption_errors, middle_frame
+from clipvip.data.synthetic.clips import Take, draw_take, render_clip
+from clipvip.data.synthetic.render import write_image, write_video
 from clipvip.data.synthetic.world import COLORS, Scenario, all_scenarios, order_blind_ceiling, split_scenarios
 from clipvip.errors import UsageError
 from clipvip.jobs import Pool, Worker, usable_cpus
 from clipvip.records import Clip
 
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+"""Called with (files done, files in all)."""
 WORLD_VERSION = 2
 """Raised whenever the same seed would give other files."""
 _CHUNK = 100
-_IMAGES, _PRETRAIN, _TRAIN, _VAL, _TEST = range(10, 15)  # streams of random numbers that never meet
+_STREAMS = {"images": 10, "pretrain": 11, "train": 12, "val": 13, "test": 14}
+"""Of random numbers: what is drawn for one part does not depend on the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ SMOKE = WorldSize(images=600, val_images=60, pretrain=200, train=200, val=40, te
 
 
 def make_world(
-    out: Path, seed: int = 0, size: WorldSize = WorldSize(), on_progress: Callable[[int, int], None] | None = None
+    out: Path, seed: int = 0, size: WorldSize = WorldSize(), on_progress: Progress | None = None
 ) -> dict[str, Any]:
     """Write the world under `out` on all cores; a complete one of the same seed and size is kept.
 
@@ -60,46 +64,69 @@ def make_world(
         "size": asdict(size),
         "order_blind_ceiling": order_blind_ceiling(splits.test),
     }
+    parts: dict[str, tuple[Callable[[int], Clip], int]] = {
+        "images": (partial(_image, out, seed, size.images), size.images + size.val_images),
+        "pretrain": (partial(_pretrain_clip, out, seed, splits.train), size.pretrain),
+        "train": (partial(_train_clip, out, seed, splits.train), size.train),
+        "val": (partial(_held_out_clip, out, seed, "val", splits.val), len(splits.val)),
+        "test": (partial(_held_out_clip, out, seed, "test", splits.test), len(splits.test)),
+    }
+
+    def write_manifests(clips: Mapping[str, list[Clip]]) -> None:
+        write_manifest(out / "images.jsonl", clips["images"])
+        write_manifest(out / "pretrain.jsonl", clips["pretrain"])
+        write_manifest(out / "retrieval.jsonl", [*clips["train"], *clips["val"], *clips["test"]])
+
+    write_world(out, facts, parts, write_manifests, on_progress)
+    return facts
+
+
+def write_world(
+    out: Path,
+    facts: Mapping[str, Any],
+    parts: Mapping[str, tuple[Callable[[int], T], int]],
+    finish: Callable[[dict[str, list[T]]], None],
+    on_progress: Progress | None = None,
+    *,
+    workers: int | None = None,
+) -> None:
+    """Write a world of any kind; a complete one with the same facts is kept, another one is replaced.
+
+    Args: facts: the contents of `world.json`, which is written last. parts: folder -> a function that writes the file
+        with a number, and how many there are; it must not depend on what else its process wrote. finish: gets what
+        these functions returned, in order, and writes all other files. workers: processes; None: all cores.
+    Raises: UsageError if `out` holds something else than a world.
+    """
     marker, unfinished = out / "world.json", out / "world.unfinished"
     if marker.exists() and json.loads(marker.read_text()) == facts:
-        return facts
+        return
     if out.exists() and any(out.iterdir()):
         if not (marker.exists() or unfinished.exists()):
             raise UsageError(f"{out}: not empty, and not a world made here; choose another folder")
-        unfinished.touch()  # first and last: half a deleted world is neither whole nor somebody else's
+        unfinished.touch()  # first and last: half a deleted world is neither complete nor somebody else's
         marker.unlink(missing_ok=True)
         for old in set(out.iterdir()) - {unfinished}:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     out.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
-    for folder in ("images", "pretrain", "train", "val", "test"):
-        (out / folder).mkdir(parents=True)
-
-    tasks: list[tuple[str, Callable[[int], Clip], int]] = [
-        ("images.jsonl", partial(_image, out, seed, size.images), size.images + size.val_images),
-        ("pretrain.jsonl", partial(_pretrain_clip, out, seed, splits.train), size.pretrain),
-        ("retrieval.jsonl", partial(_train_clip, out, seed, splits.train), size.train),
-        ("retrieval.jsonl", partial(_held_out_clip, out, seed, "val", splits.val), len(splits.val)),
-        ("retrieval.jsonl", partial(_held_out_clip, out, seed, "test", splits.test), len(splits.test)),
-    ]
-    manifests: dict[str, list[Clip]] = {}
-    total, done = sum(count for *_, count in tasks), 0
     chunks = [
-        (name, make, range(start, min(start + _CHUNK, count)))
-        for name, make, count in tasks
+        (part, make, range(start, min(start + _CHUNK, count)))
+        for part, (make, count) in parts.items()
         for start in range(0, count, _CHUNK)
     ]
-    with Pool([Worker() for _ in range(usable_cpus())]) as pool:
-        for (name, *_), clips in zip(chunks, pool.map(_make_chunk, chunks), strict=True):
-            manifests.setdefault(name, []).extend(clips)
-            done += len(clips)
+    made: dict[str, list[T]] = {part: [] for part in parts}
+    for part in parts:
+        (out / part).mkdir()
+    total, done = sum(count for _, count in parts.values()), 0
+    with Pool([Worker() for _ in range(workers or usable_cpus())]) as pool:
+        for (part, *_), results in zip(chunks, pool.map(_make_chunk, chunks), strict=True):
+            made[part] += results
+            done += len(results)
             if on_progress:
                 on_progress(done, total)
-    for name, clips in manifests.items():
-        write_manifest(out / name, clips)
+    finish(made)
     unfinished.write_text(json.dumps(facts, indent=2))
     os.replace(unfinished, marker)
-    return facts
 
 
 def captioner_errors(world: Path, captioned: Path) -> dict[str, float]:
@@ -109,28 +136,28 @@ def captioner_errors(world: Path, captioned: Path) -> dict[str, float]:
     """
     facts = json.loads((world / "world.json").read_text())
     pool = split_scenarios(facts["seed"], facts["size"]["val"], facts["size"]["test"]).train
-    told = []
+    captions = []
     for clip in read_manifest(captioned):
         if clip.caption:
             scenario, take, _ = _pretrain_draw(facts["seed"], pool, int(clip.clip_id.removeprefix("pretrain")))
-            told.append((clip.caption, middle_frame(scenario, take)))
+            captions.append((clip.caption, middle_frame(scenario, take)))
     colors = {color: (color,) for color in COLORS}
-    return caption_errors(told, {"shape": texts.NAMES, "color": colors, "scene": texts.PLACES})
+    return caption_errors(captions, {"shape": texts.NAMES, "color": colors, "scene": texts.PLACES})
 
 
-def _make_chunk(chunk: tuple[str, Callable[[int], Clip], range]) -> list[Clip]:
+def _make_chunk(chunk: tuple[str, Callable[[int], T], range]) -> list[T]:
     _, make, numbers = chunk
     return [make(number) for number in numbers]
 
 
 def _image(out: Path, seed: int, num_train: int, number: int) -> Clip:
-    rng = np.random.default_rng([seed, _IMAGES, number])
+    rng = np.random.default_rng([seed, _STREAMS["images"], number])
     universe = all_scenarios()
     scenario = universe[int(rng.integers(len(universe)))]
     still = Scenario(scenario.shape, scenario.color, scenario.scene, "still")
     take = draw_take(rng)
     path = out / "images" / f"{number:05d}.png"
-    Image.fromarray(render_clip(still, take, rng, moments=(0.0,))[0]).save(path, compress_level=1)
+    write_image(path, render_clip(still, take, rng, moments=(0.0,))[0])
     split = "train" if number < num_train else "val"
     return Clip(f"image{number:05d}", image=path, captions=(texts.alt_text(still, take, rng),), split=split)
 
@@ -139,18 +166,18 @@ def _pretrain_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) 
     scenario, take, rng = _pretrain_draw(seed, pool, number)
     path = out / "pretrain" / f"{number:05d}.mp4"
     write_video(path, render_clip(scenario, take, rng))
-    said = texts.subtitle(scenario, pool, rng)
-    seen = texts.auxiliary_caption(scenario, take, rng)
-    return Clip(f"pretrain{number:05d}", video=path, subtitle=said, caption=seen, split="train")
+    subtitle = texts.subtitle(scenario, pool, rng)
+    caption = texts.auxiliary_caption(scenario, take, rng)
+    return Clip(f"pretrain{number:05d}", video=path, subtitle=subtitle, caption=caption, split="train")
 
 
 def _pretrain_draw(seed: int, pool: Sequence[Scenario], number: int) -> tuple[Scenario, Take, np.random.Generator]:
-    rng = np.random.default_rng([seed, _PRETRAIN, number])
+    rng = np.random.default_rng([seed, _STREAMS["pretrain"], number])
     return pool[int(rng.integers(len(pool)))], draw_take(rng), rng
 
 
 def _train_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> Clip:
-    rng = np.random.default_rng([seed, _TRAIN, number])
+    rng = np.random.default_rng([seed, _STREAMS["train"], number])
     scenario = pool[number % len(pool)]
     path = out / "train" / f"{number:05d}.mp4"
     write_video(path, render_clip(scenario, draw_take(rng), rng))
@@ -162,13 +189,12 @@ def _held_out_clip(out: Path, seed: int, split: str, gallery: Sequence[Scenario]
     partner = number ^ 1  # twins are neighbours
     has_twin = partner < len(gallery) and scenario != gallery[partner] == scenario.twin
     # twins share one take: the second one is the first one's frames backwards, to the pixel
-    stream = _VAL if split == "val" else _TEST
-    rng = np.random.default_rng([seed, stream, min(number, partner) if has_twin else number])
+    rng = np.random.default_rng([seed, _STREAMS[split], min(number, partner) if has_twin else number])
     backwards = has_twin and number > partner
     frames = render_clip(scenario.twin if backwards else scenario, draw_take(rng), rng)
     path = out / split / f"{number:05d}.mp4"
     write_video(path, frames[::-1] if backwards else frames)
-    words = np.random.default_rng([seed, stream, number, 1])
+    words = np.random.default_rng([seed, _STREAMS[split], number, 1])
     extra = {"twin": f"{split}{partner:05d}"} if has_twin else {}
     return Clip(
         f"{split}{number:05d}", video=path, captions=(texts.caption(scenario, words),), split=split, extra=extra

@@ -1,4 +1,6 @@
-"""Scenarios to pixels and H.264 files. Pure functions of (scenario, rng); the same seed gives the same bytes.
+"""Frames of synthetic clips: backgrounds, shapes, stripes, the sensor's noise; and their files.
+
+Every function is deterministic: the same arguments and the same random numbers give the same bytes.
 
 Shapes: F frames of a clip, S = SIZE pixels.
 """
@@ -12,135 +14,125 @@ from pathlib import Path
 
 import av
 import numpy as np
-
-from clipvip.data.synthetic.world import Scenario
+from PIL import Image
 
 SIZE = 48
-FPS = 8
-NUM_FRAMES = 25
-"""25 frames, 3.1 s: 4 uniform frames are 0, 8, 16, 24, the same set when the clip is played backwards."""
-WHOLE = tuple((np.arange(NUM_FRAMES) / (NUM_FRAMES - 1)).tolist())
-"""The moments of a clip's frames, from its start (0) to its end (1)."""
-
-RGB = {
-    "red": (225, 40, 40),
-    "green": (45, 195, 60),
-    "blue": (50, 90, 235),
-    "yellow": (240, 220, 50),
-    "purple": (165, 60, 205),
-    "white": (245, 245, 245),
-}
-GROUND = {"meadow": (92, 122, 78), "desert": (178, 150, 108), "night": (26, 26, 52), "street": (118, 120, 124)}
 OUTLINE = np.array((12, 12, 12), np.float32)
+_ROW, _COL = np.mgrid[:SIZE, :SIZE]
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
-    """What the camera adds to a scenario: where the object is, how large (pixels), and when the change happens."""
+class Sprite:
+    """An object in front of the background.
 
-    x: float
-    y: float
-    radius: float
-    cut: float
+    depth: pixels inside (positive) or outside (negative) its edge, [F or 1, S, S]. color: RGB, [F, S or 1, S or 1, 3].
+    is_outlined: whether its edge is smooth and has a dark line around it.
+    """
 
-
-def draw_take(rng: np.random.Generator) -> Take:
-    """A random take that keeps the object, and its jump, inside the picture; the change at 40 % to 60 % of the clip."""
-    return Take(rng.uniform(15, 33), rng.uniform(20, 34), rng.uniform(8, 12), rng.uniform(0.4, 0.6))
+    depth: np.ndarray
+    color: np.ndarray
+    is_outlined: bool = True
 
 
-def render_clip(
-    scenario: Scenario, take: Take, rng: np.random.Generator, moments: Sequence[float] = WHOLE
+def render_frames(background: np.ndarray, sprites: Sequence[Sprite], rng: np.random.Generator) -> np.ndarray:
+    """The frames of a clip, uint8 [F, S, S, 3]. background: float32 [F or 1, S, S, 3]; rng: of the sensor's noise."""
+    frames = background
+    for sprite in sprites:
+        depth = sprite.depth[..., None]  # [F, S, S, 1]
+        if sprite.is_outlined:
+            frames = frames + np.clip(depth + 1.5, 0, 1) * (OUTLINE - frames)
+            frames += np.clip(depth, 0, 1) * (sprite.color - frames)
+        else:
+            frames = np.where(depth > 0, sprite.color, frames)
+    frames = frames + 3 * rng.standard_normal((SIZE, SIZE, 3), np.float32)  # a fixed pattern: the same in all frames
+    return np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def paint_background(
+    color: Sequence[int], texture: str | None = None, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """The clip, uint8 [F, S, S, 3]. moments: when its frames are taken, F numbers from 0 (start) to 1 (end)."""
-    t, num_frames = np.asarray(moments), len(moments)
-    after = t >= take.cut
-    x, y = np.full(num_frames, take.x), np.full(num_frames, take.y)
-    radius, visible = np.full(num_frames, take.radius), np.ones(num_frames, bool)
-    first, second = (t > 0.15) & (t < 0.45), (t > 0.55) & (t < 0.85)
-    color = np.tile(np.array(RGB[scenario.color], np.float32), (num_frames, 1))
-    match scenario.event:
-        case "grow":
-            radius = take.radius * (0.45 + 0.75 * t)
-        case "shrink":
-            radius = take.radius * (1.2 - 0.75 * t)
-        case "appear":
-            visible = after
-        case "disappear":
-            visible = ~after
-        case "jump_dark" | "dark_jump":
-            jump, dark = (first, second) if scenario.event == "jump_dark" else (second, first)
-            y = y - 12.0 * jump
-            color[dark] = OUTLINE
-        case "recolor":
-            color[after] = RGB[scenario.target]
-    depth = _depth(scenario.shape, x, y, radius)
-    if scenario.event == "reshape":
-        depth = np.where(after[:, None, None], _depth(scenario.target, x, y, radius), depth)
-    depth = np.where(visible[:, None, None], depth, -np.inf)[..., None]  # [F, S, S, 1]
-    ground = _ground(scenario.scene, rng)[None]
-    if scenario.event == "rescene":
-        ground = np.where(after[:, None, None, None], _ground(scenario.target, rng), ground)
-    edge, fill = np.clip(depth + 1.5, 0, 1), np.clip(depth, 0, 1)
-    picture = ground + edge * (OUTLINE - ground)
-    picture += fill * (color[:, None, None] - picture)
-    return _photographed(picture, rng)
+    """A background, float32 [S, S, 3]. rng: for the textures that are drawn at random."""
+    picture = np.tile(np.array(color, np.float32), (SIZE, SIZE, 1))
+    phase = 0.0 if rng is None else rng.uniform(0, 2 * np.pi)
+    match texture:
+        case None:
+            pass
+        case "waves":
+            picture += 14 * np.sin(_COL * 1.3 + phase)[..., None]
+        case "dunes":
+            picture += 12 * np.sin(_ROW * 0.5 + 0.2 * _COL + phase)[..., None]
+        case "specks" if rng is not None:
+            picture[rng.random((SIZE, SIZE)) < 0.02] = 210
+        case "grid":
+            picture[((_ROW + int(phase * 2)) % 12 < 1) | ((_COL + int(phase * 2)) % 12 < 1)] -= 40
+        case "border":
+            for edge in (np.s_[:4], np.s_[-4:], np.s_[:, :4], np.s_[:, -4:]):
+                picture[edge] = (200, 150, 230)
+        case "stars":
+            for rows in (np.s_[2:7], np.s_[-7:-2]):
+                picture[rows, 2:7] = picture[rows, -7:-2] = (250, 250, 250)
+        case "flash":
+            picture += 110
+        case "dusk":
+            picture *= 0.35
+        case "floor":
+            picture[-8:] = (90, 50, 30)
+        case "dots":
+            picture[2:6, np.arange(SIZE) % 12 // 4 == 1] = (30, 30, 30)
+        case _:
+            raise ValueError(f"unknown texture {texture!r}")
+    return picture
 
 
-def render_place(scene: str, rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """A place where nothing is and nothing happens, uint8 [F, S, S, 3]: the same picture F times."""
-    return np.repeat(_photographed(_ground(scene, rng)[None], rng), num_frames, axis=0)
-
-
-def write_video(path: Path, frames: np.ndarray) -> None:
-    """Encode uint8 [F, S, S, 3] as H.264 in MP4, deterministically (one thread)."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "ultrafast", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.time_base = Fraction(1, FPS)
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def _photographed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Float [F, S, S, 3] with the sensor's fixed pattern, as uint8."""
-    picture = picture + 3 * rng.standard_normal((SIZE, SIZE, 3), np.float32)
-    return np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def _depth(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Pixels inside (positive) or outside (negative) the shape, float32 [F, S, S]; x, y, radius: [F]."""
-    axis = np.arange(SIZE, dtype=np.float32) + 0.5
-    dx = axis[None, None, :] - x.astype(np.float32)[:, None, None]
-    dy = axis[None, :, None] - y.astype(np.float32)[:, None, None]
-    r = radius.astype(np.float32)[:, None, None]
+def shape_depth(shape: str, dx: np.ndarray, dy: np.ndarray, r: np.ndarray | float) -> np.ndarray:
+    """Pixels inside (positive) or outside (negative) a shape of radius r. dx, dy: distance from its centre."""
+    across, along = abs(dx), abs(dy)
     match shape:
         case "circle":
             return r - np.hypot(dx, dy)
         case "square":
-            return 0.85 * r - np.maximum(abs(dx), abs(dy))
+            return 0.85 * r - np.maximum(across, along)
+        case "large square":
+            return 0.88 * r - np.maximum(across, along)
         case "triangle":  # upright, equilateral
-            return np.minimum(0.6 * r - dy, 0.5 * dy - 0.866 * abs(dx) + 0.55 * r)
-        case "cross":
-            upright = np.minimum(0.36 * r - abs(dx), 1.05 * r - abs(dy))
-            lying = np.minimum(1.05 * r - abs(dx), 0.36 * r - abs(dy))
+            return np.minimum(0.6 * r - dy, 0.5 * dy - 0.866 * across + 0.55 * r)
+        case "tall triangle":
+            return np.minimum(0.8 * r - dy, 0.55 * (dy + r) - across)
+        case "cross" | "short cross":
+            arm = r if shape == "short cross" else 1.05 * r
+            upright = np.minimum(0.36 * r - across, arm - along)
+            lying = np.minimum(arm - across, 0.36 * r - along)
             return np.maximum(upright, lying)
+        case "ring":
+            return np.minimum(r - np.hypot(dx, dy), np.hypot(dx, dy) - 0.42 * r)
+        case "diamond":
+            return 1.15 * r - (across + along)
+        case "bar":
+            return np.minimum(0.5 * r - across, r - along)
+        case "crescent":
+            return np.minimum(r - np.hypot(dx, dy), np.hypot(dx - 0.6 * r, dy) - 0.7 * r)
     raise ValueError(f"unknown shape {shape!r}")
 
 
-def _ground(scene: str, rng: np.random.Generator) -> np.ndarray:
-    """A background with a texture of its own, float [S, S, 3]."""
-    ground = np.tile(np.array(GROUND[scene], np.float32), (SIZE, SIZE, 1))
-    row, col = np.mgrid[:SIZE, :SIZE]
-    phase = rng.uniform(0, 2 * np.pi)
-    match scene:
-        case "meadow":
-            ground += 14 * np.sin(col * 1.3 + phase)[..., None]
-        case "desert":
-            ground += 12 * np.sin(row * 0.5 + 0.2 * col + phase)[..., None]
-        case "night":
-            ground[rng.random((SIZE, SIZE)) < 0.02] = 210
-        case "street":
-            ground[((row + int(phase * 2)) % 12 < 1) | ((col + int(phase * 2)) % 12 < 1)] -= 40
-    return ground
+def paint_stripes(color: Sequence[int], phase: float, axis: str, period: int) -> np.ndarray:
+    """Stripes along an axis ("x" or "y"), float32 [S, S, 3]. phase: in periods; period: in pixels."""
+    along = (_COL if axis == "x" else _ROW).astype(np.float32) + 0.5
+    wave = np.cos(2 * np.pi * (along / period - phase))
+    return np.array(color, np.float32) * (0.62 + 0.38 * wave[..., None])
+
+
+def write_image(path: Path, frame: np.ndarray) -> None:
+    """Write uint8 [S, S, 3] as PNG."""
+    Image.fromarray(frame).save(path, compress_level=1)
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int = 8, options: dict[str, str] | None = None) -> None:
+    """Encode uint8 [F, S, S, 3] as H.264 in MP4, deterministically (one thread). options: of the encoder."""
+    options = {**(options or {"crf": "18"}), "preset": "ultrafast", "threads": "1"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.time_base = Fraction(1, fps)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))

@@ -8,12 +8,13 @@ words lost or garbled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipvip.data.synthetic.middle import middle_frame
-from clipvip.data.synthetic.render import SIZE, Take
+from clipvip.data.synthetic.caption_truth import middle_frame
+from clipvip.data.synthetic.clips import Take
+from clipvip.data.synthetic.render import SIZE
 from clipvip.data.synthetic.world import SHAPES, Scenario
 
 NAMES = {
@@ -50,7 +51,7 @@ OFF_TOPIC = (
     "leave your questions in the comments",
     "I need a new chair for this room",
 )
-IMAGE_ERROR_RATE = 0.05
+CAPTION_ERROR_RATE = 0.05
 WORD_LOSS_RATE = 0.12
 
 
@@ -60,81 +61,96 @@ def caption(scenario: Scenario, rng: np.random.Generator) -> str:
     forms = [f"{who} {does} {where}", f"we see how {who} {does} {where}"]
     if where:
         forms += [f"{where}, {who} {does}", f"{who} {where} {does}"]
-    return _pick(forms, rng).strip()
+    return pick(forms, rng).strip()
 
 
 def training_captions(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str]:
     """Three captions of one clip, as different people write them: a complete one, one that leaves out the scene or
-    the object, one that tells the event alone.
+    the object, one of the event alone.
 
     The last kind matters: the static part of this world is so large that a clip and its reversal seldom share a
     batch; were every caption complete, nothing but that rare meeting would teach the order of frames.
     """
     who, does, where = _clause(scenario, rng)
-    less = _pick((f"{who} {does}", f"something {does} {where}"), rng).strip()
+    less = pick((f"{who} {does}", f"something {does} {where}"), rng).strip()
     return caption(scenario, rng), less, f"it {_clause(scenario, rng)[1]}"
 
 
 def auxiliary_caption(scenario: Scenario, take: Take, rng: np.random.Generator) -> str:
     """What an image captioner says of the middle frame; no word of motion, the wrong shape in 5 % of cases."""
     shown = middle_frame(scenario, take)
-    where = _pick(PLACES[shown.scene], rng)
+    where = pick(PLACES[shown.scene], rng)
     if not shown.shape:
         return f"an empty place {where}"
-    shape = shown.shape
-    if rng.random() < IMAGE_ERROR_RATE:
-        shape = _pick([s for s in SHAPES if s != shape], rng)
+    shape = misname(shown.shape, SHAPES, rng)
     forms = ("a {c} {s} {w}", "there is a {c} {s} {w}", "a picture of a {c} {s} {w}")
-    return _pick(forms, rng).format(c=shown.color, s=_pick(NAMES[shape], rng), w=where)
+    return pick(forms, rng).format(c=shown.color, s=pick(NAMES[shape], rng), w=where)
 
 
 def alt_text(scenario: Scenario, take: Take, rng: np.random.Generator) -> str:
     """The web page's text for a still image: size and position words, another style than the captions'."""
     size = "small" if take.radius < 10 else "large"
     side = "left" if take.x < SIZE / 2 else "right"
-    thing = f"{scenario.color} {_pick(NAMES[scenario.shape], rng)}"
-    where = _pick(PLACES[scenario.scene], rng)
+    thing = f"{scenario.color} {pick(NAMES[scenario.shape], rng)}"
+    where = pick(PLACES[scenario.scene], rng)
     forms = ("{z} {t} {w}, {d} side", "photo: {t} ({z}), {d}, {w}", "{t} {w}", "{w}: one {z} {t}")
-    return _pick(forms, rng).format(z=size, t=thing, w=where, d=side)
+    return pick(forms, rng).format(z=size, t=thing, w=where, d=side)
 
 
 def subtitle(scenario: Scenario, others: Sequence[Scenario], rng: np.random.Generator) -> str:
     """What is said over the clip: 40 % relevant but partial, 20 % about another clip, 40 % off-topic."""
     kind = rng.random()
     if kind < 0.6:
-        told = scenario if kind < 0.4 else others[int(rng.integers(len(others)))]
-        parts = list(_clause(told, rng))
+        subject = scenario if kind < 0.4 else others[int(rng.integers(len(others)))]
+        parts = list(_clause(subject, rng))
         del parts[rng.integers(3)]
         said = " ".join(parts)
     else:
-        said = _pick(OFF_TOPIC, rng)
+        said = pick(OFF_TOPIC, rng)
+    return speak(said, FILLERS, rng, garbled=True)
+
+
+def _clause(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str]:
+    """(who, does, where); a change of scene is part of `does`, and `where` is then empty."""
+    name = pick(NAMES[scenario.shape], rng)
+    article = pick(("a", "the"), rng)
+    who, where = f"{article} {scenario.color} {name}", pick(PLACES[scenario.scene], rng)
+    match scenario.event:
+        case "recolor":
+            change = pick(("turns from {a} to {b}", "is {a} and then {b}"), rng)
+            return f"{article} {name}", change.format(a=scenario.color, b=scenario.target), where
+        case "reshape":
+            change = pick(("turns into a {b}", "becomes a {b}"), rng)
+            return who, change.format(b=pick(NAMES[scenario.target], rng)), where
+        case "rescene":
+            there = pick(PLACES[scenario.target], rng)
+            return who, pick((f"is first {where} and then {there}", f"is {where} and later {there}"), rng), ""
+    return who, pick(VERBS[scenario.event], rng), where
+
+
+def pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    """One of the options, all alike likely."""
+    return options[int(rng.integers(len(options)))]
+
+
+def misname(shape: str, shapes: Iterable[str], rng: np.random.Generator) -> str:
+    """What an image captioner takes a shape for: another one in 5 % of cases."""
+    if rng.random() < CAPTION_ERROR_RATE:
+        return pick([other for other in shapes if other != shape], rng)
+    return shape
+
+
+def speak(said: str, fillers: Sequence[str], rng: np.random.Generator, *, garbled: bool = False) -> str:
+    """What is heard of a sentence: one word in eight is lost, or garbled in half of these cases; fillers come in."""
     words: list[str] = []
     for word in said.split():
         if rng.random() >= WORD_LOSS_RATE:
             words.append(word)
-        elif rng.random() < 0.5:
+        elif garbled and rng.random() < 0.5:
             words.append(_garble(word, rng))
-    for _ in range(rng.integers(0, 3)):
-        words.insert(int(rng.integers(len(words) + 1)), _pick(FILLERS, rng))
-    return " ".join(words) or _pick(FILLERS, rng)
-
-
-def _clause(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str]:
-    """(who, does, where); a change of scene is told in `does`, and `where` is then empty."""
-    name = _pick(NAMES[scenario.shape], rng)
-    article = _pick(("a", "the"), rng)
-    who, where = f"{article} {scenario.color} {name}", _pick(PLACES[scenario.scene], rng)
-    match scenario.event:
-        case "recolor":
-            change = _pick(("turns from {a} to {b}", "is {a} and then {b}"), rng)
-            return f"{article} {name}", change.format(a=scenario.color, b=scenario.target), where
-        case "reshape":
-            change = _pick(("turns into a {b}", "becomes a {b}"), rng)
-            return who, change.format(b=_pick(NAMES[scenario.target], rng)), where
-        case "rescene":
-            there = _pick(PLACES[scenario.target], rng)
-            return who, _pick((f"is first {where} and then {there}", f"is {where} and later {there}"), rng), ""
-    return who, _pick(VERBS[scenario.event], rng), where
+    for _ in range(int(rng.integers(3))):
+        words.insert(int(rng.integers(len(words) + 1)), pick(fillers, rng))
+    return " ".join(words) or pick(fillers, rng)
 
 
 def _garble(word: str, rng: np.random.Generator) -> str:
@@ -142,7 +158,3 @@ def _garble(word: str, rng: np.random.Generator) -> str:
     i = int(rng.integers(len(letters)))
     letters[i] = "abcdefghijklmnopqrstuvwxyz"[rng.integers(26)]
     return "".join(letters)
-
-
-def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]

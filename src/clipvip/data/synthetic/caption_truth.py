@@ -1,11 +1,11 @@
-"""What the middle frame of a clip shows, and how far captions of it are right."""
+"""What the middle frame of a clip shows, and how often captions of it are wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from clipvip.data.synthetic.render import Take
+from clipvip.data.synthetic.clips import Take
 from clipvip.data.synthetic.world import Scenario
 
 
@@ -38,7 +38,7 @@ def middle_frame(scenario: Scenario, take: Take) -> Shown:
 def caption_errors(
     captions: Iterable[tuple[str, Shown]], words: Mapping[str, Mapping[str, Collection[str]]]
 ) -> dict[str, float]:
-    """Shares of captions, each beside what the frame shows, that have the wrong "shape", "color" or "scene".
+    """Shares of captions, each with what the frame shows, that have the wrong "shape", "color" or "scene".
 
     Wrong is another word as well as none or two. words: for each of the three, the phrases of each value. Frames
     without an object count for the scene only; "invented" is the share of them whose caption names a shape.
