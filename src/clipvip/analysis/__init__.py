@@ -1,4 +1,4 @@
-"""Analyses of models and texts.
+"""Analyses of models and texts, and the figures that go with them.
 
 Names are imported on first use: figures need no torch, and texts no matplotlib.
 """
@@ -8,21 +8,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {
-    "FULL_IN": "plots",
-    "HALF_IN": "plots",
-    "drawing": "plots",
-    "look": "plots",
-    "measure_gap": "gap",
-    "open_sources": "text_sources",
+_NAMES = {
+    "gap": ("Gap", "measure_gap", "write_gap"),
+    "plots": ("FULL_IN", "HALF_IN", "drawing", "look"),
+    "probe": ("Probe", "probe_time", "remarks", "write_probe"),
+    "text_sources": ("open_sources",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 if TYPE_CHECKING:
-    from clipvip.analysis.gap import measure_gap
+    from clipvip.analysis.gap import Gap, measure_gap, write_gap
     from clipvip.analysis.plots import FULL_IN, HALF_IN, drawing, look
+    from clipvip.analysis.probe import Probe, probe_time, remarks, write_probe
     from clipvip.analysis.text_sources import open_sources
 
-__all__ = ["FULL_IN", "HALF_IN", "drawing", "look", "measure_gap", "open_sources"]
+__all__ = [
+    "FULL_IN", "HALF_IN", "Gap", "Probe", "drawing", "look", "measure_gap", "open_sources", "probe_time", "remarks",
+    "write_gap", "write_probe",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

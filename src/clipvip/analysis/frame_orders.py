@@ -64,11 +64,11 @@ def encode_orders(
     seed: int,
     batch_size: int,
     on_decode_error: Literal["raise", "skip"],
-    told: Callable[[], None],
+    on_clip: Callable[[], None],
 ) -> OrderedEmbeddings:
     """Encode clips in order and in each of `ORDERS`: each is decoded once, and goes through the model in all at once.
 
-    seed: of the shuffled order, which hangs on it and the clip_id alone. told: is called after each clip.
+    seed: of the shuffled order, which depends on it and the clip_id alone. on_clip: called after each clip.
     Raises: VideoDecodeError, with "skip" if no clip is left.
     """
     skipped: dict[str, str] = {}
@@ -99,7 +99,7 @@ def encode_orders(
             batch.append((clip.clip_id, frames[_orders(clip.clip_id, len(frames), seed)]))  # [P, T, 3, S, S]
             if len(batch) == batch_size:
                 flush(batch)
-        told()
+        on_clip()
     for batch in waiting.values():
         if batch:
             flush(batch)

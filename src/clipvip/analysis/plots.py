@@ -1,7 +1,7 @@
 """Figures made for print, each together with its numbers: NAME.png, NAME.pdf and NAME.csv.
 
 Widths are those of a page's text block, so that nothing is scaled and 8 points stay 8 points. Series differ in colour
-(Okabe and Ito's, told apart with any colour vision), in marker and in line, so grey print keeps them apart.
+(Okabe and Ito's, distinct with any colour vision), in marker and in line, so grey print keeps them apart.
 """
 
 from __future__ import annotations

@@ -8,54 +8,96 @@ Shapes: V videos, Q queries (captions).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from clipvip.analysis.frame_orders import ORDERS, PLAIN, encode_orders
+from clipvip.analysis.plots import FULL_IN, drawing, look, note, write_table
 from clipvip.encode import Encoder
 from clipvip.errors import ManifestError
-from clipvip.evaluation import Retrieval, retrieval_ranks, score_gallery, twin_accuracy
-from clipvip.evaluation.intervals import bootstrap_intervals, paired_difference
+from clipvip.evaluation import (
+    Interval,
+    Retrieval,
+    bootstrap_intervals,
+    paired_difference,
+    retrieval_ranks,
+    score_gallery,
+    twin_accuracy,
+)
+from clipvip.files import replace_text
 from clipvip.records import Clip
 
 RESOLUTION = 1e-5
 """A score that moved by no more counts as unmoved: embeddings of one clip agree so closely in float32, whatever the
-order of the additions and the machine. The largest movement, as it was computed, stands beside (`Change.largest`)."""
+order of the additions and the machine. `Change.largest` is the largest movement, as it was computed."""
 _MEAN = "MnR"  # as a metric of paired_difference: the mean, of any number a query has
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one order of the frames does.
+    """What one order of the frames does; intervals are 95 %, over videos.
 
-    mean_abs, mean: of the change of the true caption's score (cosine), over captions; intervals: 95 %, over videos.
-    relative: mean_abs / spread. unmoved: share of captions whose score counts as unmoved (see RESOLUTION). largest: the
-    largest change of a score, as computed. recall: R@1 (t2v, percent) with all videos of the gallery changed. twins:
-    twin accuracy. scores: of each caption with its own video, [Q].
+    mean_abs, mean: of the change of the true caption's score (cosine), over captions. relative: mean_abs / spread.
+    unmoved: share of captions whose score counts as unmoved (see RESOLUTION). largest: the largest change of a score,
+    as computed. recall: R@1 (t2v, percent) with all videos of the gallery changed, and recall_change what that is more.
+    twins: twin accuracy. scores: of each caption with its own video, [Q].
     """
 
     name: str
-    mean_abs: float
-    mean_abs_interval: tuple[float, float]
-    mean: float
-    mean_interval: tuple[float, float]
+    mean_abs: Interval
+    mean: Interval
     relative: float | None
     unmoved: float
     largest: float
     recall: float
-    recall_change: float
-    recall_change_interval: tuple[float, float]
+    recall_change: Interval
     twins: float | None
     scores: np.ndarray
+
+    def figures(self) -> dict[str, float | Interval | None]:
+        """By the names of JSON and tables."""
+        return {
+            "mean_abs_change": self.mean_abs,
+            "mean_change": self.mean,
+            "relative_change": self.relative,
+            "unmoved": self.unmoved,
+            "largest_change": self.largest,
+            "R@1": self.recall,
+            "R@1_change": self.recall_change,
+            "twin_accuracy": self.twins,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        fields: dict[str, Any] = {}
+        for name, figure in self.figures().items():
+            if isinstance(figure, Interval):
+                fields |= {name: figure.value, f"{name}_interval": (figure.low, figure.high)}
+            else:
+                fields[name] = figure
+        return fields
+
+    def to_row(self) -> dict[str, Any]:
+        """For a table."""
+        row: dict[str, Any] = {"order": self.name}
+        for name, figure in self.figures().items():
+            if isinstance(figure, Interval):
+                limits = name.removesuffix("_change") if name.startswith("mean") else name
+                row |= {name: figure.value, f"{limits}_low_95": figure.low, f"{limits}_high_95": figure.high}
+            else:
+                row[name] = figure
+        return row
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The findings. plain: with the frames in order. recall, twins: its figures; recall_interval: 95 %, over videos.
+    """The findings. plain: with the frames in order. recall (with its interval), twins: its figures.
 
     spread: standard deviation of a caption's scores over the gallery, mean over captions: what a change is large or
     small against. num_still: videos of a single frame, which no order changes.
@@ -63,8 +105,7 @@ class Probe:
 
     plain: Retrieval
     seed: int
-    recall: float
-    recall_interval: tuple[float, float]
+    recall: Interval
     twins: float | None
     spread: float
     num_still: int
@@ -73,6 +114,7 @@ class Probe:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
+        interval = (self.recall.low, self.recall.high)
         return {
             "fingerprint": self.plain.fingerprint,
             "num_texts": len(self.plain.texts),
@@ -82,23 +124,8 @@ class Probe:
             "seed": self.seed,
             "spread": self.spread,
             "resolution": RESOLUTION,
-            "plain": {"R@1": self.recall, "R@1_interval": self.recall_interval, "twin_accuracy": self.twins},
-            "orders": {
-                change.name: {
-                    "mean_abs_change": change.mean_abs,
-                    "mean_abs_change_interval": change.mean_abs_interval,
-                    "mean_change": change.mean,
-                    "mean_change_interval": change.mean_interval,
-                    "relative_change": change.relative,
-                    "unmoved": change.unmoved,
-                    "largest_change": change.largest,
-                    "R@1": change.recall,
-                    "R@1_change": change.recall_change,
-                    "R@1_change_interval": change.recall_change_interval,
-                    "twin_accuracy": change.twins,
-                }
-                for change in self.changes
-            },
+            "plain": {"R@1": self.recall.value, "R@1_interval": interval, "twin_accuracy": self.twins},
+            "orders": {change.name: change.to_dict() for change in self.changes},
         }
 
 
@@ -114,9 +141,9 @@ def probe_time(
 ) -> Probe:
     """Score captions against videos whose frames come in order, and in every one of `ORDERS`.
 
-    join_captions: one query a clip, its captions joined. seed: of the shuffled order, which hangs on it and the clip_id
-    alone, and of the intervals. batch_size: clips in one pass through the model, in all orders. progress: is told how
-    many clips more are encoded, and of how many.
+    join_captions: one query per clip, its captions joined. seed: of the intervals, and of the shuffled order, which
+    depends on it and the clip_id alone. batch_size: clips in one pass through the model, in all orders. progress:
+    called with how many more clips are encoded, and of how many.
     Raises: ManifestError if a clip has no captions or the gallery is a single video; VideoDecodeError.
     """
     if len(clips) < 2:
@@ -136,8 +163,7 @@ def probe_time(
     return Probe(
         plain=plain,
         seed=seed,
-        recall=_recall(ranks),
-        recall_interval=(recall.low, recall.high),
+        recall=replace(recall, value=_recall(ranks)),  # to the last digit what `evaluate` prints
         twins=twin_accuracy(plain),
         spread=_spread(plain),
         num_still=ordered.num_still,
@@ -147,7 +173,7 @@ def probe_time(
 
 
 def compare_orders(name: str, plain: Retrieval, other: Retrieval, seed: int = 0) -> Change:
-    """What became of the scores: the same queries and gallery, with the frames in order and in another one."""
+    """Compare the scores of the same queries and gallery, with the frames in order and in another one."""
     owners, spread = plain.text_to_video, _spread(plain)
     before = _own_scores(plain)
     largest = float(np.abs(_own_scores(other) - before).max())
@@ -156,28 +182,22 @@ def compare_orders(name: str, plain: Retrieval, other: Retrieval, seed: int = 0)
     found = replace(other, similarity=np.where(unmoved, plain.similarity, other.similarity))
     now, ranks = _own_scores(found), _ranks(found)
     size = np.abs(now - before)
-    absolute = paired_difference(size, np.zeros_like(size), _MEAN, owners, seed=seed)
-    signed = paired_difference(now, before, _MEAN, owners, seed=seed)
-    recall = paired_difference(ranks, _ranks(plain), "R@1", owners, seed=seed)
+    mean_abs = paired_difference(size, np.zeros_like(size), _MEAN, owners, seed=seed)
     return Change(
         name=name,
-        mean_abs=absolute.value,
-        mean_abs_interval=(absolute.low, absolute.high),
-        mean=signed.value,
-        mean_interval=(signed.low, signed.high),
-        relative=absolute.value / spread if spread > 0 else None,
+        mean_abs=mean_abs,
+        mean=paired_difference(now, before, _MEAN, owners, seed=seed),
+        relative=mean_abs.value / spread if spread > 0 else None,
         unmoved=float(np.mean(size == 0)),
         largest=largest,
         recall=_recall(ranks),
-        recall_change=recall.value,
-        recall_change_interval=(recall.low, recall.high),
+        recall_change=paired_difference(ranks, _ranks(plain), "R@1", owners, seed=seed),
         twins=twin_accuracy(found),
         scores=now,
     )
 
 
 def _own_scores(retrieval: Retrieval) -> np.ndarray:
-    """Of each query with its own video, float64 [Q]."""
     owners = retrieval.text_to_video
     return retrieval.similarity[np.arange(len(owners)), owners].astype(np.float64)
 
@@ -192,3 +212,71 @@ def _recall(ranks: np.ndarray) -> float:
 
 def _spread(retrieval: Retrieval) -> float:
     return float(retrieval.similarity.std(axis=1, dtype=np.float64).mean())
+
+
+def write_probe(out: Path, probe: Probe, report: dict[str, Any]) -> None:
+    """Write probe.json, a figure with its table, and every caption's scores into `out`. report: for probe.json."""
+    replace_text(out / "probe.json", json.dumps(report, indent=2) + "\n")
+    draw_probe(out / "probe", probe, report["model"])
+    retrieval = probe.plain
+    by_order = {PLAIN: probe.scores, **{change.name: change.scores for change in probe.changes}}
+    rows = [
+        {"clip_id": retrieval.clips[owner].clip_id, "caption": text}
+        | {name: float(scores[query]) for name, scores in by_order.items()}
+        for query, (text, owner) in enumerate(zip(retrieval.texts, retrieval.text_to_video, strict=True))
+    ]
+    write_table(out / "scores.csv", rows)
+
+
+def draw_probe(stem: Path, probe: Probe, model: str) -> None:
+    """How far scores move (left), and what retrieval loses (right)."""
+    plain = {"order": PLAIN, "mean_abs_change": 0.0, "mean_change": 0.0, "relative_change": 0.0}
+    plain |= {"R@1": probe.recall.value, "R@1_change": 0.0, "twin_accuracy": probe.twins}
+    rows = [plain, *(change.to_row() for change in probe.changes)]
+    with drawing(stem, rows, width=FULL_IN, height=3.0) as figure:
+        left, right = figure.subplots(1, 2)
+        names = [change.name for change in probe.changes]
+        style = look(0) | {"linestyle": "none", "capsize": 3}
+        for axes, means in (
+            (left, [change.mean_abs for change in probe.changes]),
+            (right, [change.recall_change for change in probe.changes]),
+        ):
+            reach = [[mean.value - mean.low for mean in means], [mean.high - mean.value for mean in means]]
+            axes.errorbar(range(len(names)), [mean.value for mean in means], yerr=reach, **style)
+            axes.set_xticks(range(len(names)), names, rotation=20, ha="right", rotation_mode="anchor")
+            axes.set_xlim(-0.5, len(names) - 0.5)
+            axes.axhline(0, color="black", linewidth=0.8)
+            axes.grid(axis="y")
+        left.set_ylabel("mean |change of score| (cosine)")
+        left.axhline(probe.spread, color="black", linestyle="--", linewidth=0.8)
+        left.annotate(
+            "spread over the gallery", (0.0, probe.spread), (2, 2), xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+        )  # fmt: skip
+        left.set_ylim(bottom=min(0.0, -0.02 * probe.spread), top=1.25 * max(probe.spread, *left.get_ylim()))
+        right.set_ylabel("change of R@1 (points, t2v)")
+        note(
+            figure,
+            f"{model}: {len(probe.plain.texts):,} captions, {len(probe.plain.clips):,} videos, "
+            f"R@1 {probe.recall.value:.1f} % with frames in order. Left: how far a caption's score with its own video "
+            "moves; dashed: standard deviation of its scores over the gallery. Right: all videos changed. Bars: 95 % "
+            "(bootstrap over videos).",
+        )
+
+
+def remarks(probe: Probe) -> list[str]:
+    """What a reader of the table should know."""
+    lines = [
+        f"R@1 (t2v) {probe.recall.value:.1f} % in order ({probe.recall.low:.1f} to {probe.recall.high:.1f})"
+        + ("" if probe.twins is None else f", twin accuracy {probe.twins:.1f} %")
+        + f"; spread of a caption's scores over the gallery {probe.spread:.4f}",
+        f"a score that moved by {RESOLUTION:g} or less counts as unmoved: rounding moves it as far",
+    ]
+    unmoved = [f"{change.name} (at most {change.largest:.1e})" for change in probe.changes if change.unmoved == 1.0]
+    if unmoved:
+        lines.append(f"no score moved: {', '.join(unmoved)}")
+    if probe.num_still:
+        lines.append(
+            f"{probe.num_still:,} of {len(probe.plain.clips):,} videos have a single frame: no order changes it"
+        )
+    return lines

@@ -15,7 +15,7 @@ from clipvip.analysis.frame_orders import ORDERS, PLAIN, encode_orders
 from clipvip.analysis.probe import RESOLUTION, Probe, compare_orders, probe_time
 from clipvip.encode import Encoder
 from clipvip.errors import ManifestError, VideoDecodeError
-from clipvip.evaluation import Retrieval
+from clipvip.evaluation import Interval, Retrieval
 from clipvip.records import Clip
 from helpers_model import write_model
 from helpers_video import write_video
@@ -62,11 +62,11 @@ def test_mean_pooling_sees_no_time(tmp_path: Path, clips: list[Clip]) -> None:
     changes = {change.name: change for change in probe.changes}
     for name in SAME_FRAMES:
         change = changes[name]
-        assert (change.mean_abs, change.mean, change.recall_change) == (0.0, 0.0, 0.0), name
-        assert change.mean_abs_interval == change.recall_change_interval == (0.0, 0.0)
-        assert (change.unmoved, change.twins, change.recall) == (1.0, probe.twins, probe.recall)
-        assert change.largest < 1e-6  # what was computed, told beside
-    assert changes["frozen"].mean_abs > 100 * RESOLUTION
+        none = Interval(0.0, 0.0, 0.0)
+        assert (change.mean_abs, change.mean, change.recall_change) == (none, none, none), name
+        assert (change.unmoved, change.twins, change.recall) == (1.0, probe.twins, probe.recall.value)
+        assert change.largest < 1e-6  # as it was computed
+    assert changes["frozen"].mean_abs.value > 100 * RESOLUTION
 
 
 @pytest.mark.parametrize("aggregator", ["vip", "transformer"])
@@ -74,9 +74,9 @@ def test_models_with_temporal_positions_see_time(tmp_path: Path, clips: list[Cli
     """Catches frames that are reordered after the model has seen them, or not at all."""
     probe = probed(tmp_path, aggregator, clips)
     for change in probe.changes:
-        assert change.mean_abs > 10 * RESOLUTION, change.name
+        assert change.mean_abs.value > 10 * RESOLUTION, change.name
         assert change.unmoved < 1.0
-        assert change.relative == pytest.approx(change.mean_abs / probe.spread)
+        assert change.relative == pytest.approx(change.mean_abs.value / probe.spread)
 
 
 def test_orders_are_what_their_names_say() -> None:
@@ -98,7 +98,7 @@ def test_every_order_is_the_encoder_on_frames_in_that_order(tmp_path: Path, clip
     Image.new("RGB", (40, 32), (200, 30, 30)).save(tmp_path / "still.png")
     still = Clip("still", image=tmp_path / "still.png", captions=("a red circle",))
     mixed = [*clips[:3], still, *clips[3:]]
-    found = encode_orders(encoder, mixed, seed=1, batch_size=2, on_decode_error="raise", told=lambda: None)
+    found = encode_orders(encoder, mixed, seed=1, batch_size=2, on_decode_error="raise", on_clip=lambda: None)
     assert found.ids == tuple(clip.clip_id for clip in mixed)
     assert found.num_still == 1
     np.testing.assert_allclose(found.of(PLAIN).vectors, encoder.encode_clips(mixed).vectors, atol=1e-6)
@@ -108,7 +108,7 @@ def test_every_order_is_the_encoder_on_frames_in_that_order(tmp_path: Path, clip
         frames = encoder.processor.video_frames(clip.path)
         backwards = encoder.encode_videos([frames[::-1].copy()])[0]
         np.testing.assert_allclose(found.of("reversed").vectors[row], backwards, atol=1e-6)
-    alone = encode_orders(encoder, mixed[-1:], seed=1, batch_size=2, on_decode_error="raise", told=lambda: None)
+    alone = encode_orders(encoder, mixed[-1:], seed=1, batch_size=2, on_decode_error="raise", on_clip=lambda: None)
     np.testing.assert_allclose(alone.of("shuffled").vectors[0], found.of("shuffled").vectors[-1], atol=1e-6)
 
 
@@ -119,11 +119,11 @@ def test_numbers_of_a_case_done_by_hand() -> None:
     after = np.array([[0.3, 0.4], [0.2 + 4e-6, 0.6 - 4e-6]], np.float32)
     plain = Retrieval(clips, ("x", "y"), np.array([0, 1]), before, "f")
     change = compare_orders("reversed", plain, replace(plain, similarity=after))
-    assert change.mean_abs == pytest.approx(0.1, abs=1e-6)  # 0.2 and 0
-    assert change.mean == pytest.approx(-0.1, abs=1e-6)
+    assert change.mean_abs.value == pytest.approx(0.1, abs=1e-6)  # 0.2 and 0
+    assert change.mean.value == pytest.approx(-0.1, abs=1e-6)
     assert change.relative == pytest.approx(0.1 / 0.2, abs=1e-5)  # spreads: half of 0.4, half of 0.4
     assert (change.unmoved, change.largest) == (0.5, pytest.approx(0.2, abs=1e-6))
-    assert (change.recall, change.recall_change, change.twins) == (50.0, -50.0, 50.0)
+    assert (change.recall, change.recall_change.value, change.twins) == (50.0, -50.0, 50.0)
     assert change.scores.tolist() == pytest.approx([0.3, before[1, 1]])
 
 

@@ -14,7 +14,7 @@ from clipvip.cli.progress import progress_bar
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clipvip.analysis.gap import Gap
+    from clipvip.analysis import Gap
 
 NAME = "gap"
 
@@ -65,9 +65,7 @@ def command(
     --model runs/demo/model --out gap
     """
 
-    from clipvip.analysis.gap import measure_gap
-    from clipvip.analysis.gap_report import write_gap
-    from clipvip.analysis.text_sources import open_sources
+    from clipvip.analysis import measure_gap, open_sources, write_gap
     from clipvip.encode import load
     from clipvip.errors import UsageError
 

@@ -15,7 +15,7 @@ from clipvip.terminal import one_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clipvip.analysis.probe import Probe
+    from clipvip.analysis import Probe
 
 NAME = "probe"
 
@@ -52,8 +52,7 @@ def command(
     Example: clipvip analyse probe runs/demo/world/retrieval.jsonl --split test --model runs/demo/model --out probe
     """
 
-    from clipvip.analysis.probe import probe_time
-    from clipvip.analysis.probe_report import remarks, write_probe
+    from clipvip.analysis import probe_time, remarks, write_probe
     from clipvip.data import read_manifest
     from clipvip.encode import load
 
@@ -97,14 +96,13 @@ def _table(probe: Probe) -> Table:
         table.add_column(title, justify="left" if title == "order" else "right", no_wrap=True)
     for change in probe.changes:
         relative = "" if change.relative is None else f" ({change.relative:.0%})"
-        low, high = change.recall_change_interval
         cells = [
             change.name,
-            f"{change.mean_abs:.4f}{relative}" if change.mean_abs else "0",
-            f"{change.mean:+.4f}" if change.mean else "0",
+            f"{change.mean_abs.value:.4f}{relative}" if change.mean_abs.value else "0",
+            f"{change.mean.value:+.4f}" if change.mean.value else "0",
             f"{change.recall:.1f}",
-            f"{change.recall_change:+.1f}",
-            f"{low:+.1f} to {high:+.1f}",
+            f"{change.recall_change.value:+.1f}",
+            f"{change.recall_change.low:+.1f} to {change.recall_change.high:+.1f}",
         ]
         table.add_row(*cells, *([] if change.twins is None else [f"{change.twins:.1f}"]))
     return table
