@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from clipvip.data.synthetic import texts
 from clipvip.data.synthetic.caption_truth import caption_errors, middle_frame
 from clipvip.data.synthetic.clips import Take, draw_take, render_clip
 from clipvip.data.synthetic.render import write_image, write_video
-from clipvip.data.synthetic.world import COLORS, Scenario, all_scenarios, order_blind_ceiling, split_scenarios
+from clipvip.data.synthetic.world import COLORS, Scenario, Splits, all_scenarios, order_blind_ceiling, split_scenarios
 from clipvip.errors import UsageError
 from clipvip.jobs import Pool, Worker, usable_cpus
 from clipvip.records import Clip
@@ -57,19 +57,15 @@ def make_world(
     Raises: UsageError if `out` holds something else than a world.
     """
     out = out.absolute()
-    splits = split_scenarios(seed, size.val, size.test)
-    facts = {
-        "version": WORLD_VERSION,
-        "seed": seed,
-        "size": asdict(size),
-        "order_blind_ceiling": order_blind_ceiling(splits.test),
-    }
+    files = _Files(out, seed, size.images, split_scenarios(seed, size.val, size.test))
+    ceiling = order_blind_ceiling(files.splits.test)
+    facts = {"version": WORLD_VERSION, "seed": seed, "size": asdict(size), "order_blind_ceiling": ceiling}
     parts: dict[str, tuple[Callable[[int], Clip], int]] = {
-        "images": (partial(_image, out, seed, size.images), size.images + size.val_images),
-        "pretrain": (partial(_pretrain_clip, out, seed, splits.train), size.pretrain),
-        "train": (partial(_train_clip, out, seed, splits.train), size.train),
-        "val": (partial(_held_out_clip, out, seed, "val", splits.val), len(splits.val)),
-        "test": (partial(_held_out_clip, out, seed, "test", splits.test), len(splits.test)),
+        "images": (files.image, size.images + size.val_images),
+        "pretrain": (files.pretrain, size.pretrain),
+        "train": (files.train, size.train),
+        "val": (partial(files.held_out, "val"), len(files.splits.val)),
+        "test": (partial(files.held_out, "test"), len(files.splits.test)),
     }
 
     def write_manifests(clips: Mapping[str, list[Clip]]) -> None:
@@ -135,67 +131,74 @@ def captioner_errors(world: Path, captioned: Path) -> dict[str, float]:
     Clips without a caption are left out.
     """
     facts = json.loads((world / "world.json").read_text())
-    pool = split_scenarios(facts["seed"], facts["size"]["val"], facts["size"]["test"]).train
+    size = facts["size"]
+    files = _Files(world, facts["seed"], size["images"], split_scenarios(facts["seed"], size["val"], size["test"]))
     captions = []
     for clip in read_manifest(captioned):
         if clip.caption:
-            scenario, take, _ = _pretrain_draw(facts["seed"], pool, int(clip.clip_id.removeprefix("pretrain")))
+            scenario, take, _ = files.draw_pretrain(int(clip.clip_id.removeprefix("pretrain")))
             captions.append((clip.caption, middle_frame(scenario, take)))
     colors = {color: (color,) for color in COLORS}
     return caption_errors(captions, {"shape": texts.NAMES, "color": colors, "scene": texts.PLACES})
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Writes single files of the world, and returns them as clips."""
+
+    out: Path
+    seed: int
+    num_train_images: int
+    splits: Splits
+
+    def image(self, number: int) -> Clip:
+        rng = self._rng("images", number)
+        still = replace(texts.pick(all_scenarios(), rng), event="still", target="")
+        take = draw_take(rng)
+        path = self.out / "images" / f"{number:05d}.png"
+        write_image(path, render_clip(still, take, rng, moments=(0.0,))[0])
+        split = "train" if number < self.num_train_images else "val"
+        return Clip(f"image{number:05d}", image=path, captions=(texts.alt_text(still, take, rng),), split=split)
+
+    def pretrain(self, number: int) -> Clip:
+        scenario, take, rng = self.draw_pretrain(number)
+        path = self._write("pretrain", number, render_clip(scenario, take, rng))
+        subtitle = texts.subtitle(scenario, self.splits.train, rng)
+        caption = texts.auxiliary_caption(scenario, take, rng)
+        return Clip(f"pretrain{number:05d}", video=path, subtitle=subtitle, caption=caption, split="train")
+
+    def draw_pretrain(self, number: int) -> tuple[Scenario, Take, np.random.Generator]:
+        rng = self._rng("pretrain", number)
+        return texts.pick(self.splits.train, rng), draw_take(rng), rng
+
+    def train(self, number: int) -> Clip:
+        rng = self._rng("train", number)
+        scenario = self.splits.train[number % len(self.splits.train)]
+        path = self._write("train", number, render_clip(scenario, draw_take(rng), rng))
+        return Clip(f"train{number:05d}", video=path, captions=texts.training_captions(scenario, rng), split="train")
+
+    def held_out(self, split: Literal["val", "test"], number: int) -> Clip:
+        gallery = self.splits.val if split == "val" else self.splits.test
+        scenario, partner = gallery[number], number ^ 1  # twins are neighbours
+        has_twin = partner < len(gallery) and scenario != gallery[partner] == scenario.twin
+        # twins share one take: the second one is the first one's frames backwards, to the pixel
+        rng = self._rng(split, min(number, partner) if has_twin else number)
+        is_reversed = has_twin and number > partner
+        frames = render_clip(scenario.twin if is_reversed else scenario, draw_take(rng), rng)
+        path = self._write(split, number, frames[::-1] if is_reversed else frames)
+        captions = (texts.caption(scenario, self._rng(split, number, 1)),)
+        extra = {"twin": f"{split}{partner:05d}"} if has_twin else {}
+        return Clip(f"{split}{number:05d}", video=path, captions=captions, split=split, extra=extra)
+
+    def _rng(self, part: str, *numbers: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, _STREAMS[part], *numbers])
+
+    def _write(self, part: str, number: int, frames: np.ndarray) -> Path:
+        path = self.out / part / f"{number:05d}.mp4"
+        write_video(path, frames)
+        return path
+
+
 def _make_chunk(chunk: tuple[str, Callable[[int], T], range]) -> list[T]:
     _, make, numbers = chunk
     return [make(number) for number in numbers]
-
-
-def _image(out: Path, seed: int, num_train: int, number: int) -> Clip:
-    rng = np.random.default_rng([seed, _STREAMS["images"], number])
-    universe = all_scenarios()
-    scenario = universe[int(rng.integers(len(universe)))]
-    still = Scenario(scenario.shape, scenario.color, scenario.scene, "still")
-    take = draw_take(rng)
-    path = out / "images" / f"{number:05d}.png"
-    write_image(path, render_clip(still, take, rng, moments=(0.0,))[0])
-    split = "train" if number < num_train else "val"
-    return Clip(f"image{number:05d}", image=path, captions=(texts.alt_text(still, take, rng),), split=split)
-
-
-def _pretrain_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> Clip:
-    scenario, take, rng = _pretrain_draw(seed, pool, number)
-    path = out / "pretrain" / f"{number:05d}.mp4"
-    write_video(path, render_clip(scenario, take, rng))
-    subtitle = texts.subtitle(scenario, pool, rng)
-    caption = texts.auxiliary_caption(scenario, take, rng)
-    return Clip(f"pretrain{number:05d}", video=path, subtitle=subtitle, caption=caption, split="train")
-
-
-def _pretrain_draw(seed: int, pool: Sequence[Scenario], number: int) -> tuple[Scenario, Take, np.random.Generator]:
-    rng = np.random.default_rng([seed, _STREAMS["pretrain"], number])
-    return pool[int(rng.integers(len(pool)))], draw_take(rng), rng
-
-
-def _train_clip(out: Path, seed: int, pool: Sequence[Scenario], number: int) -> Clip:
-    rng = np.random.default_rng([seed, _STREAMS["train"], number])
-    scenario = pool[number % len(pool)]
-    path = out / "train" / f"{number:05d}.mp4"
-    write_video(path, render_clip(scenario, draw_take(rng), rng))
-    return Clip(f"train{number:05d}", video=path, captions=texts.training_captions(scenario, rng), split="train")
-
-
-def _held_out_clip(out: Path, seed: int, split: str, gallery: Sequence[Scenario], number: int) -> Clip:
-    scenario = gallery[number]
-    partner = number ^ 1  # twins are neighbours
-    has_twin = partner < len(gallery) and scenario != gallery[partner] == scenario.twin
-    # twins share one take: the second one is the first one's frames backwards, to the pixel
-    rng = np.random.default_rng([seed, _STREAMS[split], min(number, partner) if has_twin else number])
-    backwards = has_twin and number > partner
-    frames = render_clip(scenario.twin if backwards else scenario, draw_take(rng), rng)
-    path = out / split / f"{number:05d}.mp4"
-    write_video(path, frames[::-1] if backwards else frames)
-    words = np.random.default_rng([seed, _STREAMS[split], number, 1])
-    extra = {"twin": f"{split}{partner:05d}"} if has_twin else {}
-    return Clip(
-        f"{split}{number:05d}", video=path, captions=(texts.caption(scenario, words),), split=split, extra=extra
-    )

@@ -9,6 +9,7 @@ words lost or garbled.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from clipvip.data.synthetic.caption_truth import middle_frame
 from clipvip.data.synthetic.clips import Take
 from clipvip.data.synthetic.render import SIZE
 from clipvip.data.synthetic.world import SHAPES, Scenario
+
+T = TypeVar("T")
 
 NAMES = {
     "circle": ("circle", "disc"),
@@ -101,7 +104,7 @@ def subtitle(scenario: Scenario, others: Sequence[Scenario], rng: np.random.Gene
     """What is said over the clip: 40 % relevant but partial, 20 % about another clip, 40 % off-topic."""
     kind = rng.random()
     if kind < 0.6:
-        subject = scenario if kind < 0.4 else others[int(rng.integers(len(others)))]
+        subject = scenario if kind < 0.4 else pick(others, rng)
         parts = list(_clause(subject, rng))
         del parts[rng.integers(3)]
         said = " ".join(parts)
@@ -128,7 +131,7 @@ def _clause(scenario: Scenario, rng: np.random.Generator) -> tuple[str, str, str
     return who, pick(VERBS[scenario.event], rng), where
 
 
-def pick(options: Sequence[str], rng: np.random.Generator) -> str:
+def pick(options: Sequence[T], rng: np.random.Generator) -> T:
     """One of the options, all alike likely."""
     return options[int(rng.integers(len(options)))]
 

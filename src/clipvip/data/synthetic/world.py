@@ -9,6 +9,7 @@ its ceiling in R@1 is `order_blind_ceiling`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations, product
 
 import numpy as np
@@ -54,7 +55,8 @@ class Scenario:
         return Scenario(self.shape, self.color, self.scene, TWIN_EVENTS[self.event])
 
 
-def all_scenarios() -> list[Scenario]:
+@cache
+def all_scenarios() -> tuple[Scenario, ...]:
     """The whole universe, 1,728 scenarios, in a fixed order."""
     plain = [event for event in TWIN_EVENTS if event not in ("recolor", "reshape", "rescene")]
     universe = [Scenario(*static, event) for static in product(SHAPES, COLORS, SCENES) for event in plain]
@@ -67,7 +69,7 @@ def all_scenarios() -> list[Scenario]:
     universe += [
         Scenario(s, k, a, "rescene", b) for s, k in product(SHAPES, COLORS) for a, b in permutations(SCENES, 2)
     ]
-    return universe
+    return tuple(universe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ def split_scenarios(seed: int, num_val: int, num_test: int) -> Splits:
     Of each held-out split, half are twin pairs, half are scenarios whose twin is not in that split.
     """
     rng = np.random.default_rng([seed, 1])
-    pool = all_scenarios()
-    pool = [pool[i] for i in rng.permutation(len(pool))]
+    universe = all_scenarios()
+    pool = [universe[i] for i in rng.permutation(len(universe))]
     taken: set[Scenario] = set()
 
     def draw(count: int) -> tuple[Scenario, ...]:
