@@ -188,8 +188,14 @@ def draw(ranks: Ranks, asked: Sequence[Clip], stem: Path) -> None:
             for k in KS:
                 recall = found[f"R@{k}"]
                 limits = {"percent": recall.value, "low": recall.low, "high": recall.high}
-                told = {"model": name, "windows": way, "iou": iou, "k": k, "length_s": float(group.removesuffix(" s"))}
-                rows.append(told | limits | {"queries": int(mask.sum())})
+                labels = {
+                    "model": name,
+                    "windows": way,
+                    "iou": iou,
+                    "k": k,
+                    "length_s": float(group.removesuffix(" s")),
+                }
+                rows.append(labels | limits | {"queries": int(mask.sum())})
     with drawing(stem, rows, width=FULL_IN, height=4.2) as figure:
         panels = figure.subplots(len(KS), len(IOUS), sharex=True, sharey=True)
         for (i, k), (j, iou) in ((a, b) for a in enumerate(KS) for b in enumerate(IOUS)):

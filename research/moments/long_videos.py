@@ -30,7 +30,7 @@ from clipvip.records import Clip
 VIDEO_FRAMES = 600 * FPS
 LENGTHS = (7, 16, 31, 61, 121, 241)
 """Frames of the events asked for, 0.9 to 30 s. Of F frames with F - 1 a multiple of 3, 4 uniform ones are the same set
-when the event is played backwards: which of two twins it is, only their order tells."""
+when the event is played backwards: only their order shows which of two twins it is."""
 SHARE_OF_EVENTS = 0.7
 """Of a video's time; in the rest nothing happens."""
 SHORTEST_GAP = 4

@@ -69,7 +69,7 @@ def command(
             run_tables(
                 tables, workplace, cells, num_model_seeds=seeds, workers=workers,
                 progress=lambda count, total: bar.update(task, advance=count, total=total),
-                say=lambda text: print(text, file=sys.stderr), search_only=search_only,
+                log=lambda text: print(text, file=sys.stderr), search_only=search_only,
             )  # fmt: skip
     report = write_report(cells, page)
     print(json.dumps(report["claims"]) if as_json else report["markdown"])

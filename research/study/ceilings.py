@@ -37,7 +37,7 @@ Start = tuple[float, ...]
 
 
 def seen(scenario: Scenario, take: Take, observer: str, frame: int = 0) -> Hashable:
-    """What an observer can tell of a clip. frame: which one "one frame" was given."""
+    """What an observer sees of a clip. frame: which one "one frame" was given."""
     frames = [
         (
             tuple((t.color, t.shape, round(phase(take, scenario, i, f), 6) % 1) for i, t in enumerate(scenario.things)),
@@ -76,12 +76,12 @@ def ceilings(family: Family, asked: str, num_objects: int | None = None) -> dict
 
 
 def _of_observer(universe: list[Scenario], family: Family, asked: str, observer: str) -> dict[str, float]:
-    # quarters stand for all phases: frames and hypotheses are quarters apart, and what is left over tells nothing
+    # quarters stand for all phases: frames and hypotheses are quarters apart, and the rest carries no information
     starts = list(product(np.arange(0.0, START_SPREAD, 0.25).tolist(), repeat=len(universe[0].things)))
     groups = dict(zip(universe, take_groups(family, universe), strict=True))
     sights = {scenario: distribution(scenario, observer, starts) for scenario in universe}
     at = {(scenario, start): distribution(scenario, observer, [start]) for scenario in universe for start in starts}
-    # what is not asked for may be anything: a caption means all that agrees with it in what it tells
+    # what is not asked for may be anything: a caption means every scenario that agrees with what it says
     meant: dict[Hashable, Counter[Hashable]] = {}
     anything: Counter[Hashable] = Counter()
     for scenario in universe:

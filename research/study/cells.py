@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clipvip.encode import Encoder
 
 TIE = 1e-5
-"""Scores nearer than this are ties: the rounding of float32 cosines must not order what a model cannot tell apart."""
+"""Scores nearer than this are ties: the rounding of float32 cosines must not order what a model cannot distinguish."""
 FIGURES = ("R@1", "R@5", "R@10")
 RECORD_VERSION = 1
 """Raised whenever the same model would be measured otherwise."""
@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Digest of everything its figures hang on; what table, row and level are called is no part of it."""
+        """Digest of everything its figures depend on; the names of table, row and level are no part of it."""
         return digest([RECORD_VERSION, self.stage.key, asdict(self.world), asdict(self.downstream), self.split])
 
     @property
@@ -159,7 +159,7 @@ def summarise(ranks: np.ndarray, ties: np.ndarray, losses: np.ndarray) -> dict[s
 def recall(ranks: np.ndarray, ties: np.ndarray, k: int) -> np.ndarray:
     """How likely each query's own video is among the first k if equal scores are put in random order, [Q].
 
-    Who cannot tell two videos apart then has one of two right, like the observers of `ceilings`.
+    A model that cannot distinguish two videos then has one of two right, like the observers of `ceilings`.
     """
     best = ranks - ties / 2
     return np.clip((k + 1 - best) / (ties + 1), 0.0, 1.0)

@@ -121,7 +121,7 @@ def weigh(claim: Claim, records: Records, family: str) -> Outcome:
 
 
 def rows_at(records: Records, row: str, level: str) -> list[Mapping[str, Any]]:
-    """Cells of one row and level; "none" is the same at any step of post-pre-training, and stands at the base alone."""
+    """Cells of one row and level; "none" is the same at any step of post-pre-training, and is only at the base."""
     found = [record for record in records if (record["row"], record["level"]) == (row, level)]
     if not found and row == "none":
         found = [record for record in records if (record["row"], record["level"]) == (row, "base")]

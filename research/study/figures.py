@@ -59,8 +59,8 @@ def points(plot: Plot, records: Records) -> list[dict[str, Any]]:
             cells = rows_at(here, row, level)
             if crossed(cells):
                 found = hierarchical_interval(values_of(cells, plot.figure))
-                told = {"row": row, plot.across: label, plot.figure: found.mean, "low": found.low, "high": found.high}
-                rows.append({**told, "seeds": found.num_seeds})
+                point = {"row": row, plot.across: label, plot.figure: found.mean, "low": found.low, "high": found.high}
+                rows.append({**point, "seeds": found.num_seeds})
     return rows
 
 

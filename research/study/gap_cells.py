@@ -42,9 +42,9 @@ class GapCell:
 
     @property
     def key(self) -> str:
-        """Digest of everything its figures hang on."""
-        told = {name: [asdict(view), field] for name, (view, field) in SOURCES.items()}
-        return digest([RECORD_VERSION, self.stage.key, asdict(self.world), told, NUM_TEXTS, NUM_DRAWS])
+        """Digest of everything its figures depend on."""
+        sources = {name: [asdict(view), field] for name, (view, field) in SOURCES.items()}
+        return digest([RECORD_VERSION, self.stage.key, asdict(self.world), sources, NUM_TEXTS, NUM_DRAWS])
 
     @property
     def labels(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ TUNING_WORLD = World("A", TUNING_SEED, size=WorldSize(val=3, test=0))
 SEARCH_SEED, SPREAD_SEED = 100, 101
 """Model seeds of the search, and of a second look at what it chose: how far figures vary from seed to seed."""
 BASE, BASE_ASKED = "base", "AO"
-"""The level from which each factor departs, and what captions tell there."""
+"""The level from which each factor departs, and what captions describe there."""
 
 WARM_STEPS, PRETRAIN_STEPS, FEW_STEPS = 300, 150, 75
 MOTION_STEPS, LONG_STEPS = 300, 400
@@ -63,9 +63,9 @@ FACTORS = (1, 10)
 """The search: learning rate, times the factor of new parameters (of which frame averaging has none)."""
 
 RELEVANCES = (0.1, 0.8)
-"""Of subtitles, beside the base's 0.4."""
+"""Of subtitles; the base has 0.4."""
 DATA_ROWS = ("subtitles", "captions", "both", "images", "both and images")
-"""Table 4, beside "none"."""
+"""Table 4, next to "none"."""
 SETS = {"fortieth": 0.025, "tenth": 0.1, "all": 1.0}
 """Figure 1: shares of the clips, at equal steps; the fortieth with captions for subtitles, as WebVid has."""
 STARTS = ("scratch", "scratch, post-pre-trained", "warm", "warm, post-pre-trained")
@@ -149,8 +149,8 @@ def _of_seeds(table: str, world: World, seed: int, chosen: Chosen) -> Iterator[C
                 yield from _cells(table, "test", ("full", "vip1", "vip4"), crowd, seed, chosen, asked="M")
             for start, factor in STARTS_OF_NEW:
                 settings = dict(chosen["vip4"]) | {"optim.new_lr_factor": factor, "model.proxy_init": start}
-                told = {"vip4": tuple(settings.items())}
-                yield from _cells(table, "test", ("vip4",), world, seed, told, level=f"start {start} x{factor}")
+                started = {"vip4": tuple(settings.items())}
+                yield from _cells(table, "test", ("vip4",), world, seed, started, level=f"start {start} x{factor}")
             yield from _cells(table, "test", LATE_AND_PROXIES, world, seed, chosen, warm_steps=0)
             long = {row: tuple((dict(of) | {"train.steps": LONG_STEPS}).items()) for row, of in chosen.items()}
             yield from _cells(table, "test", LATE_AND_PROXIES, world, seed, long, level="long")

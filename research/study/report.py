@@ -31,7 +31,7 @@ _NAMES = {
 
 
 def write_report(results: Results, page: Path | None) -> dict[str, Any]:
-    """Draw all figures that have data, beside the cells, and put tables and verdicts into `page` between its marks.
+    """Draw all figures that have data, next to the cells, and put tables and verdicts into `page` between its marks.
 
     Returns: {"claims": [...], "markdown": text}. Raises: UsageError if the page lacks the marks.
     """
@@ -72,8 +72,8 @@ def _progress(results: Results) -> str:
         missing = sum(not is_done(cell, results) for cell in cells)
         if missing:
             left.append(f"{missing} of {len(cells)} of {_NAMES[table].partition(',')[0]}")
-    told = f"**Not complete**: these cells are not yet run: {'; '.join(left)}."
-    return f"{told} `python -m study all` continues." if left else ""
+    notice = f"**Not complete**: these cells are not yet run: {'; '.join(left)}."
+    return f"{notice} `python -m study all` continues." if left else ""
 
 
 def _claims_section(outcomes: Iterable[Outcome]) -> str:
@@ -85,7 +85,7 @@ def _claims_section(outcomes: Iterable[Outcome]) -> str:
         says = f"*{claim.says}*" if claim.ours else claim.says
         where = "" if claim.level == "base" else f" ({claim.level})"
         planned = [family for family in FAMILIES if family == "A" or claim.level in plan.BASES]
-        cells = [_told(of[family]) if family in planned else "not planned" for family in FAMILIES]
+        cells = [_format_outcome(of[family]) if family in planned else "not planned" for family in FAMILIES]
         rows.append([_NAMES[claim.table].partition(",")[0], says + where, f"{claim.figure}, {claim.margin:g}", *cells])
     head = ["of", "claim", "figure, margin", *(f"family {name}" for name in FAMILIES)]
     return (
@@ -94,7 +94,7 @@ def _claims_section(outcomes: Iterable[Outcome]) -> str:
     )
 
 
-def _told(outcome: Outcome) -> str:
+def _format_outcome(outcome: Outcome) -> str:
     return f"{outcome.difference or ''} {outcome.verdict}".strip()
 
 
@@ -148,13 +148,13 @@ def _search_table(table: str, records: Records) -> str:
         cells = rows_at(records, row, level)
         means = [f"{sum(cell['figures'][figure] for cell in cells) / len(cells):.1f}" for figure in shown]
         rows.append([row, level.removeprefix("try "), *means])
-    told = "Chosen by the search, with the means over its cells (validation split):"
+    title = "Chosen by the search, with the means over its cells (validation split):"
     figure = "R@1" if table == "table2" else "MeanR@"
     least = expected_detectable(records, figure, len(plan.DATA_SEEDS) * plan.NUM_MODEL_SEEDS)
     detects = (
         "" if least is None else f"\n\nLeast detectable difference expected from these cells: {figure} {least:.1f}."
     )
-    return f"{told}\n\n{_table(['row', 'chosen', *shown], rows)}{detects}" if rows else ""
+    return f"{title}\n\n{_table(['row', 'chosen', *shown], rows)}{detects}" if rows else ""
 
 
 def _gap_table(tests: Records) -> str:
@@ -184,15 +184,15 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
     claim, found = outcome.claim, outcome.difference
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "table": claim.table, "claim": claim.says, "better": claim.better, "worse": claim.worse, "level": claim.level,
         "figure": claim.figure, "margin": claim.margin, "family": outcome.family, "verdict": outcome.verdict,
     }  # fmt: skip
     if found is not None:
-        told |= {"difference": found.mean, "low": found.low, "high": found.high, "detectable": found.detectable}
+        fields |= {"difference": found.mean, "low": found.low, "high": found.high, "detectable": found.detectable}
     if outcome.infonce is not None:
-        told["infonce"] = [outcome.infonce.mean, outcome.infonce.low, outcome.infonce.high]
-    return told
+        fields["infonce"] = [outcome.infonce.mean, outcome.infonce.low, outcome.infonce.high]
+    return fields
 
 
 def _put_between(page: Path, markdown: str) -> None:

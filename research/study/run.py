@@ -38,7 +38,7 @@ class Runnable(Protocol):
 
     @property
     def key(self) -> str:
-        """Digest of everything its figures hang on."""
+        """Digest of everything its figures depend on."""
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -62,16 +62,16 @@ def run_tables(
     num_model_seeds: int,
     workers: int,
     progress: Progress,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     search_only: bool = False,
 ) -> None:
     """Make what is missing of some tables, one after the other: the search's cells, then those of the test splits with
     what the search chose at the base level, which is what the paper claims. The factors, of all tables, come last.
 
-    search_only: stop before any test split is read. An interrupted call is taken up by the next. say: is told why a
-    finished cell is made again.
+    search_only: stop before any test split is read. An interrupted call is resumed by the next. log: gets
+    the reason why a finished cell is made again.
     """
-    run = partial(run_cells, workplace=workplace, results=results, workers=workers, progress=progress, say=say)
+    run = partial(run_cells, workplace=workplace, results=results, workers=workers, progress=progress, log=log)
     for table in tables:
         run(plan.search_cells(table))
         run(plan.spread_cells(table, plan.choose(table, results.records(table))))
@@ -99,7 +99,7 @@ def run_cells(
     *,
     workers: int,
     progress: Progress,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Make the cells that are missing, and before them the worlds and stages that they share.
 
@@ -108,7 +108,7 @@ def run_cells(
     missing = [cell for cell in cells if not is_done(cell, results)]
     stale = sum(results.find(cell.labels) is not None for cell in missing)
     if stale:
-        say(f"{results.folder}: {stale} finished cells are of other worlds, recipes or measures than now; made again")
+        log(f"{results.folder}: {stale} finished cells are of other worlds, recipes or measures than now; made again")
     once = unmade(missing, results)
     for world in dict.fromkeys(cell.world for cell in once):
         workplace.make(world, workers)

@@ -1,4 +1,4 @@
-"""What is trained: a chain of recipe runs, each known by a digest of all that its result hangs on.
+"""What is trained: a chain of recipe runs, each known by a digest of everything its result depends on.
 
 Cells that share a warm start or a post-pre-training share its folder, and a stage that is done is never done again.
 """
@@ -65,12 +65,12 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """Digest of everything the trained weights hang on (save versions of libraries)."""
+        """Digest of everything the trained weights depend on (except versions of libraries)."""
         return _key(self)
 
     @property
     def settled(self) -> dict[str, Any]:
-        """The recipe's sections with the settings in them: however two stages are told, equal runs are equal here."""
+        """The recipe's sections with the settings in them: equal runs are equal here, however they are written."""
         from clipvip.training import resolve
 
         file, overrides = recipe_of(self.recipe)
@@ -104,8 +104,8 @@ class Workplace:
 
     def manifest(self, world: World, view: View) -> Path:
         """The manifest of a view, written if it is not there."""
-        told = digest([WORLD_VERSION, asdict(world), asdict(view)])
-        path = self.root / "manifests" / f"{world.name}-{view.part}-{told}.jsonl"
+        kind = digest([WORLD_VERSION, asdict(world), asdict(view)])
+        path = self.root / "manifests" / f"{world.name}-{view.part}-{kind}.jsonl"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_view(world, view, self.world(world), path)
@@ -130,14 +130,14 @@ class Workplace:
         return folder / "model" if snapshot is None else folder / "snapshots" / f"step-{snapshot:06d}"
 
     def run(self, stage: Stage) -> dict[str, Any]:
-        """Train one stage, whose parent is done, as `clipvip train` would; goes on where it was interrupted."""
+        """Train one stage, whose parent is done, as `clipvip train` would; resumes where it was interrupted."""
         from clipvip.training import load_recipe, train
 
         file, _ = recipe_of(stage.recipe)
         return train(load_recipe(file, self.overrides(stage)), self.folder(stage), progress=False)
 
     def overrides(self, stage: Stage) -> list[str]:
-        """What `clipvip train` gets beside the recipe's file."""
+        """What `clipvip train` gets in addition to the recipe's file."""
         paths = {"data.train": self.manifest(stage.world, stage.view)}
         if stage.parent is None:
             paths["model.tokenizer"] = self.world(stage.world) / "tokenizer"
@@ -166,6 +166,6 @@ def _key(stage: Stage) -> str:
 
 
 def digest(described: Any) -> str:
-    """Of anything JSON can tell, as a file name."""
+    """A digest of anything JSON can hold, for file names."""
     text = json.dumps(described, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

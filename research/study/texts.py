@@ -15,7 +15,7 @@ MIDDLE_FRAME = 2
 
 
 def sentence(scenario: Scenario, asked: str, family: Family, rng: np.random.Generator) -> str:
-    """One sentence that tells the attributes asked for, all of them."""
+    """One sentence that describes the attributes asked for, all of them."""
     return ", ".join(_parts(scenario, asked, family, rng))
 
 
@@ -27,7 +27,7 @@ def partial_sentences(scenario: Scenario, asked: str, family: Family, rng: np.ra
 
 
 def paragraph(scenario: Scenario, asked: str, family: Family, rng: np.random.Generator) -> list[str]:
-    """Several sentences, one for each thing to tell; the order of the states is that of their sentences."""
+    """Several sentences, one for each thing to say; the order of the states is that of their sentences."""
     said = [part for part in _parts(scenario, asked.replace("O", ""), family, rng) if part]
     if "O" in asked:
         said += [pick(family.states[state], rng) for state in scenario.states]

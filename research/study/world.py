@@ -72,7 +72,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """What a clip shows beside its scenario. phases, places: of each object; offset: of all, in pixels.
+    """What a clip shows in addition to its scenario. phases, places: of each object; offset: of all, in pixels.
 
     phases are in periods, of the first frame of a clip whose drift is +1 (see `phase`).
     """
@@ -104,7 +104,7 @@ def state_of(scenario: Scenario, frame: int) -> str | None:
 
 def all_scenarios(family: Family, num_objects: int | None) -> list[Scenario]:
     """Every combination, in a fixed order. num_objects: None for the main world, else of a world that counts objects
-    (the first so many colours, one shape, no states: motions are all there is to tell).
+    (the first so many colours, one shape, no states: motions are all there is to describe).
     """
     drifts = (1, -1)
     if num_objects is None:

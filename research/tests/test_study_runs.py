@@ -65,7 +65,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[list, Workplace, Res
     ]
     told: list[int] = []
     workplace, results = Workplace(root / "work"), Results(root / "study")
-    run_cells(cells, workplace, results, workers=2, progress=lambda count, total: told.append(total), say=pytest.fail)
+    run_cells(cells, workplace, results, workers=2, progress=lambda count, total: told.append(total), log=pytest.fail)
     assert told == [5] * 5, "a warm start, a post-pre-training and three cells"
     return cells, workplace, Results(results.folder)  # from its files
 
@@ -99,7 +99,7 @@ def test_finished_cells_and_shared_stages_are_left_alone(done: tuple[list, Workp
     stages = sorted(path.name for path in (workplace.root / "stages").iterdir())
     assert stages == sorted({stage.key for cell in cells for stage in cell.shared()})
     run_cells(
-        cells, workplace, results, workers=1, progress=lambda *_: pytest.fail("nothing is left to do"), say=pytest.fail
+        cells, workplace, results, workers=1, progress=lambda *_: pytest.fail("nothing is left to do"), log=pytest.fail
     )
     assert before == {path: path.stat().st_mtime_ns for path in results.folder.rglob("*.jsonl")}
 
@@ -109,7 +109,7 @@ def test_a_cell_that_is_made_again_is_the_same(done: tuple[list, Workplace, Resu
     cells, workplace, results = done
     cell = next(c for c in cells if c.row == "vip4")
     again = Results(tmp_path)
-    run_cells([cell], workplace, again, workers=1, progress=lambda count, total: None, say=pytest.fail)
+    run_cells([cell], workplace, again, workers=1, progress=lambda count, total: None, log=pytest.fail)
     first, second = ({**found} for found in (results.find(cell.labels), again.find(cell.labels)))
     for volatile in ("seconds", "versions"):
         first.pop(volatile), second.pop(volatile)
@@ -123,7 +123,7 @@ def test_a_finished_cell_of_another_recipe_is_made_again(done: tuple[list, Workp
     own = Results(tmp_path)
     own.write(results.find(cell.labels) | {"key": "of another recipe", "figures": {}})
     said: list[str] = []
-    run_cells([cell], workplace, own, workers=1, progress=lambda count, total: None, say=said.append)
+    run_cells([cell], workplace, own, workers=1, progress=lambda count, total: None, log=said.append)
     assert len(said) == 1
     assert f"{tmp_path}: 1 finished" in said[0]
     assert Results(tmp_path).find(cell.labels)["figures"] == results.find(cell.labels)["figures"]
@@ -134,7 +134,7 @@ def test_entries_that_are_one_run_are_made_once(done: tuple[list, Workplace, Res
     cells, workplace, results = done
     cell = next(c for c in cells if c.row == "d")
     again = replace(cell, table="table4", row="both")
-    run_cells([again], workplace, results, workers=1, progress=lambda *_: pytest.fail("made again"), say=pytest.fail)
+    run_cells([again], workplace, results, workers=1, progress=lambda *_: pytest.fail("made again"), log=pytest.fail)
     first, second = ({**Results(results.folder).find(entry.labels)} for entry in (cell, again))
     assert (second.pop("table"), second.pop("row")) == ("table4", "both")
     assert second.items() < first.items()

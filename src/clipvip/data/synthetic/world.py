@@ -74,7 +74,7 @@ def all_scenarios() -> tuple[Scenario, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Scenarios by split. In `val` and `test` each stands for one video; the first half are twins, pair by pair."""
+    """Scenarios by split. In `val` and `test` each scenario is one video; the first half are twins, pair by pair."""
 
     train: tuple[Scenario, ...]
     val: tuple[Scenario, ...]
