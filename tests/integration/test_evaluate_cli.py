@@ -21,7 +21,7 @@ from clipvip.cli import app
 from clipvip.cli.render.evaluate_errors import write_errors
 from clipvip.data.manifest import read_manifest, write_manifest
 from clipvip.embedding_sets.layout import SetFacts, schema, write_facts
-from clipvip.errors import ManifestError, UsageError
+from clipvip.errors import InputError, ManifestError, UsageError
 from clipvip.evaluation import Retrieval, rank_retrieval, report_retrieval
 from clipvip.records import Clip
 from helpers_model import write_model
@@ -201,10 +201,12 @@ def test_a_page_without_the_files_says_so(tmp_path: Path) -> None:
     """Catches a page that fails where embeddings are at hand and the videos are not, after all the work."""
     clips = tuple(Clip(f"c{i}", video=tmp_path / "gone.mp4", captions=(f"text {i}",)) for i in range(3))
     found = Retrieval(clips, ("text 0", "text 1", "text 2"), np.arange(3), np.eye(3)[::-1], "f")
-    ranks = rank_retrieval(found)
+    rivals = rank_retrieval(found)
     facts = {"data": "m.jsonl", "split": None, "model": "m", "fingerprint": "f"}
-    report = facts | report_retrieval(found, ranks, ties="average")
-    assert write_errors(tmp_path / "e.html", found, ranks["plain"]["t2v"], report, 20) == 2  # the third is right
+    report = facts | report_retrieval(found, rivals, ties="average")
+    assert (
+        write_errors(tmp_path / "e.html", found, rivals["plain"]["t2v"].ranks("average"), report, 20) == 2
+    )  # the third is right
     assert (tmp_path / "e.html").read_text(encoding="utf-8").count("gone.mp4: no such file") == 2 * 4
 
 
@@ -262,3 +264,37 @@ def test_wrong_usage_is_told_before_the_work(
     more = [str(place / "m.jsonl") if word == "M" else word for word in more]
     with pytest.raises(error, match=re.escape(message)):
         invoke(*command(place, "--model", place / "no model", *more))
+
+
+def test_each_similarity_is_checked_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a pass over the whole matrix, for NaN and infinity, in each of the functions that it goes through."""
+    shapes = []
+    isfinite = np.isfinite
+
+    def count(values: np.ndarray, *args: object, **options: object) -> np.ndarray:
+        shapes.append(np.shape(values))
+        return isfinite(values, *args, **options)
+
+    monkeypatch.setattr(np, "isfinite", count)
+    data = ["--data", str(place / "single.jsonl"), "--split", "test"]
+    bank = ["--rescore", "qbnorm", "--bank", str(place / "m.jsonl"), "--bank-split", "train"]
+    invoke("evaluate", "--model", str(place / "model"), *data, "--rescore", "dsl", "--released-protocol", "--json")
+    assert shapes.count((10, 10)) == 1
+    shapes.clear()
+    report = json.loads(invoke("evaluate", "--model", str(place / "model"), *data, *bank, "--json"))
+    assert report["bank"]["num_texts"] == 10
+    assert shapes.count((10, 10)) == 2  # that of the queries and that of the bank
+
+
+def test_a_retrieval_is_checked_when_it_is_made() -> None:
+    """Catches figures of NaN, since nothing after this looks for it."""
+    clips = tuple(Clip(f"c{i}", video=Path("x.mp4"), captions=("x",)) for i in range(2))
+    scores, texts = np.eye(2), ("a", "b")
+    with pytest.raises(InputError, match=r"similarity\[0, 1\] is nan"):
+        Retrieval(clips, texts, np.arange(2), np.array([[1, np.nan], [0, 1]]), "f")
+    with pytest.raises(InputError, match=r"text_to_video\[1\] is 2"):
+        Retrieval(clips, texts, np.array([0, 2]), scores, "f")
+    with pytest.raises(InputError, match=r"bank_similarity\[2, 0\] is inf"):
+        Retrieval(clips, texts, np.arange(2), scores, "f", {}, np.array([[0, 0], [0, 0], [np.inf, 0]]))
+    with pytest.raises(InputError, match=r"bank_similarity: shape \(2, 3\), expected \(num_bank_texts, 2\)"):
+        Retrieval(clips, texts, np.arange(2), scores, "f", {}, np.zeros((2, 3)))

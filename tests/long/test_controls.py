@@ -13,7 +13,7 @@ import clipvip
 from clipvip.cli.demo import make_world_with_tokenizer, retrieve_test, train_stage
 from clipvip.data.manifest import read_manifest, write_manifest
 from clipvip.data.synthetic import NUM_FRAMES, write_video
-from clipvip.evaluation import score_retrieval
+from clipvip.evaluation import rank_retrieval, report_retrieval
 from clipvip.video import read_frames
 
 pytestmark = pytest.mark.long
@@ -34,7 +34,8 @@ def finetune(pretrained: Path, out: Path) -> dict[str, object]:
     """Fine-tune in `out` (which has a world of its own) and score the test split."""
     shutil.copytree(pretrained / "runs", out / "runs")
     train_stage("finetune", out, SEED, "full")
-    return score_retrieval(retrieve_test(clipvip.load(out / "runs" / "finetune" / "model"), out / "world"))
+    found = retrieve_test(clipvip.load(out / "runs" / "finetune" / "model"), out / "world")
+    return report_retrieval(found, rank_retrieval(found), ties="average")
 
 
 def test_shuffled_captions_score_chance(pretrained: Path, tmp_path: Path) -> None:

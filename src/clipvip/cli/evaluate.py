@@ -145,7 +145,7 @@ def command(
     if len(found.skipped) > MAX_LISTED:
         echo(f"skipped {len(found.skipped) - MAX_LISTED} more (--json and --output list all)", err=True)
 
-    of_queries = rank_retrieval(found, rescore=kinds, ties=ties)
+    rivals = rank_retrieval(found, rescore=kinds)
     report: dict[str, Any] = {
         "model": name,
         "fingerprint": found.fingerprint,
@@ -155,17 +155,17 @@ def command(
         "split": split,
         "join_captions": join_captions,
         "num_clips": len(clips),
-        **report_retrieval(found, of_queries, ties=ties, released=released_protocol),
+        **report_retrieval(found, rivals, ties=ties, released=released_protocol),
     }
     if bank:
         report["bank"] = {"data": str(bank), "split": bank_split, **_repeats(texts_of_bank, found.texts)}
     if other is not None:
-        compared = differences(found, of_queries, ties, other)
+        compared = differences(found, rivals, ties, other)
         report["against"] = {"ranks": str(against), **_as_lists(compared)}
     if ranks:
-        write_ranks(ranks, found, of_queries, ties)
+        write_ranks(ranks, found, rivals, ties)
     if errors is not None:
-        write_errors(page, found, of_queries["plain"]["t2v"], report, errors)
+        write_errors(page, found, rivals["plain"]["t2v"].ranks(ties), report, errors)
     if output:
         replace_text(output, json.dumps(report, indent=2))
     if as_json:

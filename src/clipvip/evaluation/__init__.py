@@ -1,20 +1,18 @@
 """Retrieval measured as the field does. NumPy in, numbers out: knows no model and imports no torch."""
 
-from clipvip.evaluation.bank import bank_texts
 from clipvip.evaluation.intervals import Interval, bootstrap_intervals, paired_difference
 from clipvip.evaluation.metrics import retrieval_metrics, retrieval_ranks, summarize_ranks
 from clipvip.evaluation.protocol import (
     Retrieval,
+    bank_texts,
     chance_level,
     rank_retrieval,
     run_retrieval,
     score_gallery,
-    score_retrieval,
     texts_of,
     twin_accuracy,
 )
-from clipvip.evaluation.released import released_metrics
-from clipvip.evaluation.report import report_retrieval
+from clipvip.evaluation.report import released_metrics, report_retrieval
 from clipvip.evaluation.rescoring import dual_softmax, querybank_norm
 
 __all__ = [
@@ -33,7 +31,6 @@ __all__ = [
     "retrieval_ranks",
     "run_retrieval",
     "score_gallery",
-    "score_retrieval",
     "summarize_ranks",
     "texts_of",
     "twin_accuracy",

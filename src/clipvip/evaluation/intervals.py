@@ -106,12 +106,12 @@ def _resampled(num_queries: int, groups: ArrayLike | None, num_resamples: int, s
         yield counts[:, group_of].astype(np.float64)
 
 
-def _mean(of: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    return lambda ranks, counts: counts @ of(ranks).astype(np.float64) / counts.sum(axis=1)
+def _mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return counts @ values.astype(np.float64) / counts.sum(axis=1)
 
 
-def _recall(k: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    return _mean(lambda ranks: 100.0 * (ranks <= k))
+def _recall(*ks: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    return lambda ranks, counts: _mean(100.0 * np.mean([ranks <= k for k in ks], axis=0), counts)
 
 
 def _median(ranks: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -127,9 +127,9 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "R@1": _recall(1),
     "R@5": _recall(5),
     "R@10": _recall(10),
-    "MeanR@": _mean(lambda ranks: 100.0 * np.mean([ranks <= k for k in (1, 5, 10)], axis=0)),
+    "MeanR@": _recall(1, 5, 10),
     "MdR": _median,
-    "MnR": _mean(lambda ranks: ranks),
+    "MnR": _mean,
 }
 """Each takes the ranks, [Q], and how often each is drawn, [R, Q], and gives [R]."""
 

@@ -1,4 +1,4 @@
-"""Ranks and what is reported of them. One query, one rank, whatever the ties.
+"""Ranks and their summary. One query, one rank, whatever the ties.
 
 Shapes: N texts, V videos, Q queries (N of t2v; of v2t the videos with a caption). All passes go over blocks of rows,
 so no temporary has the size of the similarity.
@@ -18,7 +18,7 @@ from clipvip.errors import InputError, UsageError
 Direction = Literal["t2v", "v2t"]
 DIRECTIONS: tuple[Direction, ...] = ("t2v", "v2t")
 TIES = {"average": 0.5, "optimistic": 0.0, "pessimistic": 1.0}
-"""How much of its ties ranks above the true answer."""
+"""The share of its ties that ranks above the true answer."""
 
 _BLOCK_ENTRIES = 1 << 22
 
@@ -39,7 +39,7 @@ def retrieval_metrics(
 
 
 def summarize_ranks(ranks: np.ndarray) -> dict[str, float]:
-    """What is reported of the ranks of some queries, [Q].
+    """Recall, mean and median of the ranks of some queries, [Q].
 
     Returns: "R@1", "R@5", "R@10" (percent of queries with rank <= K), "MeanR@" (the mean of the three), "MdR" and "MnR"
     (median and mean rank).
@@ -61,8 +61,8 @@ def retrieval_ranks(
     similarity: [N, V]; text_to_video: int [N], each text's video (default: the diagonal of a square similarity).
     similarity_v2t: another [N, V] to rank v2t by (re-scored). ties: share that ranks above the true answer,
     "average" half, "optimistic" none, "pessimistic" all; "average" ranks may be fractional.
-    v2t: the best true caption of a video counts, its other captions do not stand against it; a video without any
-    caption is a candidate of t2v, but no v2t query.
+    v2t: the best true caption of a video counts, its other captions are no rivals; a video without any caption is a
+    candidate of t2v, but no v2t query.
 
     Returns: {"t2v": float64 [N], "v2t": float64 [videos with a caption], in index order}.
     Raises: InputError for NaN, infinity, shapes and indices out of range; UsageError for an unknown `ties`.
@@ -72,16 +72,16 @@ def retrieval_ranks(
     scores_v2t = scores if similarity_v2t is None else check_similarity("similarity_v2t", similarity_v2t)
     if scores_v2t.shape != scores.shape:
         raise InputError(f"similarity_v2t: shape {scores_v2t.shape}, expected {scores.shape} like similarity")
-    owners = _check_owners(text_to_video, scores.shape)
+    owners = check_owners(text_to_video, scores.shape)
     return {
-        "t2v": _rivals_t2v(scores, owners, 0.0).ranks(ties),
-        "v2t": _rivals_v2t(scores_v2t, owners, 0.0).ranks(ties),
+        "t2v": count_rivals(scores, owners, "t2v").ranks(ties),
+        "v2t": count_rivals(scores_v2t, owners, "v2t").ranks(ties),
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Rivals:
-    """Of each query, how many wrong answers score above the true one, and how many the same: int64 [Q] each."""
+    """For each query, how many wrong answers score above the true one, and how many the same: int64 [Q] each."""
 
     better: np.ndarray
     equal: np.ndarray
@@ -92,16 +92,28 @@ class Rivals:
         return 1.0 + self.better + TIES[ties] * self.equal
 
 
-def count_rivals(
-    similarity: ArrayLike, text_to_video: ArrayLike | None, direction: Direction, *, within: float = 0.0
-) -> Rivals:
-    """What stands against the true answers of one direction; arguments, queries and errors as in `retrieval_ranks`.
+def count_rivals(scores: np.ndarray, owners: np.ndarray, direction: Direction, *, within: float = 0.0) -> Rivals:
+    """The rivals of one direction; queries as in `retrieval_ranks`.
 
-    within: scores that differ by no more count as equal.
+    scores [N, V] and owners [N] are checked already (`check_similarity`, `check_owners`). within: scores that differ by
+    no more count as equal.
     """
-    scores = check_similarity("similarity", similarity)
-    owners = _check_owners(text_to_video, scores.shape)
-    return (_rivals_t2v if direction == "t2v" else _rivals_v2t)(scores, owners, within)
+    texts = np.arange(len(owners))
+    queries, answers = (texts, owners) if direction == "t2v" else (owners, texts)  # [N]: pairs that belong together
+    if direction == "v2t":
+        scores = scores.T
+    true = scores[queries, answers]  # [N]
+    best = np.zeros(len(scores), scores.dtype)
+    best[queries] = true  # one of a query's true answers ...
+    np.maximum.at(best, queries, true)  # ... and then the best of them: [Q], or 0 for a video without a caption
+    above, reached = (best + within, best - within) if within else (best, best)  # whole numbers stay whole numbers
+    num_above, num_reached = np.zeros((2, len(scores)), np.int64)
+    for rows in row_blocks(scores.shape):
+        num_above[rows] = np.count_nonzero(scores[rows] > above[rows, None], axis=1)
+        num_reached[rows] = np.count_nonzero(scores[rows] >= reached[rows, None], axis=1)
+    num_own = np.bincount(queries[true >= reached[queries]], minlength=len(scores))  # true answers are no rivals
+    asked = num_own > 0
+    return Rivals(num_above[asked], (num_reached - num_above - num_own)[asked])
 
 
 def check_ties(ties: str) -> None:
@@ -132,7 +144,8 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
-def _check_owners(text_to_video: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
+def check_owners(text_to_video: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Each text's video, int64 [N], by default its own number. Raises: InputError naming what and where."""
     num_texts, num_videos = shape
     if text_to_video is None:
         if num_texts != num_videos:
@@ -146,32 +159,3 @@ def _check_owners(text_to_video: ArrayLike | None, shape: tuple[int, ...]) -> np
         text = outside[0]
         raise InputError(f"text_to_video[{text}] is {owners[text]}; similarity has the videos 0 to {num_videos - 1}")
     return owners.astype(np.int64)
-
-
-def _rivals_t2v(scores: np.ndarray, owners: np.ndarray, within: float) -> Rivals:
-    true = scores[np.arange(len(owners)), owners]  # [N]
-    better, equal = _count(scores, true[:, None], within, axis=1)
-    return Rivals(better, equal - 1)
-
-
-def _rivals_v2t(scores: np.ndarray, owners: np.ndarray, within: float) -> Rivals:
-    num_videos = scores.shape[1]
-    true = scores[np.arange(len(owners)), owners]  # [N]
-    best = np.full(num_videos, scores.min(), dtype=scores.dtype)
-    np.maximum.at(best, owners, true)
-    better, equal = _count(scores, best[None, :], within, axis=0)
-    own = np.bincount(owners[true >= best[owners] - within], minlength=num_videos)
-    asked = own > 0
-    return Rivals(better[asked], (equal - own)[asked])
-
-
-def _count(scores: np.ndarray, true: np.ndarray, within: float, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Entries above and equal to `true` (which broadcasts against the scores) along an axis."""
-    above = np.broadcast_to(true + within if within else true, scores.shape)
-    least = np.broadcast_to(true - within if within else true, scores.shape)
-    better, reached = np.zeros((2, scores.shape[1 - axis]), dtype=np.int64)
-    for rows in row_blocks(scores.shape):
-        queries = rows if axis == 1 else slice(None)
-        better[queries] += np.count_nonzero(scores[rows] > above[rows], axis=axis)
-        reached[queries] += np.count_nonzero(scores[rows] >= least[rows], axis=axis)
-    return better, reached - better

@@ -1,24 +1,29 @@
-"""The retrieval protocol: which texts are queries, which videos the gallery, and what is reported.
+"""The retrieval protocol: which texts are queries, which videos the gallery, and which scores rank them.
 
 Shapes: Q queries, V videos, K bank texts.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from clipvip.errors import ManifestError, UsageError
-from clipvip.evaluation.metrics import DIRECTIONS, Direction, count_rivals, summarize_ranks
-from clipvip.evaluation.rescoring import dual_softmax, querybank_norm
+from clipvip.evaluation.metrics import DIRECTIONS, Direction, Rivals, check_owners, check_similarity, count_rivals
+from clipvip.evaluation.rescoring import apply_dual_softmax, apply_querybank_norm, check_bank
 from clipvip.records import Clip, Embeddings
 
 if TYPE_CHECKING:
     from clipvip.encode import EncoderProtocol
+
+
+RivalCounts: TypeAlias = "dict[str, dict[Direction, Rivals]]"
+"""By kind of score ("plain", "dsl", "qbnorm") and direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Retrieval:
 
     skipped: reasons by clip_id of what could not be decoded; such clips are in neither queries nor gallery.
     bank_similarity: [K, V] of the querybank's texts, if there is one.
+    Raises: InputError for NaN, infinity, shapes and indices out of range: what works with it checks nothing again.
     """
 
     clips: tuple[Clip, ...]
@@ -36,6 +42,17 @@ class Retrieval:
     fingerprint: str
     skipped: Mapping[str, str] = field(default_factory=dict)
     bank_similarity: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        similarity = check_similarity("similarity", self.similarity)
+        object.__setattr__(self, "similarity", similarity)
+        object.__setattr__(self, "text_to_video", check_owners(self.text_to_video, similarity.shape))
+        if self.bank_similarity is not None:
+            object.__setattr__(self, "bank_similarity", check_bank(self.bank_similarity, similarity.shape[1]))
+
+    def groups(self, direction: Direction) -> np.ndarray | None:
+        """Which queries a bootstrap draws together: the captions of a video; in v2t each video is one query."""
+        return self.text_to_video if direction == "t2v" else None
 
 
 def run_retrieval(
@@ -100,33 +117,59 @@ def texts_of(clip: Clip, *, join_captions: bool = False) -> tuple[str, ...]:
     return (" ".join(clip.captions),) if join_captions and clip.captions else clip.captions
 
 
-def rank_retrieval(
-    retrieval: Retrieval, *, rescore: Collection[str] = (), ties: str = "average"
-) -> dict[str, dict[Direction, np.ndarray]]:
-    """The ranks (see `retrieval_ranks`) by raw score, "plain", and by each re-scoring that is wanted.
+def bank_texts(bank: Sequence[Clip], gallery: Sequence[Clip], *, join_captions: bool = False) -> tuple[str, ...]:
+    """All captions of the bank's clips, as they would be queries; clips without any are passed over.
+
+    A clip of the gallery in the bank is an error and no warning: the scores of a test video would then be made with
+    that video's own captions, and the figure would be called bank-based while it is transductive. The same words for
+    another video are none of that: short captions repeat.
+    Raises: ManifestError if there is no text, or for a clip that is in the gallery too, by its clip_id or by its file
+    and times.
+    """
+    ids = {clip.clip_id for clip in gallery}
+    media = {_medium(clip): clip.clip_id for clip in gallery}
+    for clip in bank:
+        if not clip.captions:
+            continue
+        known = clip.clip_id if clip.clip_id in ids else media.get(_medium(clip))
+        if known is not None:
+            raise ManifestError(
+                f"bank: clip {clip.clip_id!r} is in the test gallery too (as {known!r}), so its captions must not be "
+                "in the bank; give a manifest of training clips, or their split"
+            )
+    texts = tuple(text for clip in bank for text in texts_of(clip, join_captions=join_captions))
+    if not texts:
+        raise ManifestError("bank: not one caption in it, so there is nothing to normalise by; give training captions")
+    return texts
+
+
+def _medium(clip: Clip) -> tuple[str, tuple[float, float] | None]:
+    return os.path.abspath(clip.path), clip.time_range
+
+
+def rank_retrieval(retrieval: Retrieval, *, rescore: Collection[str] = ()) -> RivalCounts:
+    """The rivals of each true answer by raw score, "plain", and by each re-scoring; their `ranks` are the figures.
 
     "dsl": `dual_softmax`, t2v over texts, v2t over videos. "qbnorm": `querybank_norm` with `bank_similarity`, t2v
     alone: ranking texts for a video would need a bank of training videos, not texts.
-    Raises: UsageError for an unknown re-scoring or without a bank; errors of `retrieval_ranks`.
+    Raises: UsageError for an unknown re-scoring or without a bank.
     """
     similarity, owners = retrieval.similarity, retrieval.text_to_video
-    ranks: dict[str, dict[Direction, np.ndarray]] = {"plain": {}}
-    for direction in DIRECTIONS:
-        ranks["plain"][direction] = count_rivals(similarity, owners, direction).ranks(ties)
+    rivals: RivalCounts = {"plain": {way: count_rivals(similarity, owners, way) for way in DIRECTIONS}}
     for kind in rescore:
         if kind == "dsl":  # one matrix at a time: each has the size of the similarity
-            ranks[kind] = {
-                "t2v": count_rivals(dual_softmax(similarity, axis=0), owners, "t2v").ranks(ties),
-                "v2t": count_rivals(dual_softmax(similarity, axis=1), owners, "v2t").ranks(ties),
+            rivals[kind] = {
+                way: count_rivals(apply_dual_softmax(similarity, axis), owners, way)
+                for axis, way in enumerate(DIRECTIONS)
             }
         elif kind == "qbnorm":
             if retrieval.bank_similarity is None:
                 raise UsageError("qbnorm needs a bank of training captions")
-            rescored = querybank_norm(similarity, retrieval.bank_similarity)
-            ranks[kind] = {"t2v": count_rivals(rescored, owners, "t2v").ranks(ties)}
+            rescored = apply_querybank_norm(similarity, retrieval.bank_similarity)
+            rivals[kind] = {"t2v": count_rivals(rescored, owners, "t2v")}
         else:
             raise UsageError(f"re-scoring {kind!r}: choose dsl or qbnorm")
-    return ranks
+    return rivals
 
 
 def label(kind: str, num_bank_texts: int = 0) -> str:
@@ -136,22 +179,6 @@ def label(kind: str, num_bank_texts: int = 0) -> str:
         "dsl": "transductive (DSL)",
         "qbnorm": f"bank-based (QB-Norm, {num_bank_texts:,} texts)",
     }[kind]
-
-
-def score_retrieval(retrieval: Retrieval, *, dsl: bool = True) -> dict[str, Any]:
-    """{"plain", "dsl"} metrics of both directions, and "twin_accuracy" where the gallery has time-reversed twins.
-
-    "dsl" (if wanted) is transductive: it needs all test queries at once (t2v normalises over texts, v2t over videos).
-    """
-    ranks = rank_retrieval(retrieval, rescore=("dsl",) if dsl else ())
-    scores: dict[str, Any] = {
-        kind: {direction: summarize_ranks(of_queries) for direction, of_queries in directions.items()}
-        for kind, directions in ranks.items()
-    }
-    twins = twin_accuracy(retrieval)
-    if twins is not None:
-        scores["twin_accuracy"] = twins
-    return scores
 
 
 def twin_accuracy(retrieval: Retrieval) -> float | None:

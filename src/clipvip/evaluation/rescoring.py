@@ -15,7 +15,7 @@ from clipvip.evaluation.metrics import check_similarity, row_blocks
 def dual_softmax(similarity: ArrayLike, temperature: float = 100.0, axis: int = 0) -> np.ndarray:
     """similarity * softmax(temperature * similarity, axis): an answer counts as much as it prefers this query.
 
-    Transductive: it needs all test queries at once, so its numbers stand beside plain ones, never in their place.
+    Transductive: it needs all test queries at once, so its figures are reported next to plain ones, never instead.
     similarity: [N, V]; axis: 0 over texts (for t2v), 1 over videos (for v2t; the released code has 0 for both).
 
     Returns: [N, V], float32 or the similarity's wider dtype.
@@ -25,7 +25,12 @@ def dual_softmax(similarity: ArrayLike, temperature: float = 100.0, axis: int = 
     if axis not in (0, 1):
         raise UsageError(f"axis={axis!r}: choose 0 (over texts, for t2v) or 1 (over videos, for v2t)")
     _check_positive("temperature", temperature)
-    scores = _as_float(check_similarity("similarity", similarity))
+    return apply_dual_softmax(check_similarity("similarity", similarity), axis, temperature)
+
+
+def apply_dual_softmax(scores: np.ndarray, axis: int, temperature: float = 100.0) -> np.ndarray:
+    """`dual_softmax` of scores that are checked already; the result is finite."""
+    scores = _as_float(scores)
     with np.errstate(over="ignore", under="ignore"):  # a difference too large for the dtype is -inf, its weight 0
         weights = scores - scores.max(axis=axis, keepdims=True)
         weights *= temperature
@@ -48,16 +53,18 @@ def querybank_norm(similarity: ArrayLike, bank_similarity: ArrayLike, beta: floa
     Raises: InputError for NaN, infinity, other shapes, beta not positive, or k out of 1 to V.
     Source: QB-Norm (arXiv 2112.12777), dynamic inverted softmax.
     """
-    scores = _as_float(check_similarity("similarity", similarity))
-    bank = check_similarity("bank_similarity", bank_similarity)
+    scores = check_similarity("similarity", similarity)
     num_videos = scores.shape[1]
-    if bank.shape[1] != num_videos:
-        raise InputError(
-            f"bank_similarity: shape {bank.shape}, expected (num_bank_texts, {num_videos}): the same videos"
-        )
+    bank = check_bank(bank_similarity, num_videos)
     if not 1 <= k <= num_videos:
         raise InputError(f"k={k}: expected 1 to {num_videos}, the number of videos")
     _check_positive("beta", beta)
+    return apply_querybank_norm(scores, bank, beta, k)
+
+
+def apply_querybank_norm(scores: np.ndarray, bank: np.ndarray, beta: float = 20.0, k: int = 1) -> np.ndarray:
+    """`querybank_norm` of scores that are checked already; the result is finite."""
+    scores = _as_float(scores)
     active, log_normalizer = _read_bank(bank, beta, k)
     largest = np.log(np.finfo(scores.dtype).max) - 1.0
     normalized = scores.copy()
@@ -68,6 +75,16 @@ def querybank_norm(similarity: ArrayLike, bank_similarity: ArrayLike, beta: floa
         exponents -= np.maximum(exponents.max(axis=1, keepdims=True) - largest, 0.0)
         normalized[rows][changed] = np.exp(exponents)
     return normalized
+
+
+def check_bank(bank_similarity: ArrayLike, num_videos: int) -> np.ndarray:
+    """The scores of a bank, [K, V]. Raises: InputError for NaN, infinity, or another number of videos."""
+    bank = check_similarity("bank_similarity", bank_similarity)
+    if bank.shape[1] != num_videos:
+        raise InputError(
+            f"bank_similarity: shape {bank.shape}, expected (num_bank_texts, {num_videos}): the same videos"
+        )
+    return bank
 
 
 def inverted_softmax(scores: np.ndarray, bank_similarity: np.ndarray, beta: float = 20.0) -> np.ndarray:

@@ -8,7 +8,7 @@ caption. "score" is theirs, "best" and "best_score" the first answer's (a clip_i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,25 @@ import numpy as np
 from clipvip.errors import InputError
 from clipvip.evaluation.intervals import METRICS, Interval, paired_difference
 from clipvip.evaluation.metrics import DIRECTIONS, Direction
-from clipvip.evaluation.protocol import Retrieval
+from clipvip.evaluation.protocol import Retrieval, RivalCounts
 from clipvip.files import parse_json, replacing
 
-Ranks = Mapping[str, Mapping[Direction, np.ndarray]]
-"""By kind of score and direction, as `rank_retrieval` gives them."""
 
-
-def write_ranks(path: Path, retrieval: Retrieval, ranks: Ranks, ties: str) -> None:
-    """One line a query, t2v first; the file takes its name when it is complete."""
+def write_ranks(path: Path, retrieval: Retrieval, rivals: RivalCounts, ties: str) -> None:
+    """One line per query, t2v first; the file takes its name when it is complete. rivals: of `rank_retrieval`."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for row in _rows(retrieval, ranks, ties):
+        for row in _rows(retrieval, _ranks(rivals, ties), ties):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
 class SavedRanks:
-    """What a file holds. queries: by direction, what makes two files comparable; ranks: by kind and direction."""
+    """What a file holds. queries: by direction, what makes two files comparable; ranks: by kind and direction, [Q]."""
 
     path: Path
     ties: str
     queries: Mapping[str, list[tuple[str, ...]]]
-    ranks: Ranks
+    ranks: Mapping[str, Mapping[Direction, np.ndarray]]
 
 
 def read_ranks(path: Path) -> SavedRanks:
@@ -65,7 +62,7 @@ def read_ranks(path: Path) -> SavedRanks:
 
 
 def differences(
-    retrieval: Retrieval, ranks: Ranks, ties: str, other: SavedRanks
+    retrieval: Retrieval, rivals: RivalCounts, ties: str, other: SavedRanks
 ) -> dict[str, dict[Direction, dict[str, Interval]]]:
     """Ours minus the other's, paired query by query, for every kind of score that both have.
 
@@ -75,83 +72,64 @@ def differences(
         raise InputError(
             f"{other.path}: ranks with ties={other.ties}, these have ties={ties}; evaluate one of them again"
         )
-    ours = queries_of(retrieval)
+    ours = _queries(retrieval)
     for direction in DIRECTIONS:
         if ours[direction] != other.queries[direction]:
             raise InputError(
                 f"{other.path}: its {len(other.queries[direction]):,} {direction} queries are not these "
                 f"{len(ours[direction]):,}, in this order; both models must be evaluated on the same clips and captions"
             )
-    return {
-        kind: {
-            direction: {
-                name: paired_difference(own, other.ranks[kind][direction], name, groups_of(retrieval, direction))
-                for name in METRICS
-            }
-            for direction, own in directions.items()
-        }
-        for kind, directions in ranks.items()
-        if kind in other.ranks
-    }
+    compared: dict[str, dict[Direction, dict[str, Interval]]] = {}
+    for kind, directions in _ranks(rivals, ties).items():
+        if kind in other.ranks:
+            compared[kind] = {}
+            for way, ranks in directions.items():
+                theirs, groups = other.ranks[kind][way], retrieval.groups(way)
+                compared[kind][way] = {name: paired_difference(ranks, theirs, name, groups) for name in METRICS}
+    return compared
 
 
-def groups_of(retrieval: Retrieval, direction: Direction) -> np.ndarray | None:
-    """What is drawn together by the bootstrap: the captions of a video; in v2t each video is one query."""
-    return retrieval.text_to_video if direction == "t2v" else None
+def _ranks(rivals: RivalCounts, ties: str) -> dict[str, dict[Direction, np.ndarray]]:
+    return {kind: {way: counts.ranks(ties) for way, counts in ways.items()} for kind, ways in rivals.items()}
 
 
-def queries_of(retrieval: Retrieval) -> dict[Direction, list[tuple[str, ...]]]:
+def _queries(retrieval: Retrieval) -> dict[Direction, list[tuple[str, ...]]]:
     """By direction, what a query is."""
-    clips = retrieval.clips
-    of_texts = [
-        _query("t2v", clips[owner].clip_id, text)
-        for text, owner in zip(retrieval.texts, retrieval.text_to_video, strict=True)
-    ]
-    return {"t2v": of_texts, "v2t": [_query("v2t", clips[video].clip_id, "") for video in _asked(retrieval)]}
+    names = [clip.clip_id for clip in retrieval.clips]
+    pairs = zip(retrieval.texts, retrieval.text_to_video, strict=True)
+    return {
+        "t2v": [_query("t2v", names[owner], text) for text, owner in pairs],
+        "v2t": [_query("v2t", names[video], "") for video in np.unique(retrieval.text_to_video)],
+    }
 
 
 def _query(direction: Direction, clip_id: str, text: str) -> tuple[str, ...]:
     return (clip_id, text) if direction == "t2v" else (clip_id,)
 
 
-def _asked(retrieval: Retrieval) -> np.ndarray:
-    """The videos that are v2t queries: those with a caption."""
-    return np.unique(retrieval.text_to_video)
-
-
-def _rows(retrieval: Retrieval, ranks: Ranks, ties: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    retrieval: Retrieval, ranks: Mapping[str, Mapping[Direction, np.ndarray]], ties: str
+) -> Iterator[dict[str, Any]]:
     scores, owners = retrieval.similarity, retrieval.text_to_video
-    best_video = scores.argmax(axis=1)  # [N]
-    for query, owner in enumerate(owners):
-        found = best_video[query]
-        yield {
-            "direction": "t2v",
-            "query": query,
-            "text": retrieval.texts[query],
-            "clip_id": retrieval.clips[owner].clip_id,
-            "rank": _of_query(ranks, "t2v", query),
-            "ties": ties,
-            "score": float(scores[query, owner]),
-            "best": retrieval.clips[found].clip_id,
-            "best_score": float(scores[query, found]),
-        }
-    true = scores[np.arange(len(owners)), owners]
+    names, texts = [clip.clip_id for clip in retrieval.clips], retrieval.texts
+    true = scores[np.arange(len(owners)), owners]  # [N]
     best_own = {int(owners[text]): int(text) for text in np.argsort(true, kind="stable")}  # the last one stays
-    best_text = scores.argmax(axis=0)  # [V]
-    for query, video in enumerate(_asked(retrieval)):
-        own, found = best_own[int(video)], best_text[video]
-        yield {
-            "direction": "v2t",
-            "query": query,
-            "text": retrieval.texts[own],
-            "clip_id": retrieval.clips[video].clip_id,
-            "rank": _of_query(ranks, "v2t", query),
-            "ties": ties,
-            "score": float(scores[own, video]),
-            "best": retrieval.texts[found],
-            "best_score": float(scores[found, video]),
-        }
-
-
-def _of_query(ranks: Ranks, direction: Direction, query: int) -> dict[str, float]:
-    return {kind: float(of[direction][query]) for kind, of in ranks.items() if direction in of}
+    videos = np.unique(owners)
+    pairs: dict[Direction, Iterable[tuple[int, int, int]]] = {  # text, video, and the first answer
+        "t2v": zip(range(len(owners)), owners, scores.argmax(axis=1), strict=True),
+        "v2t": zip((best_own[int(video)] for video in videos), videos, scores.argmax(axis=0)[videos], strict=True),
+    }
+    for direction, found in pairs.items():
+        for query, (text, video, best) in enumerate(found):
+            place = (text, best) if direction == "t2v" else (best, video)
+            yield {
+                "direction": direction,
+                "query": query,
+                "text": texts[text],
+                "clip_id": names[video],
+                "rank": {kind: float(of[direction][query]) for kind, of in ranks.items() if direction in of},
+                "ties": ties,
+                "score": float(scores[text, video]),
+                "best": names[best] if direction == "t2v" else texts[best],
+                "best_score": float(scores[place]),
+            }

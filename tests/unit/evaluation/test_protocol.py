@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from clipvip.evaluation import (
     Retrieval,
     chance_level,
     rank_retrieval,
+    report_retrieval,
     retrieval_metrics,
     run_retrieval,
-    score_retrieval,
     twin_accuracy,
 )
 from clipvip.records import Clip, Embeddings
@@ -42,13 +43,17 @@ def clip(number: int, *captions: str, **extra: str) -> Clip:
     return Clip(str(number), video=Path("x.mp4"), captions=captions, extra=extra)
 
 
+def report(found: Retrieval, *rescore: str) -> dict[str, Any]:
+    return report_retrieval(found, rank_retrieval(found, rescore=rescore), ties="average")
+
+
 def test_every_caption_is_a_query_or_all_are_one() -> None:
     """Catches captions dropped, or owners shifted by clips with several captions."""
     clips = [clip(0, "0 a", "0 b"), clip(1, "2 wrong"), clip(2, "2 c")]
     found = run_retrieval(TableEncoder(), clips)
     assert found.texts == ("0 a", "0 b", "2 wrong", "2 c")
     assert found.text_to_video.tolist() == [0, 0, 1, 2]
-    assert score_retrieval(found)["plain"]["t2v"]["R@1"] == 75.0
+    assert report(found)["plain"]["t2v"]["R@1"] == 75.0
     joined = run_retrieval(TableEncoder(), clips, join_captions=True)
     assert joined.texts == ("0 a 0 b", "2 wrong", "2 c")
 
@@ -67,7 +72,7 @@ def test_equal_texts_are_encoded_once_and_tied() -> None:
     assert found.similarity.argmax(axis=1).tolist() == [0, 1, 0, 2]
     assert found.bank_similarity is not None
     assert found.bank_similarity.argmax(axis=1).tolist() == [2, 1, 2]
-    assert rank_retrieval(found)["plain"]["v2t"].tolist() == [1.5, 1.0, 1.0]
+    assert rank_retrieval(found)["plain"]["v2t"].ranks("average").tolist() == [1.5, 1.0, 1.0]
 
 
 def test_skipped_clips_take_their_captions_along() -> None:
@@ -78,7 +83,7 @@ def test_skipped_clips_take_their_captions_along() -> None:
     assert found.texts == ("0", "2 a", "2 b")
     assert [c.clip_id for c in found.clips] == ["0", "2"]
     assert found.skipped == {"1": "damaged"}
-    assert score_retrieval(found)["plain"]["t2v"]["R@1"] == 100.0
+    assert report(found)["plain"]["t2v"]["R@1"] == 100.0
 
 
 def test_a_clip_without_captions_stops_the_evaluation() -> None:
@@ -93,9 +98,9 @@ def test_twin_accuracy_counts_only_twins_in_the_gallery() -> None:
     clips += [clip(4, "4", twin="absent"), clip(5, "5")]
     found = run_retrieval(TableEncoder(), clips)
     assert twin_accuracy(found) == 100 * (1 + 0 + 0.5 + 0.5) / 4
-    assert "twin_accuracy" in score_retrieval(found)
+    assert "twin_accuracy" in report(found)
     assert twin_accuracy(run_retrieval(TableEncoder(), clips[4:])) is None
-    assert "twin_accuracy" not in score_retrieval(run_retrieval(TableEncoder(), clips[4:]))
+    assert "twin_accuracy" not in report(run_retrieval(TableEncoder(), clips[4:]))
 
 
 def test_dual_softmax_is_taken_over_the_queries_of_each_direction() -> None:
@@ -109,12 +114,12 @@ def test_dual_softmax_is_taken_over_the_queries_of_each_direction() -> None:
         weights = np.exp(100 * similarity)
         return retrieval_metrics(similarity * weights / weights.sum(axis=axis, keepdims=True), owners)[direction]
 
-    scores = score_retrieval(found)
+    scores = report(found, "dsl")
     assert scores["dsl"] == {"t2v": ranked("t2v", axis=0), "v2t": ranked("v2t", axis=1)}
     assert scores["dsl"]["t2v"] != ranked("t2v", axis=1)
     assert scores["dsl"]["v2t"] != ranked("v2t", axis=0)
     assert scores["plain"] == retrieval_metrics(similarity, owners)
-    assert "dsl" not in score_retrieval(found, dsl=False)
+    assert "dsl" not in report(found)
 
 
 def test_chance() -> None:

@@ -46,8 +46,8 @@ def test_two_files_are_compared_query_by_query(tmp_path: Path) -> None:
     other = retrieval(np.flip(SCORES, axis=1).copy())
     write_ranks(tmp_path / "other.jsonl", other, rank_retrieval(other), "average")
     found = retrieval()
-    ranks = rank_retrieval(found, rescore=("dsl",))
-    compared = differences(found, ranks, "average", read_ranks(tmp_path / "other.jsonl"))
+    rivals = rank_retrieval(found, rescore=("dsl",))
+    compared = differences(found, rivals, "average", read_ranks(tmp_path / "other.jsonl"))
     assert list(compared) == ["plain"]  # the other has no dsl
     ours, theirs = (retrieval_metrics(of.similarity, OWNERS) for of in (found, other))
     for direction in ("t2v", "v2t"):
@@ -58,14 +58,14 @@ def test_two_files_are_compared_query_by_query(tmp_path: Path) -> None:
 def test_other_queries_or_ties_are_refused(tmp_path: Path) -> None:
     """Catches a difference of figures that were never asked the same."""
     found = retrieval()
-    ranks = rank_retrieval(found)
-    write_ranks(tmp_path / "r.jsonl", found, ranks, "average")
+    rivals = rank_retrieval(found)
+    write_ranks(tmp_path / "r.jsonl", found, rivals, "average")
     saved = read_ranks(tmp_path / "r.jsonl")
     with pytest.raises(InputError, match="ranks with ties=average, these have ties=optimistic"):
-        differences(found, ranks, "optimistic", saved)
+        differences(found, rivals, "optimistic", saved)
     moved = Retrieval(found.clips, found.texts[::-1], OWNERS, SCORES, "f")
     with pytest.raises(InputError, match=r"r\.jsonl: its 4 t2v queries are not these 4, in this order"):
-        differences(moved, ranks, "average", saved)
+        differences(moved, rivals, "average", saved)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_the_report_labels_every_kind_and_counts_ties() -> None:
     scores = SCORES.copy()
     scores[0, 1] = scores[0, 0] - 5e-7  # nearly tied
     found = retrieval(scores, bank=np.ones((1500, 3), np.float32))
-    ranks = rank_retrieval(found, rescore=("dsl", "qbnorm"))
-    report = report_retrieval(found, ranks, ties="average")
+    rivals = rank_retrieval(found, rescore=("dsl", "qbnorm"))
+    report = report_retrieval(found, rivals, ties="average")
     assert report["labels"] == {
         "plain": "plain",
         "dsl": "transductive (DSL)",
@@ -106,7 +106,7 @@ def test_the_report_labels_every_kind_and_counts_ties() -> None:
                 assert low <= value <= high
     json.dumps(report)
     with pytest.raises(InputError, match="one text a video only"):
-        report_retrieval(found, ranks, ties="average", released=True)
+        report_retrieval(found, rivals, ties="average", released=True)
 
 
 def test_what_cannot_be_re_scored_is_an_error() -> None:
