@@ -21,8 +21,8 @@ import transformers
 from torch import Tensor
 
 from clipvip.model import ClipVipConfig
-from clipvip.model.flops import video_flops, vision_layers
 from clipvip.model.kernels import inference
+from clipvip.training.meter import video_flops, vision_layers
 
 WARMUPS = 2
 WARMUPS_COMPILED = 4

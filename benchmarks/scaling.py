@@ -29,7 +29,7 @@ from clipvip.data.dataset import ClipDataset, Collator, Sources
 from clipvip.data.shards import write_shards
 from clipvip.data.shards.shrink import shrink_to_jpegs, shrink_video
 from clipvip.model import ClipVipModel
-from clipvip.model.flops import training_flops
+from clipvip.training.meter import training_flops
 from clipvip.video.transforms import to_pixel_values
 
 CLIPS, FRAMES, TOKENS = 100e6, 12, 70

@@ -50,7 +50,7 @@ def test_a_plan_that_does_not_fit_is_printed(
     world: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches text that only knows runs that go well."""
-    monkeypatch.setattr("clipvip.training.rehearsal.free_memory", lambda _: 5 * 2**20)
+    monkeypatch.setattr("clipvip.training.plan.free_memory", lambda _: 5 * 2**20)
     assert run_here("train", recipe, *overrides(world), "train.batch_size=16", "--dry-run") == 0
     told = capsys.readouterr().out
     assert "not timed" in told

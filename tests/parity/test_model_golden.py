@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipvip.losses import omnisource_loss
 from clipvip.model import ClipVipModel
-from clipvip.training.optim import decayed, lr_factor
+from clipvip.training.step import decayed, lr_factor
 from helpers_golden import golden, golden_model, our_name, tensors
 
 TEXT_CASES = ("padeos", "pad0", "nopad", "long70", "full77")

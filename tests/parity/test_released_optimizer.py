@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from clipvip.model import ClipVipConfig, ClipVipModel
 from clipvip.training import load_recipe, train, trainer
 from clipvip.training.config import OptimSection
-from clipvip.training.optim import make_optimizer, set_lr
+from clipvip.training.step import make_optimizer, set_lr
 from helpers_world import write_few_clips
 
 Arrays = dict[str, np.ndarray]

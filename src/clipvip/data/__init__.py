@@ -14,7 +14,7 @@ _NAMES = {
     "clips": ("open_clips",),
     "dataset": ("Batch", "ClipDataset", "Collator", "Sample", "Sources", "TextBatch"),
     "frame_folders": ("read_frame_folder",),
-    "loader": ("Address", "PassSampler", "fetched", "make_loader", "steps_per_pass"),
+    "loader": ("Address", "PassSampler", "fetch", "make_loader", "steps_per_pass"),
     "manifest": ("iter_json_lines", "iter_manifest", "read_manifest", "validate_manifest", "write_manifest"),
     "media": ("IMAGE_EXTENSIONS", "LIBRARY_EXTENSIONS", "MEDIA_EXTENSIONS", "VIDEO_EXTENSIONS", "MediaFolder"),
 }
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clipvip.data.clips import open_clips
     from clipvip.data.dataset import Batch, ClipDataset, Collator, Sample, Sources, TextBatch
     from clipvip.data.frame_folders import read_frame_folder
-    from clipvip.data.loader import Address, PassSampler, fetched, make_loader, steps_per_pass
+    from clipvip.data.loader import Address, PassSampler, fetch, make_loader, steps_per_pass
     from clipvip.data.manifest import iter_json_lines, iter_manifest, read_manifest, validate_manifest, write_manifest
     from clipvip.data.media import (
         IMAGE_EXTENSIONS,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IMAGE_EXTENSIONS", "LIBRARY_EXTENSIONS", "MEDIA_EXTENSIONS", "VIDEO_EXTENSIONS", "Address", "Batch",
     "ClipDataset", "ClipSource", "Collator", "ManifestClips", "MediaFolder", "PassSampler", "Sample", "Sources",
-    "TextBatch", "fetched", "iter_json_lines", "iter_manifest", "make_loader", "open_clips", "read_frame_folder",
+    "TextBatch", "fetch", "iter_json_lines", "iter_manifest", "make_loader", "open_clips", "read_frame_folder",
     "read_manifest", "steps_per_pass", "validate_manifest", "write_manifest",
 ]  # fmt: skip
 

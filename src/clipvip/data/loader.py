@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clipvip.data.dataset import Batch, ClipDataset, Collator, Sample
+from clipvip.data.dataset import Batch, ClipDataset, Collator
 from clipvip.errors import ClipVipError, ConfigError
 
 Address = tuple[int, int, int]
@@ -125,15 +125,22 @@ def steps_per_pass(num_clips: int, batch_size: int, *, keep_last: bool = False) 
     return -(-num_clips // batch_size) if keep_last else num_clips // batch_size
 
 
-class Mixture(Dataset[Sample]):
-    """Several data sets, addressed as `PassSampler` does."""
+class Mixture(Dataset[Batch]):
+    """Batches of several data sets, whose clips are addressed as `PassSampler` does.
 
-    def __init__(self, datasets: Sequence[ClipDataset]):
+    An error is part of the answer: so it arrives from a loader process as it is, and not as the text of a traceback.
+    """
+
+    def __init__(self, datasets: Sequence[ClipDataset], collator: Collator):
         self.datasets = datasets
+        self.collator = collator
 
-    def __getitem__(self, address: Address) -> Sample:
-        source, pass_number, index = address
-        return self.datasets[source][pass_number, index]
+    def __getitems__(self, addresses: Sequence[Address]) -> Batch | Exception:
+        """The batch of these clips, or what went wrong."""
+        try:
+            return self.collator([self.datasets[source][pass_, index] for source, pass_, index in addresses])
+        except Exception as error:  # noqa: BLE001 - whatever it is, `fetch` raises it
+            return error
 
 
 def make_loader(
@@ -144,14 +151,14 @@ def make_loader(
     num_workers: int,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Batches of the clips that `order` names, a `PassSampler` or a list. pin_memory: for GPUs.
+    """Batches (see `fetch`) of the clips that `order` names, a `PassSampler` or a list. pin_memory: for GPUs.
 
     Workers are spawned, not forked: decoders and tokenisers run threads.
     """
     return DataLoader(
-        Mixture(datasets),  # type: ignore[arg-type]  # torch's annotation has no room for a collate_fn of another type
+        Mixture(datasets, collator),
         batch_sampler=order,
-        collate_fn=collator,
+        collate_fn=_return_as_is,  # type: ignore[arg-type]  # `__getitems__` has made a batch of the list
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=num_workers > 0,
@@ -161,12 +168,19 @@ def make_loader(
     )
 
 
-def fetched(loader: DataLoader[Batch], noted: Sequence[int]) -> Iterator[Batch]:
-    """The batches; what went wrong in a worker process in one line, as if it had happened here.
+def fetch(loader: DataLoader[Batch], noted: Sequence[int]) -> Iterator[Batch]:
+    """The batches of a loader.
 
     noted: signals that asked the run to end; they may have reached the workers too, and then the batches just end.
     Raises: what the data set raised; ClipVipError if a worker process died.
     """
+    for batch in _fetch(loader, noted):
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _fetch(loader: DataLoader[Batch], noted: Sequence[int]) -> Iterator[Batch | Exception]:
     try:
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         batches = iter(loader)
@@ -174,15 +188,9 @@ def fetched(loader: DataLoader[Batch], noted: Sequence[int]) -> Iterator[Batch]:
             # torch's own handler would raise in the middle of a step when a worker dies; `next` notices it as well
             signal.signal(signal.SIGCHLD, before if callable(before) else signal.SIG_DFL)
         yield from batches
-    except ClipVipError as error:
-        last = str(error).rstrip().rsplit("\n", 1)[-1]  # torch puts the traceback in front
-        if last == str(error):
-            raise
-        raise type(error)(last.partition(": ")[2]) from error
     except (RuntimeError, ConnectionError, EOFError) as error:
-        passed_on = "in DataLoader worker process" in str(error)  # what the data set raised there
-        if passed_on or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
-            raise
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise  # of torch's own, such as its thread that pins memory
         if not noted:
             raise ClipVipError(
                 "a process that loads clips died (out of memory, or a file that crashes the decoder); `clipvip data "
@@ -190,10 +198,14 @@ def fetched(loader: DataLoader[Batch], noted: Sequence[int]) -> Iterator[Batch]:
             ) from error
 
 
-def _start_worker(_: int) -> None:
-    """One process a core is enough: torch sees to its own threads in workers, the tokeniser's are seen to here.
+def _return_as_is(batch: Batch | Exception) -> Batch | Exception:
+    return batch
 
-    Ctrl-C reaches all processes of a terminal: workers go on until the trainer, which ends its step first, is done.
+
+def _start_worker(_: int) -> None:
+    """One process per core is enough: torch limits its own threads in workers, the tokeniser's are limited here.
+
+    Ctrl-C reaches all processes of a terminal: workers continue until the trainer, which ends its step first, is done.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)

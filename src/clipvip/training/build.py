@@ -1,21 +1,42 @@
-"""The model and processor that a recipe's `model` section asks for."""
+"""What a recipe names, made: the model and its processor, the clips to train on and the order of their batches."""
 
 from __future__ import annotations
 
 import difflib
+import math
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch.utils.data import DataLoader
 
-from clipvip.errors import ConfigError
+from clipvip import distributed
+from clipvip.data import (
+    Address,
+    Batch,
+    ClipDataset,
+    Collator,
+    PassSampler,
+    Sources,
+    make_loader,
+    open_clips,
+    steps_per_pass,
+)
+from clipvip.errors import ConfigError, VideoDecodeError
+from clipvip.losses import inputs_of
 from clipvip.model import ClipVipConfig, ClipVipModel, ClipVipProcessor
 from clipvip.model.configuration_clipvip import TOWER_KEYS_READ
 from clipvip.model.hub import load_tokenizer, read_config
 from clipvip.model.pretrained import load_strictly
 from clipvip.model.processing_clipvip import image_colours, stored_text_cleaning
-from clipvip.training.config import ModelSection
+from clipvip.training.config import MixSection, ModelSection, Recipe
+from clipvip.video import probe
 from clipvip.video.transforms import CLIP_MEAN, CLIP_STD
+
+FEW_CLIPS = 32
+"""Enough to know how long clips are. The first ones: of a set of shards they are in one."""
 
 
 def build_model(section: ModelSection) -> tuple[ClipVipModel, ClipVipProcessor]:
@@ -102,3 +123,82 @@ def _initialised(section: ModelSection, options: dict[str, Any]) -> ClipVipModel
         if options.get(key, getattr(config, key)) != getattr(config, key):
             raise ConfigError(f"model.{key}={options[key]}, but {section.init} was trained with {getattr(config, key)}")
     return load_strictly(ClipVipModel, section.init)
+
+
+def make_datasets(recipe: Recipe, decoder_size: tuple[int, int] | int | None) -> list[ClipDataset]:
+    """The main source and those of `data.mix`. decoder_size: the processor's. Raises: ManifestError."""
+    data, inputs = recipe.data, inputs_of(recipe.loss.variant)
+    main = MixSection(
+        data=data.train, share=0.5, videos=data.videos, split=data.train_split, subtitle=data.subtitle,
+        caption="caption", join_captions=data.join_captions,
+    )  # fmt: skip
+    return [
+        ClipDataset(
+            open_clips(source.data, videos=source.videos, split=source.split),
+            num_frames=recipe.model.num_frames,
+            sources=Sources(
+                source.subtitle,
+                source.caption if "caption" in inputs else None,
+                "frame" in inputs,
+                source.join_captions,
+            ),
+            seed=recipe.train.seed,
+            jitter=data.jitter,
+            decoder_size=decoder_size,
+            cache=data.cache,
+        )
+        for source in (main, *data.mix)
+    ]
+
+
+def number_of_steps(recipe: Recipe, num_main_clips: int) -> int:
+    """Optimiser steps of the run; `epochs` counts passes over the main source."""
+    train = recipe.train
+    if train.epochs is None:
+        assert train.steps is not None  # checked by the recipe
+        return train.steps
+    own_share = 1 - sum(source.share for source in recipe.data.mix)
+    if recipe.data.last_batch == "keep":  # as released: every clip counts, and the last step need not end a pass
+        return max(1, math.ceil(train.epochs * num_main_clips / train.batch_size / own_share - 1e-9))
+    return max(1, round(train.epochs * steps_per_pass(num_main_clips, train.batch_size) / own_share))
+
+
+def usual_duration_s(dataset: ClipDataset) -> float | None:
+    """How long its videos are: the median of the first ones. None if there are none, or none has one."""
+    durations_s = []
+    for index in range(min(FEW_CLIPS, len(dataset))):
+        clip, media = dataset.clips.load(index)
+        if clip.video is None or isinstance(media, list):  # pictures, one by one, have no times
+            continue
+        start_s, end_s = clip.time_range or (0.0, math.inf)
+        try:
+            whole_s = probe(media).duration_s if math.isinf(end_s) else end_s
+        except VideoDecodeError:
+            continue  # data.on_decode_error decides what follows, when the clip is trained on
+        if whole_s is not None and whole_s > start_s:
+            durations_s.append(whole_s - start_s)
+    return round(statistics.median(durations_s), 3) if durations_s else None
+
+
+def make_sampler(recipe: Recipe, datasets: Sequence[ClipDataset], num_steps: int, start_step: int) -> PassSampler:
+    """The clips of this process's share of each step to come."""
+    return PassSampler(
+        datasets, recipe.train.batch_size, num_steps, seed=recipe.train.seed, start_step=start_step,
+        shares=[source.share for source in recipe.data.mix],
+        rank=distributed.rank(), world=distributed.world(), keep_last=recipe.data.last_batch == "keep",
+    )  # fmt: skip
+
+
+def load_batches(
+    recipe: Recipe,
+    datasets: Sequence[ClipDataset],
+    processor: ClipVipProcessor,
+    order: Iterable[list[Address]],
+    *,
+    pin_memory: bool,
+) -> DataLoader[Batch]:
+    """Batches of the clips that `order` names, on the CPU."""
+    collator = Collator(
+        processor.tokenize, processor.frames_to_pixels, processor.image_size, processor.resize, datasets[0].sources
+    )
+    return make_loader(datasets, order, collator, num_workers=recipe.data.num_workers, pin_memory=pin_memory)

@@ -1,11 +1,15 @@
-"""How a run finds its processes, its device and its trackers."""
+"""What surrounds a run: its processes, its device, its trackers, and signals that ask it to end."""
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +18,8 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Dyn
 
 from clipvip import distributed
 from clipvip.errors import ConfigError, TrainingError
+from clipvip.training.config import Recipe
+from clipvip.training.memory import ran_out
 
 
 def start_accelerator(trackers: Sequence[str], folder: Path) -> Accelerator:
@@ -78,3 +84,66 @@ def check_same_weights(model: torch.nn.Module, step: int) -> None:
             "(a shared file system) and run the same version of clipvip and torch"
         )
         raise distributed.said_once(problem)
+
+
+@contextmanager
+def run_conditions(recipe: Recipe) -> Iterator[None]:
+    """Set a run's precision of float32 products, and report what goes wrong around it in one line.
+
+    Raises: TrainingError if memory runs out, another process is lost, or train.compile is not possible here.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(recipe.train.float32_matmul)
+    try:
+        yield
+    except RuntimeError as error:
+        if recipe.train.compile:
+            from torch._dynamo.exc import TorchDynamoException  # slow to import; a run that compiles has it loaded
+
+            if isinstance(error, TorchDynamoException):
+                reason = str(error).strip().splitlines()[0]
+                raise TrainingError(
+                    f"train.compile=true: {reason}; install a C++ compiler, or set train.compile=false"
+                ) from error
+        if ran_out(error):
+            raise TrainingError(
+                f"out of memory ({str(error).splitlines()[0]}); take a smaller train.micro_batch, or "
+                "train.activation_checkpointing=true; clipvip train ... --dry-run shows what fits"
+            ) from error
+        if not distributed.is_loss(error):
+            raise
+        problem = TrainingError("another process of this run ended; its message, or the launcher's, says why")
+        problem.repeated = True
+        raise problem from error
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def note_signals() -> Iterator[list[int]]:
+    """Gives a list that SIGINT and SIGTERM are added to, instead of striking in the middle of a step.
+
+    A second one strikes at once. Ignored signals stay ignored; outside the main thread nothing changes.
+    """
+    noted: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: FrameType | None) -> None:
+        if noted:
+            restore()
+            signal.raise_signal(number)
+        noted.append(number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()

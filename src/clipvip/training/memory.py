@@ -1,15 +1,14 @@
-"""What a training step takes of memory: counted for the weights, measured on a few clips for the rest."""
+"""How much memory a training step takes: counted for the weights, measured on a few clips for the rest."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipvip.data import Batch
 from clipvip.model.modeling_clipvip import Block
@@ -23,35 +22,34 @@ USABLE = {"cuda": 0.9, "cpu": 0.7}
 class StepMemory:
     """Bytes of one process in a training step.
 
-    weights, gradients, optimizer: whatever the batch; gradients twice where those of parts are added up.
-    cast: what autograd keeps whatever the batch, such as weights in another precision.
-    activations: a clip, what autograd keeps. recomputed: a clip, what activation checkpointing makes again of a block.
-    pixels: a clip, its pictures in float32 where they come as bytes. inputs: a clip, as it is loaded.
+    fixed: "weights"; "gradients", twice where those of parts are added up; "optimizer"; "cast", what autograd keeps
+    whatever the batch, such as weights in another precision.
+    per_clip: "activations", what autograd keeps; "recomputed", what activation checkpointing computes again of a
+    block; "pixels", its images in float32 where they are loaded as bytes; "inputs", as it is loaded.
     """
 
-    weights: int
-    gradients: int
-    optimizer: int
-    cast: int
-    activations: int
-    recomputed: int
-    pixels: int
-    inputs: int
+    fixed: dict[str, int]
+    per_clip: dict[str, int]
 
     def total(self, num_clips: int, at_once: int) -> int:
         """Of a batch of `num_clips`, `at_once` of them computed with: tensors, not what an allocator wastes."""
-        fixed = self.weights + self.gradients + self.optimizer + self.cast
-        return fixed + num_clips * self.inputs + at_once * (self.activations + self.recomputed + self.pixels)
+        inputs, of_clip = self.per_clip["inputs"], sum(self.per_clip.values())
+        return sum(self.fixed.values()) + num_clips * inputs + at_once * (of_clip - inputs)
 
     def largest(self, num_clips: int, below: int, usable: float) -> int | None:
         """The largest power of two below `below` that may be computed with at once in `usable` bytes, or None."""
-        fitting = (2**power for power in reversed(range((below - 1).bit_length())))
-        return next((size for size in fitting if self.total(num_clips, size) <= usable), None)
+        sizes = (2**power for power in reversed(range((below - 1).bit_length())))
+        return next((size for size in sizes if self.total(num_clips, size) <= usable), None)
+
+    def in_parts(self) -> StepMemory:
+        """The same with gradient caching: two sets of gradients, as the optimizer has two moments."""
+        return StepMemory(self.fixed | {"gradients": self.fixed["optimizer"]}, self.per_clip)
 
 
-def most(parts: list[StepMemory]) -> StepMemory:
-    """The largest of each figure: over sources of clips, or processes."""
-    return StepMemory(**{field.name: max(getattr(part, field.name) for part in parts) for field in fields(StepMemory)})
+def most(parts: Sequence[StepMemory]) -> StepMemory:
+    """The largest of each figure."""
+    fixed = {name: max(part.fixed[name] for part in parts) for name in parts[0].fixed}
+    return StepMemory(fixed, {name: max(part.per_clip[name] for part in parts) for name in parts[0].per_clip})
 
 
 def measure(objective: OmnisourceObjective, batch: Batch, *, in_parts: bool) -> StepMemory:
@@ -59,32 +57,37 @@ def measure(objective: OmnisourceObjective, batch: Batch, *, in_parts: bool) -> 
 
     in_parts: with gradient caching.
     """
-    clip, *few = (_copies(batch, count) for count in (1, 2, 3))  # one clip has views where others have copies
-    of_two, of_three = (_kept(objective, clips) for clips in few)
-    activations, recomputed = of_three.all - of_two.all, 0
-    if any(block.gradient_checkpointing for block in _blocks(objective)):
-        with _without_checkpointing(objective):
-            in_two, in_three = (_kept(objective, clips).block for clips in few)
-        recomputed = in_three - in_two
-    as_bytes = [
-        pictures for pictures in (clip.video, clip.frame) if pictures is not None and not pictures.is_floating_point()
-    ]
+    clip, two, three = (_copies(batch, count) for count in (1, 2, 3))  # one clip has views where others have copies
+    of_two = _kept_bytes(objective, two)[0]
+    activations, recomputed = _kept_bytes(objective, three)[0] - of_two, 0
+    checkpointed = [block for block in _blocks(objective) if block.gradient_checkpointing]
+    if checkpointed:
+        _set_checkpointing(checkpointed, False)
+        try:
+            recomputed = _kept_bytes(objective, three)[1] - _kept_bytes(objective, two)[1]
+        finally:
+            _set_checkpointing(checkpointed, True)
+    as_bytes = [images for images in (clip.video, clip.frame) if images is not None and not images.is_floating_point()]
     parameters = list(objective.model.parameters())
     trained = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
     return StepMemory(
-        weights=sum(parameter.nbytes for parameter in parameters),
-        gradients=trained * (2 if in_parts else 1),
-        optimizer=2 * trained,  # AdamW's two moments
-        cast=max(of_two.all - 2 * activations, 0),
-        activations=activations,
-        recomputed=recomputed,
-        pixels=sum(4 * pictures.numel() for pictures in as_bytes),
-        inputs=sum(tensor.nbytes for tensor in _tensors(clip)),
+        fixed={
+            "weights": sum(parameter.nbytes for parameter in parameters),
+            "gradients": trained * (2 if in_parts else 1),
+            "optimizer": 2 * trained,  # AdamW's two moments
+            "cast": max(of_two - 2 * activations, 0),
+        },
+        per_clip={
+            "activations": activations,
+            "recomputed": recomputed,
+            "pixels": sum(4 * images.numel() for images in as_bytes),
+            "inputs": sum(tensor.nbytes for tensor in _tensors(clip)),
+        },
     )
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a new process could have there; None where nobody knows."""
+    """Bytes that a new process could have there; None if it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -103,44 +106,37 @@ def free_memory(device: torch.device) -> int | None:
 
 def ran_out(error: BaseException) -> bool:
     """Whether an allocation failed."""
-    told = str(error)
+    message = str(error)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in told or "allocate memory" in told)
+        isinstance(error, RuntimeError) and ("out of memory" in message or "allocate memory" in message)
     )
 
 
-@dataclass(slots=True)
-class _Kept:
-    """Bytes of the distinct storages that autograd keeps: of all, and of the block that keeps most."""
+def _kept_bytes(objective: OmnisourceObjective, batch: Batch) -> tuple[int, int]:
+    """What autograd keeps of the features of a batch, in distinct storages: in all, and of the block that keeps most.
 
-    all: int = 0
-    block: int = 0
-
-
-def _kept(objective: OmnisourceObjective, batch: Batch) -> _Kept:
-    """Of the features of a batch; parameters and the batch itself, which are there anyway, are not counted."""
+    Parameters and the batch itself, which are there anyway, are not counted.
+    """
     known = {_pointer(tensor) for tensor in (*objective.model.parameters(), *_tensors(batch))}
-    kept, entered = _Kept(), 0
+    total = entered = largest = 0
 
     def keep(tensor: Tensor) -> Tensor:
-        pointer = _pointer(tensor)
-        if pointer not in known:
-            known.add(pointer)
-            kept.all += tensor.untyped_storage().nbytes()
+        nonlocal total
+        if _pointer(tensor) not in known:
+            known.add(_pointer(tensor))
+            total += tensor.untyped_storage().nbytes()
         return tensor
 
-    def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def enter(*_: Any) -> None:
         nonlocal entered
-        entered = kept.all
+        entered = total
 
     def leave(*_: Any) -> None:
-        kept.block = max(kept.block, kept.all - entered)
+        nonlocal largest
+        largest = max(largest, total - entered)
 
-    hooks = [
-        hook
-        for block in _blocks(objective)
-        for hook in (block.register_forward_pre_hook(enter), block.register_forward_hook(leave))
-    ]
+    hooks = [block.register_forward_pre_hook(enter) for block in _blocks(objective)]
+    hooks += [block.register_forward_hook(leave) for block in _blocks(objective)]
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             features = objective.features(batch)  # its graph holds what was counted, so that no address is used twice
@@ -148,19 +144,12 @@ def _kept(objective: OmnisourceObjective, batch: Batch) -> _Kept:
     finally:
         for hook in hooks:
             hook.remove()
-    return kept
+    return total, largest
 
 
-@contextmanager
-def _without_checkpointing(objective: OmnisourceObjective) -> Iterator[None]:
-    blocks = [block for block in _blocks(objective) if block.gradient_checkpointing]
+def _set_checkpointing(blocks: Sequence[Block], wanted: bool) -> None:
     for block in blocks:
-        block.gradient_checkpointing = False
-    try:
-        yield
-    finally:
-        for block in blocks:
-            block.gradient_checkpointing = True
+        block.gradient_checkpointing = wanted
 
 
 def _blocks(objective: OmnisourceObjective) -> list[Block]:
@@ -168,15 +157,15 @@ def _blocks(objective: OmnisourceObjective) -> list[Block]:
 
 
 def _copies(batch: Batch, count: int) -> Batch:
-    """Its first clip, so many times."""
+    """Its first clip, `count` times."""
     clip = batch.parts(1)[0]
     return replace(clip.each(lambda tensor: torch.cat([tensor] * count)), clip_ids=clip.clip_ids * count)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
     texts = [texts for texts in (batch.subtitle, batch.caption) if texts is not None]
-    pictures = [pictures for pictures in (batch.video, batch.frame) if pictures is not None]
-    return pictures + [tensor for each in texts for tensor in (each.input_ids, each.attention_mask, each.valid)]
+    images = [images for images in (batch.video, batch.frame) if images is not None]
+    return images + [tensor for each in texts for tensor in (each.input_ids, each.attention_mask, each.valid)]
 
 
 def _pointer(tensor: Tensor) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipvip.data.clip_source import ManifestClips
 from clipvip.data.dataset import ClipDataset, Collator, Sources
-from clipvip.data.loader import Address, PassSampler, fetched, make_loader
+from clipvip.data.loader import Address, PassSampler, fetch, make_loader
 from clipvip.errors import ClipVipError, ConfigError, ManifestError
 from clipvip.records import Clip
 from clipvip.video.transforms import to_pixel_values
@@ -177,7 +177,7 @@ def test_errors_are_told_in_one_line_wherever_they_happen(clips: list[Clip], tmp
     collator = Collator(tokenize, to_pixels, 32, "squash", source.sources)
     loader = make_loader([source], PassSampler([source], 4, 2, seed=0), collator, num_workers=workers)
     with pytest.raises(ManifestError, match=r"^odd: an image or single-frame file among videos; [^\n]*\Z"):
-        list(fetched(loader, []))
+        list(fetch(loader, []))
 
 
 @pytest.mark.parametrize("size", [(32, 32), None])
@@ -218,17 +218,37 @@ class Ending:
 )
 def test_a_worker_process_that_ends(error: Exception) -> None:
     """Catches "connection reset by peer" in place of a saved step: torchrun ends workers and trainer by one signal."""
-    assert list(fetched(Ending(error), [signal.SIGTERM])) == [1]  # type: ignore[arg-type]
+    assert list(fetch(Ending(error), [signal.SIGTERM])) == [1]  # type: ignore[arg-type]
     with pytest.raises(ClipVipError, match="a process that loads clips died"):
-        list(fetched(Ending(error), []))  # type: ignore[arg-type]
+        list(fetch(Ending(error), []))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError])
-def test_what_a_data_set_raises_is_no_death(kind: type[Exception]) -> None:
-    """Catches a false trail: an error of a data set, or of a remote store, told as a process that died."""
-    error = kind("Caught it in DataLoader worker process 0.\nOriginal Traceback (most recent call last): ...")
-    with pytest.raises(kind, match="Caught it"):
-        list(fetched(Ending(error), []))  # type: ignore[arg-type]
+class Failing:
+    """A data set that a remote store has let down."""
+
+    def __init__(self, kind: type[Exception]):
+        self.kind = kind
+
+    def __getitem__(self, _: object) -> None:
+        raise self.kind("first: no answer\nDataLoader worker (pid 7): is not meant")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError, EOFError])
+def test_what_a_data_set_raises_is_no_death(kind: type[Exception], workers: int) -> None:
+    """Catches a false trail: an error of a data set, or of a remote store, reported as a process that died, or in other
+    words than its own.
+    """
+    collator = Collator(tokenize, to_pixels, 32, "squash", Sources())
+    loader = make_loader([Failing(kind)], [[(0, 0, 0)]], collator, num_workers=workers)  # type: ignore[list-item]
+    with pytest.raises(kind, match=r"\Afirst: no answer\nDataLoader worker \(pid 7\): is not meant\Z"):
+        list(fetch(loader, []))
+
+
+def test_an_error_of_torch_is_passed_on() -> None:
+    """Catches an error of the thread that pins memory reported as a process that died."""
+    with pytest.raises(RuntimeError, match="Caught it in pin memory thread"):
+        list(fetch(Ending(RuntimeError("Caught it in pin memory thread")), []))  # type: ignore[arg-type]
 
 
 def test_a_source_without_the_wanted_texts(clips: list[Clip]) -> None:

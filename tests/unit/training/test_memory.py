@@ -13,8 +13,7 @@ from clipvip.model import ClipVipModel, optimize_for_training
 from clipvip.model.modeling_clipvip import Block
 from clipvip.training.config import LossSection, OptimSection
 from clipvip.training.memory import StepMemory, free_memory, measure, ran_out
-from clipvip.training.optim import make_optimizer
-from clipvip.training.step import OmnisourceObjective
+from clipvip.training.step import OmnisourceObjective, make_optimizer
 from clipvip.video.transforms import to_pixel_values
 from helpers_golden import golden_config
 
@@ -71,8 +70,8 @@ def test_activations_grow_with_the_batch(autocast: bool) -> None:
     memory = measure(ours, batch_of(ours.model, 3), in_parts=False)
     for num_clips in (2, 4, 7):
         seen = kept(ours, batch_of(ours.model, num_clips))
-        assert memory.cast + num_clips * memory.activations == pytest.approx(seen, rel=1e-3)
-    assert memory.cast > 0
+        assert memory.fixed["cast"] + num_clips * memory.per_clip["activations"] == pytest.approx(seen, rel=1e-3)
+    assert memory.fixed["cast"] > 0
 
 
 def test_checkpointing_keeps_less() -> None:
@@ -82,9 +81,13 @@ def test_checkpointing_keeps_less() -> None:
     plain = measure(ours, batch, in_parts=False)
     ours.model.activation_checkpointing_enable({"use_reentrant": False})
     checkpointed = measure(ours, batch, in_parts=False)
-    assert plain.recomputed == 0
-    assert plain.activations / LAYERS / 2 < checkpointed.recomputed < plain.activations / LAYERS * 2
-    assert checkpointed.activations + checkpointed.recomputed < plain.activations
+    assert plain.per_clip["recomputed"] == 0
+    assert (
+        plain.per_clip["activations"] / LAYERS / 2
+        < checkpointed.per_clip["recomputed"]
+        < plain.per_clip["activations"] / LAYERS * 2
+    )
+    assert checkpointed.per_clip["activations"] + checkpointed.per_clip["recomputed"] < plain.per_clip["activations"]
     blocks = [module for module in ours.modules() if isinstance(module, Block)]
     assert all(block.gradient_checkpointing for block in blocks)  # and the run goes on as it was
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in blocks)
@@ -100,10 +103,12 @@ def test_weights_gradients_and_moments_are_those_of_a_step() -> None:
     optimizer.step()
     parameters = list(ours.model.parameters())
     moments = [moment for state in optimizer.state.values() for moment in state.values() if moment.ndim]
-    assert memory.weights == sum(parameter.nbytes for parameter in parameters)
-    assert memory.gradients == sum(parameter.grad.nbytes for parameter in parameters if parameter.grad is not None)
-    assert memory.optimizer == pytest.approx(sum(moment.nbytes for moment in moments), rel=1e-3)
-    assert measure(ours, batch, in_parts=True).gradients == 2 * memory.gradients
+    assert memory.fixed["weights"] == sum(parameter.nbytes for parameter in parameters)
+    assert memory.fixed["gradients"] == sum(
+        parameter.grad.nbytes for parameter in parameters if parameter.grad is not None
+    )
+    assert memory.fixed["optimizer"] == pytest.approx(sum(moment.nbytes for moment in moments), rel=1e-3)
+    assert measure(ours, batch, in_parts=True).fixed["gradients"] == 2 * memory.fixed["gradients"]
 
 
 def test_inputs_are_bytes_until_they_are_computed_with() -> None:
@@ -112,15 +117,14 @@ def test_inputs_are_bytes_until_they_are_computed_with() -> None:
     batch = batch_of(ours.model, 3)
     memory = measure(ours, batch, in_parts=False)
     size = ours.model.config.vision.image_size
-    assert memory.pixels == 4 * (4 + 1) * 3 * size * size
-    assert memory.inputs == (4 + 1) * 3 * size * size + 2 * (6 * 8 + 6 * 8 + 1)
+    assert memory.per_clip["pixels"] == 4 * (4 + 1) * 3 * size * size
+    assert memory.per_clip["inputs"] == (4 + 1) * 3 * size * size + 2 * (6 * 8 + 6 * 8 + 1)
 
 
 def test_the_parts_add_up_and_the_largest_fitting_one_is_found() -> None:
     """Catches a part that is counted for the whole batch, and advice that does not fit, or is not less."""
-    memory = StepMemory(
-        weights=100, gradients=100, optimizer=200, cast=10, activations=30, recomputed=5, pixels=3, inputs=2
-    )
+    fixed = {"weights": 100, "gradients": 100, "optimizer": 200, "cast": 10}
+    memory = StepMemory(fixed, {"activations": 30, "recomputed": 5, "pixels": 3, "inputs": 2})
     assert memory.total(64, at_once=16) == 410 + 64 * 2 + 16 * 38
     for usable in (600, 1000, 2000, 10**6):
         size = memory.largest(64, below=48, usable=usable)

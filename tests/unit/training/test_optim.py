@@ -7,7 +7,7 @@ import torch
 
 from clipvip.model import NEW_PARAMETERS, ClipVipModel
 from clipvip.training.config import OptimSection
-from clipvip.training.optim import lr_factor, make_optimizer, set_lr
+from clipvip.training.step import lr_factor, make_optimizer, set_lr
 from helpers_golden import golden_config
 
 

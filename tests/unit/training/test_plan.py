@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from clipvip.errors import ConfigError, TrainingError, VideoDecodeError
-from clipvip.model.flops import training_flops
-from clipvip.training import load_recipe, rehearsal, trainer
+from clipvip.training import build, load_recipe, trainer
 from clipvip.training import plan as planning
 from clipvip.training.build import build_model
 from clipvip.training.config import Recipe
-from clipvip.training.rehearsal import Source, Step
+from clipvip.training.meter import matmul_rate, training_flops
+from clipvip.training.plan import Source
 from helpers_world import overrides, write_few_clips, write_recipe
 
 Plan = Callable[..., dict[str, Any]]
@@ -95,7 +95,7 @@ def test_the_time_is_that_of_the_runs_own_steps(plan: Plan, monkeypatch: pytest.
     updates = []
     update = trainer.Run.update
     monkeypatch.setattr(trainer.Run, "update", lambda run, *args: updates.append(run.step) or update(run, *args))
-    monkeypatch.setattr(rehearsal, "_median", lambda steps: Step(2.0 * len(steps), 0.25, 1e6))
+    monkeypatch.setattr(planning, "_median", lambda steps: (2.0 * len(steps), 0.5 * len(steps)))
     for steps, timed in ((40, 3), (3, 2), (1, 1)):
         found = plan(f"train.steps={steps}")
         assert updates == list(range(min(steps, 4)))
@@ -106,6 +106,8 @@ def test_the_time_is_that_of_the_runs_own_steps(plan: Plan, monkeypatch: pytest.
         assert times["run_s"] == pytest.approx(2.0 * timed * steps)
         assert times["clips_per_s"] == pytest.approx(8 / (2.0 * timed))
         assert times["data_wait"] == pytest.approx(0.25)
+        rate = found["model"]["flops"]["training_per_step"] / times["step_s"]
+        assert times["mfu"] == pytest.approx(rate / matmul_rate(torch.device("cpu"), torch.float32))
         assert ("warm-up" in "".join(found["notes"])) == (steps == 1)
 
 
@@ -124,23 +126,22 @@ def test_each_source_is_timed_and_has_its_share(plan: Plan, world: Path) -> None
 
 def test_loaders_that_cannot_keep_up_are_the_time() -> None:
     """Catches a plan by steps that lived on batches fetched ahead: the run would take many times as long."""
-    steps = [Step(9.0, 0.9, 1.0), Step(2.0, 0.5, 100.0), Step(1.0, 0.0, 200.0), Step(4.0, 0.75, 50.0)]
-    source = Source("clips", 10, 10, steps=steps)
-    assert source.expected() == Step(2.0, 0.5, 100.0)
+    source = Source("clips", 10, 10, steps=[(9.0, 8.1), (2.0, 1.0), (1.0, 0.0), (4.0, 3.0)])
+    assert source.expected() == (2.0, 1.0)
     source.loading_s = 1.5
-    assert source.expected() == Step(2.0, 0.5, 100.0)
+    assert source.expected() == (2.0, 1.0)
     source.loading_s = 8.0
-    assert source.expected() == Step(8.0, 1 - 1 / 8, 25.0)
+    assert source.expected() == (8.0, 7.0)  # the second that is not waited for stays
 
 
 def test_loader_processes_are_timed_too(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches loading that is left out where it goes on in other processes, not shared out among them, or done with
     more threads than they have."""
     clock, threads = iter(range(0, 10**6, 10)), []
-    here = partial(trainer.make_loader, num_workers=0)
-    monkeypatch.setattr(trainer, "make_loader", lambda *args, num_workers, pin_memory: here(*args))
-    monkeypatch.setattr(rehearsal, "usable_cpus", lambda: 8)
-    monkeypatch.setattr(rehearsal, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))  # 10 s a look
+    here = partial(build.make_loader, num_workers=0)
+    monkeypatch.setattr(build, "make_loader", lambda *args, num_workers, pin_memory: here(*args))
+    monkeypatch.setattr(planning, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))  # 10 s a look
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     found = plan("data.num_workers=2")
     assert found["time"]["step_s"] == pytest.approx(8 * 10 / 2)
@@ -174,11 +175,11 @@ def test_a_batch_larger_than_memory_is_not_tried(plan: Plan, monkeypatch: pytest
     fixed = sum(plan("train.micro_batch=4")["memory"]["fixed"].values())
     clip = sum(plan()["memory"]["per_clip"].values())
     monkeypatch.setattr(trainer.Run, "update", lambda *_: pytest.fail("it was tried"))
-    monkeypatch.setattr(rehearsal, "free_memory", lambda _: fixed + 7 * clip)
+    monkeypatch.setattr(planning, "free_memory", lambda _: fixed + 7 * clip)
     found = plan()
     assert found["memory"]["free"] < found["memory"]["estimate"]
     assert found["memory"]["advised_micro_batch"] in (1, 2, 4)
-    monkeypatch.setattr(rehearsal, "free_memory", lambda _: fixed // 2)
+    monkeypatch.setattr(planning, "free_memory", lambda _: fixed // 2)
     found = plan()
     assert found["memory"]["advised_micro_batch"] is None
     assert "activation_checkpointing" in found["notes"][0]
@@ -191,7 +192,7 @@ def test_no_room_for_the_model_itself(plan: Plan, monkeypatch: pytest.MonkeyPatc
         def fail(*_: Any, error: Exception = error, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(rehearsal, "measure", fail)
+        monkeypatch.setattr(planning, "measure", fail)
         with pytest.raises(expected, match="memory does not hold" if expected is TrainingError else "shapes"):
             plan()
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipvip.model import AGGREGATORS, ClipVipConfig, ClipVipModel
-from clipvip.model.flops import text_flops, training_flops, video_flops, vision_layers
+from clipvip.training.meter import text_flops, training_flops, video_flops, vision_layers
 
 TINY = {"num_attention_heads": 2}
 VIT_B = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}

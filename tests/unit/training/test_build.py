@@ -11,7 +11,7 @@ from clipvip.data.clip_source import ManifestClips
 from clipvip.data.dataset import ClipDataset, Sources
 from clipvip.records import Clip
 from clipvip.training import load_recipe
-from clipvip.training.sources import number_of_steps, usual_duration_s
+from clipvip.training.build import number_of_steps, usual_duration_s
 from helpers_video import write_frames, write_video
 
 
