@@ -26,8 +26,7 @@ from clipvip.data.manifest import read_manifest
 from clipvip.data.synthetic import COLORS, SCENES, Scenario, split_scenarios
 from clipvip.encode import Encoder, load
 from clipvip.records import Clip
-from clipvip.search import Library, Query, Term
-from clipvip.search.query.background import default_texts
+from clipvip.search import Library, Query, Term, default_texts
 
 RATE = 0.05
 COMBINATION = "a combination"

@@ -26,9 +26,9 @@ import torch
 from measure import describe, in_own_process, resident_mib, table
 
 from clipvip.search import Filters, Query, Term
+from clipvip.search.index._lance import EXACT_ROWS, update_ann_index
 from clipvip.search.index.schema import Settings, segment_id_of
 from clipvip.search.index.store import Store
-from clipvip.search.query.ann import EXACT_ROWS, keep_ann
 from clipvip.search.query.engine import Searcher
 
 SIZE = 512
@@ -125,7 +125,7 @@ def build(uri: str, num_rows: int) -> dict[str, float]:
         store.segments.add(rows_of(block, number * BLOCK))
     written = time.perf_counter()
     cpu = time.process_time()
-    keep_ann(store.segments)
+    update_ann_index(store.segments)
     store.segments.optimize(cleanup_older_than=timedelta(0))
     built, cpu_s = time.perf_counter(), time.process_time() - cpu
     if num_rows <= EXACT_ROWS:

@@ -28,8 +28,9 @@ import numpy as np
 import clipvip
 from clipvip.encode import Encoder
 from clipvip.jobs import usable_cpus
-from clipvip.search.index.scan import EncodedVideo, VideoFile
-from clipvip.search.index.store import Settings, Store
+from clipvip.search.index.records import Changes, EncodedVideo, VideoFile, Write
+from clipvip.search.index.schema import Settings
+from clipvip.search.index.store import Store
 
 SEGMENTS_A_VIDEO = 20
 VIDEOS_A_COMMIT = 1000
@@ -89,7 +90,7 @@ def make_index(index: Path, model: str, num_segments: int) -> None:
     num_videos = -(-num_segments // SEGMENTS_A_VIDEO)
     for start in range(0, num_videos, VIDEOS_A_COMMIT):
         numbers = range(start, min(start + VIDEOS_A_COMMIT, num_videos))
-        store.replace([video(number, centres, rng) for number in numbers], [])
+        store.apply(Changes([Write(video(number, centres, rng)) for number in numbers]))
     store.tidy()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipvip.search.index.scan import EncodedVideo
+from clipvip.search.index.records import EncodedVideo
 from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_video import write_audio, write_video, write_videos

@@ -156,8 +156,7 @@ def update(
     import time
 
     from clipvip.cli.render.index_report import summary_json, summary_line, summary_problems
-    from clipvip.search import IndexSummary
-    from clipvip.search.query.background import read_texts
+    from clipvip.search import IndexSummary, read_texts
 
     started = time.perf_counter()
     library = options.open()

@@ -16,8 +16,7 @@ from clipvip.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from clipvip.search import Hit, Library, Query, Results, Term
-    from clipvip.search.query.query import VideoPart
+    from clipvip.search import Hit, Library, Query, Results, Term, VideoPart
 
 NAME = "search"
 KINDS = {"text": 1.0, "not": -0.5, "image": 1.0, "clip": 1.0, "like": 1.0}

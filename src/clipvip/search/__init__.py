@@ -8,12 +8,14 @@ if not all(find_spec(name) for name in ("lancedb", "pyarrow", "pathspec")):
     raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`')
 
 from clipvip.search.index.maintenance import Status
-from clipvip.search.index.schema import Segment, Settings, VideoRecord
+from clipvip.search.index.records import Segment, VideoRecord
+from clipvip.search.index.scan import is_gone
+from clipvip.search.index.schema import Settings
 from clipvip.search.index.update import IndexSummary
 from clipvip.search.index.verification import Verification
 from clipvip.search.library import Library
-from clipvip.search.query.query import Filters, Query, Term
-from clipvip.search.query.results import Hit, Results
+from clipvip.search.query.calibration import default_texts, read_texts
+from clipvip.search.query.query import Filters, Hit, Query, Results, Term, VideoPart
 
 __all__ = [
     "Filters",
@@ -27,5 +29,9 @@ __all__ = [
     "Status",
     "Term",
     "Verification",
+    "VideoPart",
     "VideoRecord",
+    "default_texts",
+    "is_gone",
+    "read_texts",
 ]

@@ -16,7 +16,7 @@ import av
 
 from clipvip.errors import InputError
 from clipvip.files import replacing
-from clipvip.search.query.results import Hit
+from clipvip.search.query.query import Hit
 from clipvip.video import MP4, REFUSALS, OpenVideo, PacketIndex, is_interlaced, open_video, packet_index, write_mp4
 
 COPIED_VIDEO = ("h264", "hevc", "av1")
@@ -61,7 +61,6 @@ def cut(source: str | os.PathLike[str], start_s: float, end_s: float, target: st
 
 
 def _copy(source: str | os.PathLike[str], start_s: float, end_s: float, target: Path) -> bool:
-    """Write the packets of a part as they are, if that is possible."""
     with open_video(os.fspath(source), 0) as video:
         index = packet_index(video)
         key = None if index is None else _copied_from(video, index, start_s)
@@ -90,7 +89,6 @@ def _copied_from(video: OpenVideo, index: PacketIndex, start_s: float) -> int | 
 
 
 def _copy_packets(video: OpenVideo, index: PacketIndex, key: int, end_s: float, out: Any) -> None:
-    """Packets as they are. Frames that come after `end_s` only in the order of decoding are copied too."""
     streams = [stream for stream in (video.stream, video.audio) if stream is not None]
     copies = {stream.index: out.add_stream_from_template(stream, opaque=True) for stream in streams}
     tag = video.stream.codec_context.codec_tag

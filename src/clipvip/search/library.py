@@ -10,25 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from clipvip.data import LIBRARY_EXTENSIONS
 from clipvip.errors import ClipVipError, SearchIndexError, UsageError
+from clipvip.search.index._lance import among, update_ann_index
 from clipvip.search.index.maintenance import Status, find_older, forget, prune, status
-from clipvip.search.index.scan import ABSENT, Skipped, VideoFile, find_videos, is_there
-from clipvip.search.index.schema import Segment, Settings, VideoRecord
+from clipvip.search.index.records import Outcome, Segment, Skipped, VideoFile, VideoRecord
+from clipvip.search.index.scan import ABSENT, find_videos, is_there
+from clipvip.search.index.schema import Settings
 from clipvip.search.index.store import Store
 from clipvip.search.index.update import Encode, IndexSummary, Progress, add_files
-from clipvip.search.index.verification import Progress as VerifyProgress
-from clipvip.search.index.verification import Verification, verify
-from clipvip.search.query.ann import keep_ann
-from clipvip.search.query.background import chosen_texts
-from clipvip.search.query.calibration import write_bank
-from clipvip.search.query.engine import Searcher, query_vector
-from clipvip.search.query.query import Filters, Query, Term
-from clipvip.search.query.results import Results
+from clipvip.search.index.verification import Verification, VerifyProgress, verify
+from clipvip.search.query.calibration import choose_texts, set_background
+from clipvip.search.query.engine import Searcher
+from clipvip.search.query.query import Filters, Query, Results, Term
 from clipvip.video import Scales
 
 if TYPE_CHECKING:
     from clipvip.embedding_sets import EmbeddingSet
     from clipvip.encode import EncoderProtocol
-    from clipvip.search.index.encode_files import Outcome
 
 WINDOW_S = 12.0
 """Where a model does not say how long the clips were that it was trained on. Those of the released models: 13.4 s."""
@@ -109,7 +106,6 @@ class Library:
         return encoder
 
     def _load(self) -> EncoderProtocol:
-        """Whatever model it is."""
         if self._encoder is None:
             model = self._model or (self.settings.model if self.exists else None)
             if not model:
@@ -127,12 +123,7 @@ class Library:
 
     def check_encoder(self, encoder: EncoderProtocol) -> None:
         """Raises: SearchIndexError if the vectors of `encoder` do not compare with those of this index."""
-        if encoder.fingerprint != self.settings.fingerprint:
-            raise SearchIndexError(
-                f"{self.uri}: made with {self.settings.model} (fingerprint {self.settings.fingerprint}), not with this "
-                f"model ({encoder.fingerprint}): use that one, rebuild the index (clipvip library rebuild), or "
-                "use another --index"
-            )
+        self._check_fingerprint(encoder.fingerprint)
 
     def add(
         self,
@@ -166,13 +157,10 @@ class Library:
             from clipvip.encode import local_encoder
 
             encoder = local_encoder(self.encoder)
-            store = self._made(encoder, encoder.source)
+            store = self._open_for(self._resolve_settings(encoder, encoder.source))
         else:  # its own model is only loaded if there is something new
-            store = self._store
-            self._check_cut()
-        settings = store.settings
-
-        return self._ready(add_files(store, found, self._encode(settings, on_hours), on_progress))
+            store = self._open_for(self._resolve_settings())
+        return self._finish(add_files(store, found, self._encode(store.settings, on_hours), on_progress))
 
     def upgrade(
         self, *, on_progress: Progress | None = None, on_hours: Callable[[float], None] | None = None
@@ -184,12 +172,12 @@ class Library:
         is indexed as it is now; `missing` counts files that are gone. on_progress, on_hours: as `add`.
         """
         store = self.store
-        self._check_cut()
+        self._open_for(self._resolve_settings())
         found, num_gone = find_older(store)
         if not found.files:
             return IndexSummary(skipped=found.skipped, missing=num_gone)
         encode = self._encode(store.settings, on_hours)
-        summary = self._ready(add_files(store, found, encode, on_progress, upgrade=True))
+        summary = self._finish(add_files(store, found, encode, on_progress, upgrade=True))
         summary.missing = num_gone
         return summary
 
@@ -212,7 +200,7 @@ class Library:
         on_progress: Progress | None = None,
         on_hours: Callable[[float], None] | None = None,
     ) -> IndexSummary:
-        """Make the index anew with the model and the windows of this object: all files are encoded again.
+        """Rebuild the index with the model and the windows of this object: all files are encoded again.
 
         After an interruption `add` goes on. An index that is of this model and these windows already is brought up to
         date. Raises: as `add`.
@@ -221,34 +209,33 @@ class Library:
 
         dirs, _ = self._added()
         encoder = local_encoder(self._load())
-        settings = self._wanted(encoder, encoder.source)
+        settings = self._resolve_settings(encoder, encoder.source)
         own = self.settings
         if replace(settings, model=own.model, schema_version=own.schema_version) != own:
-            self._store, self._searcher = Store.create(self.uri, settings, anew=True), None
+            self._store, self._searcher = Store.create(self.uri, settings, overwrite=True), None
             return self.add(dirs or None, exclude=exclude, on_progress=on_progress, on_hours=on_hours)
         return self.add(exclude=exclude, on_progress=on_progress, on_hours=on_hours)
 
     def _added(self) -> tuple[list[str], list[str]]:
-        """What was added and is there: folders, and files that were added alone. And the folders that are not there."""
+        """The folders, and single files, that were added and are there; and the folders that are not there."""
         roots = self.roots
         absent = [root for root in roots if not is_there(root)]
         single = [str(v.absolute) for v in self.store.videos().values() if v.root not in roots and v.absolute.is_file()]
         return [*(root for root in roots if root not in absent), *single], absent
 
     def add_embeddings(self, embeddings: EmbeddingSet, *, on_progress: Progress | None = None) -> IndexSummary:
-        """Index the video clips of an embedding set (see `clipvip encode`), one segment a clip, without thumbnails.
+        """Index the video clips of an embedding set (see `clipvip encode`), one segment per clip, without thumbnails.
 
         Otherwise as `add`, which brings thumbnails when the files change. Raises: SearchIndexError for another model.
         """
-        from clipvip.search.index.from_embeddings import StoredVideos
+        from clipvip.search.index.encode_files import EmbeddingSetVideos
 
-        store = self._made(embeddings, embeddings.facts[0].model)
-        videos = StoredVideos(embeddings, self.roots)
-        return self._ready(add_files(store, videos.found, lambda files, known: videos.encoded(files), on_progress))
+        store = self._open_for(self._resolve_settings(embeddings, embeddings.facts[0].model))
+        videos = EmbeddingSetVideos(embeddings, self.roots)
+        return self._finish(add_files(store, videos.found, lambda files, known: videos.encoded(files), on_progress))
 
-    def _ready(self, summary: IndexSummary) -> IndexSummary:
-        """The end of a run that added videos: a library that is large now can be searched as fast as a small one."""
-        self.store.write(lambda: keep_ann(self.store.segments))
+    def _finish(self, summary: IndexSummary) -> IndexSummary:
+        self.store.write(lambda: update_ann_index(self.store.segments))
         return summary
 
     def prune(self, exclude: Sequence[str] = (), *, force: bool = False) -> IndexSummary:
@@ -308,7 +295,7 @@ class Library:
 
         Raises: UsageError for fewer than 20 different ones; SearchIndexError if the index cannot be written.
         """
-        write_bank(self.store, chosen_texts(texts, "background"), self.encoder)
+        set_background(self.store, choose_texts(texts, "background"), self.encoder)
         self._searcher = None
 
     def timeline(self, video_id: str, query: str | Query) -> list[tuple[Segment, float]]:
@@ -317,13 +304,13 @@ class Library:
         Raises: as `search`.
         """
         terms = Query(terms=(Term(text=query),)).terms if isinstance(query, str) else query.terms
-        vector = query_vector(terms, self.settings.embedding_size, lambda: self.encoder, self.store.vector)
+        vector = self._search().vector(terms)
         segments, vectors = self.store.vectors_of(video_id)
         return list(zip(segments, (vectors @ vector).tolist(), strict=True))
 
     def video(self, video_id: str) -> VideoRecord | None:
         """What is known of an indexed file."""
-        return self.store.videos(f"video_id = '{_word(video_id)}'").get(video_id)
+        return self.store.videos(among("video_id", [video_id])).get(video_id)
 
     def segments_of(self, video_id: str) -> list[Segment]:
         """The segments of a file, in the order of time."""
@@ -333,44 +320,41 @@ class Library:
         """The JPEG of a segment's middle frame, or None if there is no such segment."""
         return self.store.thumbnail(segment_id)
 
-    def _made(self, encoder: EncoderProtocol, model: str | None) -> Store:
-        """The tables, made if they are not there, and checked against what is wanted of them."""
-        if self._store is None:
-            self._store = Store.create(self.uri, self._wanted(encoder, model))
-        self.check_encoder(encoder)
-        self._check_cut()
-        return self._store
-
-    def _wanted(self, encoder: EncoderProtocol, model: str | None) -> Settings:
-        """The settings that were asked for; of what was not, those of the index, or else the model's."""
-        scales, shots = self._cut(encoder.clip_duration_s or WINDOW_S)
+    def _resolve_settings(self, encoder: EncoderProtocol | None = None, model: str | None = None) -> Settings:
+        """What was asked for; of what was not, the settings of the index, or else the model's. model: its name."""
+        own = self._store.settings if self._store is not None else None
+        if own is not None and self._windows_s is None and self._strides_s is None:
+            scales = own.scales
+        else:
+            window_s = own.windows_s[0] if own is not None else (encoder and encoder.clip_duration_s) or WINDOW_S
+            scales = Scales.of(window_s if self._windows_s is None else self._windows_s, self._strides_s)
+        shots = (own is not None and own.shots) if self._shots is None else self._shots
+        if encoder is None:
+            return replace(self.settings, windows_s=scales.windows_s, strides_s=scales.strides_s, shots=shots)
         source = os.path.abspath(model) if model and os.path.isdir(model) else model or ""
         return Settings(source, encoder.fingerprint, encoder.embedding_size, scales.windows_s, scales.strides_s, shots)
 
-    def _cut(self, window_s: float) -> tuple[Scales, bool]:
-        """How to cut videos, and whether into shots. window_s: if nobody says."""
-        own = self._store.settings if self._store is not None else None
-        if self._windows_s is None and self._strides_s is None and own is not None:
-            scales = own.scales
-        else:
-            scales = Scales.of(window_s if self._windows_s is None else self._windows_s, self._strides_s)
-        return scales, (own is not None and own.shots) if self._shots is None else self._shots
-
-    def _check_cut(self) -> None:
-        """Raises: UsageError if the index is cut otherwise than it was asked for."""
-        own = self.settings
-        scales, shots = self._cut(own.windows_s[0])
-        if (own.scales, own.shots) != (scales, shots):
+    def _open_for(self, wanted: Settings) -> Store:
+        """The tables, made if there are none. Raises: SearchIndexError or UsageError if they are not as `wanted`."""
+        if self._store is None:
+            self._store = Store.create(self.uri, wanted)
+        own = self._store.settings
+        self._check_fingerprint(wanted.fingerprint)
+        if (own.scales, own.shots) != (wanted.scales, wanted.shots):
             raise UsageError(
-                f"{self.uri}: cut into {_told(own.scales, own.shots)}, not into {_told(scales, shots)}: leave out "
+                f"{self.uri}: cut into {_describe_cut(own)}, not into {_describe_cut(wanted)}: leave out "
                 "--window, --stride and --segment, rebuild the index (clipvip library rebuild), or use another --index"
+            )
+        return self._store
+
+    def _check_fingerprint(self, fingerprint: str) -> None:
+        if fingerprint != self.settings.fingerprint:
+            raise SearchIndexError(
+                f"{self.uri}: made with {self.settings.model} (fingerprint {self.settings.fingerprint}), not with this "
+                f"model ({fingerprint}): use that one, rebuild the index (clipvip library rebuild), or "
+                "use another --index"
             )
 
 
-def _told(scales: Scales, shots: bool) -> str:
-    return f"shots, and {scales}" if shots else str(scales)
-
-
-def _word(video_id: str) -> str:
-    """As it may stand in a condition."""
-    return video_id.replace("'", "''")
+def _describe_cut(settings: Settings) -> str:
+    return f"shots, and {settings.scales}" if settings.shots else str(settings.scales)

@@ -16,11 +16,7 @@ import numpy as np
 from anyio.to_thread import run_sync
 
 from clipvip.errors import SearchIndexError
-from clipvip.search import Library, Query, Term
-from clipvip.search.index.maintenance import Status
-from clipvip.search.index.mmap_cache import version_key
-from clipvip.search.index.store import VideoRecord
-from clipvip.search.query.calibration import bank_table
+from clipvip.search import Library, Query, Status, Term, VideoRecord
 from clipvip.serve.problems import not_found
 
 logger = logging.getLogger(__name__)
@@ -73,7 +69,7 @@ class Live:
         with self._lock:
             try:
                 library = self._open_library()  # not the one that is searched: its tables may have been made anew
-                if _version(library) != self.current.version:
+                if library.store.versions != self.current.version:
                     self.current = _read(library)
                 self._complaint = ""
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the watch or a job's last step
@@ -93,10 +89,4 @@ def _read(library: Library) -> Snapshot:
     _ = library.encoder
     axis = np.eye(1, library.settings.embedding_size, dtype=np.float32)[0]
     library.search(Query(terms=(Term(vector=axis),), k=1))  # reads the vectors, so that no user waits for it
-    return Snapshot(library, _version(library), library.store.videos(), library.status())
-
-
-def _version(library: Library) -> tuple[str, ...]:
-    store, bank = library.store, bank_table(library.store)
-    tables = [store.segments, store.thumbnails, store.failures, store.roots, *([] if bank is None else [bank])]
-    return tuple(version_key(table) for table in tables)
+    return Snapshot(library, library.store.versions, library.store.videos(), library.status())

@@ -18,7 +18,7 @@ from anyio.to_thread import run_sync
 from clipvip.errors import DecoderKilled, VideoDecodeError
 from clipvip.files import open_beneath
 from clipvip.jobs import DecodePool, usable_cpus
-from clipvip.search.index.scan import is_gone
+from clipvip.search import is_gone
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.pictures import film_strip, still
 from clipvip.serve.play_cache import PlayCache

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse
 from starlette.staticfiles import NotModifiedResponse
 from starlette.types import Receive, Scope, Send
 
-from clipvip.search.index.store import Segment, VideoRecord
+from clipvip.search import Segment, VideoRecord
 from clipvip.serve.media import ServedFile, leads_out, problem_of, served_file
 from clipvip.serve.problems import Problem, busy, not_found
 from clipvip.serve.schemas import SegmentOut, VideoOut, errors, errors_beside

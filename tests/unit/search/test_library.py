@@ -239,9 +239,9 @@ def test_a_look_makes_no_index(tmp_path, encoder):
 
 def test_a_library_that_grows_large_gets_its_index(tmp_path, encoder, monkeypatch):
     """Catches large libraries that are searched row by row, and rows that came later left out of the index."""
-    for place in ("ann", "engine"):
-        monkeypatch.setattr(f"clipvip.search.query.{place}.EXACT_ROWS", 300)
-    monkeypatch.setattr("clipvip.search.query.ann.LATE_ROWS", 50)
+    for place in ("index._lance", "query.engine"):
+        monkeypatch.setattr(f"clipvip.search.{place}.EXACT_ROWS", 300)
+    monkeypatch.setattr("clipvip.search.index._lance.LATE_ROWS", 50)
     monkeypatch.setattr("clipvip.search.query.ann.CANDIDATES", 10_000)  # none is missed for its short code
     folder = tmp_path / "videos"
     folder.mkdir()

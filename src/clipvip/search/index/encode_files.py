@@ -1,36 +1,43 @@
-"""Video files to encoded segments: decode, cut and encode, in one pass a file. Knows nothing of how they are stored.
+"""Video files to encoded segments: decode, cut and encode, in one pass per file; or those of an embedding set.
 
-Shapes: n segments of a video, T frames, E embedding size.
+Knows nothing of how they are stored. Shapes: n segments of a video, T frames, E embedding size.
 """
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from clipvip.data import LIBRARY_EXTENSIONS
+from clipvip.embedding_sets import EmbeddingSet
+from clipvip.embedding_sets.layout import MEDIA
 from clipvip.encode import Encoder
 from clipvip.errors import VideoDecodeError
 from clipvip.files import file_digest
 from clipvip.jobs import DecodePool, MachineLost, NotStarted, prefetch_streams
-from clipvip.search.index.scan import EncodedVideo, KnownContent, Skipped, VideoFile
-from clipvip.search.index.thumbnails import make_thumbnail
-from clipvip.video import Scales, VideoInfo, stream_segments
+from clipvip.search.index.records import EncodedVideo, KnownContent, Outcome, Skipped, VideoFile
+from clipvip.search.index.scan import Found, find_videos
+from clipvip.video import Scales, VideoInfo, probe, stream_segments
 
 BATCH_SIZE = 16
-
-Outcome: TypeAlias = EncodedVideo | KnownContent | Skipped
+THUMBNAIL_SIZE = (160, 320)
+"""Widest and highest; only very tall videos reach the second."""
 
 
 @dataclass(slots=True)
 class _Job:
-    """A file on its way. The segments that are read grow, then their vectors; `whole` once all are read."""
+    """A file in work: the segments that are read so far, their vectors; whole: all are read."""
 
     file: VideoFile
     content_hash: str
@@ -42,11 +49,9 @@ class _Job:
 
     @property
     def complete(self) -> bool:
-        """Whether all segments are read and encoded."""
         return self.whole and len(self.vectors) == len(self.segments)
 
     def encoded(self) -> EncodedVideo:
-        """The complete video."""
         info = self.info
         assert info.duration_s is not None  # `stream_segments` always knows it
         vectors = np.stack([self.vectors[i] for i in range(len(self.segments))])
@@ -58,7 +63,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A segment of a job to be encoded, [T, 3, S, S]; or, without pixels, the news that all are read.
+    """A segment of a job to be encoded, [T, 3, S, S]; or, without pixels, the end of the file.
 
     new_s: how much of the video is in this segment and in none before it.
     """
@@ -118,8 +123,6 @@ def encode_files(
 
 
 class _Reader:
-    """Reads files, by threads of this process and processes of the pool."""
-
     def __init__(
         self,
         pool: DecodePool,
@@ -134,7 +137,7 @@ class _Reader:
         self._known, self._claimed, self._lock = known, dict[str, str](), Lock()
 
     def read(self, file: VideoFile) -> Iterator[_Read | KnownContent | Skipped]:
-        """Its segments and their end; or else one word on it."""
+        """Its segments and their end; or else why it has none."""
         for _ in range(2):
             try:
                 file = file.again()
@@ -191,3 +194,61 @@ class _Reader:
                 yield _Read(job, len(job.segments) - 1, processor.frames_to_pixels(part.frames), new_s)
         assert job is not None
         return job
+
+
+def make_thumbnail(frame: np.ndarray, width: int, height: int) -> bytes:
+    """A JPEG of a frame, uint8 [H, W, 3], in the video's own shape (the processor may have squashed it)."""
+    scale = min(THUMBNAIL_SIZE[0] / width, THUMBNAIL_SIZE[1] / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    jpeg = io.BytesIO()
+    Image.fromarray(frame).resize(size).save(jpeg, "JPEG", quality=80)
+    return jpeg.getvalue()
+
+
+class EmbeddingSetVideos:
+    """The videos of an embedding set, in its order. Images are no videos, and are left out.
+
+    found: those that are there, and the others. roots: as `find_videos` takes them.
+    """
+
+    def __init__(self, embeddings: EmbeddingSet, roots: Collection[str] = ()):
+        rows, self._vectors = embeddings.rows(MEDIA)
+        self._reading_rules = min(facts.reading_rules for facts in embeddings.facts)
+        self._rows_of: dict[Path, list[tuple[int, dict[str, Any]]]] = {}
+        for number, row in enumerate(rows.select(["path", "start_s", "end_s"]).to_pylist()):
+            path = Path(os.path.abspath(row["path"]))  # as `find_videos` writes it
+            if path.suffix.lower() in LIBRARY_EXTENSIONS:
+                self._rows_of.setdefault(path, []).append((number, row))
+        there = [path for path in self._rows_of if path.is_file()]
+        self.found = find_videos(there, roots) if there else Found()
+        gone = self._rows_of.keys() - set(there)
+        self.found.skipped += [Skipped(path, "no such file") for path in sorted(gone)]
+
+    def encoded(self, files: list[VideoFile]) -> Iterator[EncodedVideo | Skipped]:
+        """The segments of these files, without thumbnails. Nothing is decoded, but size and duration are looked up."""
+        for file in files:
+            try:
+                yield self._encoded(file)
+            except Exception as error:  # noqa: BLE001 - whatever one file brings about, the others are indexed
+                yield Skipped.because(file, error)
+
+    def _encoded(self, file: VideoFile) -> EncodedVideo:
+        info, digest = probe(file.absolute), file_digest(file.absolute)
+        latest_s = max(max(row["start_s"] or 0.0, row["end_s"] or 0.0) for _, row in self._rows_of[file.absolute])
+        if not info.exact and latest_s > (info.duration_s or 0.0):
+            info = probe(file.absolute, scan=True)  # the header may speak of one of several joined parts
+        if info.duration_s is None:
+            raise VideoDecodeError(f"{file.absolute}: its duration is not known; index its folder instead")
+        row_of: dict[tuple[float, float], int] = {}  # several clips may be the same part
+        for number, row in self._rows_of[file.absolute]:
+            start_s = round(row["start_s"] or 0.0, 3)
+            end_s = round(info.duration_s if row["end_s"] is None else min(row["end_s"], info.duration_s), 3)
+            if start_s < end_s:
+                row_of.setdefault((start_s, end_s), number)
+        if not row_of:
+            raise VideoDecodeError(f"{file.absolute}: its clips lie beyond the end ({info.duration_s:.3f} s)")
+        segments, rows = list(row_of), np.array(list(row_of.values()))
+        return EncodedVideo(
+            file, digest, info.duration_s, info.width, info.height, segments, self._vectors[rows],
+            [None] * len(segments), given=True, reading_rules=self._reading_rules,
+        )  # fmt: skip

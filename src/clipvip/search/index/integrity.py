@@ -9,13 +9,16 @@ check what they hold themselves.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from clipvip.errors import SearchIndexError
-from clipvip.files import parse_json
-from clipvip.search.index.checksums import file_checksum, open_checked, write_checked
+from clipvip.files import parse_json, replacing
 
 NAME = "checksums.json"
 TABLES = ("segments", "thumbnails", "failures", "roots")
@@ -25,6 +28,12 @@ CONTENT = ("data", "_deletions", "_indices")
 """Folders of a table whose files never change once they are written."""
 LAST_VERSION = 2**64 - 1
 """Newer manifests have smaller names, so that a listing begins with the newest."""
+HEADER_BYTES = 64
+"""Of a checked file: a multiple of Arrow's alignment."""
+
+
+class DamagedFile(ValueError):
+    pass
 
 
 @dataclass
@@ -33,6 +42,13 @@ class Recorded:
 
     newest: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[int]] = field(default_factory=dict)
+
+    def write(self, index: Path) -> None:
+        write_checked(index / NAME, json.dumps(asdict(self), indent=0).encode())
+
+
+def is_remote(uri: str) -> bool:
+    return "://" in uri
 
 
 def read_recorded(index: Path) -> Recorded | None:
@@ -45,21 +61,20 @@ def read_recorded(index: Path) -> Recorded | None:
 
 def record(index: Path) -> None:
     """Note how the files are now. Files that were noted before and are still there are not read again."""
-    old = read_recorded(index) or Recorded()
-    new = Recorded()
-    for path in _content_files(index):
+    old, new = read_recorded(index) or Recorded(), Recorded()
+    manifests = {table: newest_manifest(index, table) for table in (*TABLES, OPTIONAL)}
+    new.newest = {table: manifest.name for table, manifest in manifests.items() if manifest is not None}
+    contents = [path for folder in CONTENT for path in index.glob(f"*.lance/{folder}/**/*") if path.is_file()]
+    for path in (*contents, *(manifest for manifest in manifests.values() if manifest is not None)):
         name = path.relative_to(index).as_posix()
         try:
             new.files[name] = old.files.get(name) or state_of(path)
         except FileNotFoundError:
+            if path in manifests.values():
+                raise
             continue  # another process removes an old version
-    for table in (*TABLES, OPTIONAL):
-        if (manifest := newest_manifest(index, table)) is not None:
-            new.newest[table] = manifest.name
-            name = manifest.relative_to(index).as_posix()
-            new.files[name] = old.files.get(name) or state_of(manifest)
     if new != old:
-        write_checked(index / NAME, json.dumps({"newest": new.newest, "files": new.files}, indent=0).encode())
+        new.write(index)
 
 
 def check_newest(index: Path) -> None:
@@ -67,7 +82,7 @@ def check_newest(index: Path) -> None:
     recorded = read_recorded(index)
     for table in TABLES:
         name = None if recorded is None else recorded.newest.get(table)
-        if name is None:
+        if recorded is None or name is None:
             continue
         newest = newest_manifest(index, table)
         if newest is None or version_of(newest.name) < version_of(name):
@@ -78,7 +93,6 @@ def check_newest(index: Path) -> None:
                 f"{index}: the newest version of its table {table} is missing: it was copied in part, or is damaged; "
                 "copy it again, or remove it and index again"
             )
-        assert recorded is not None
         path = f"{table}.lance/_versions/{name}"
         if newest.name == name and path in recorded.files and state_of(newest) != recorded.files[path]:
             raise SearchIndexError(
@@ -111,17 +125,10 @@ def forget_files(index: Path, names: list[str]) -> None:
     if recorded is not None:
         for name in names:
             recorded.files.pop(name, None)
-        write_checked(index / NAME, json.dumps({"newest": recorded.newest, "files": recorded.files}, indent=0).encode())
-
-
-def _content_files(index: Path) -> Iterator[Path]:
-    for table in index.glob("*.lance"):
-        for folder in CONTENT:
-            yield from (path for path in (table / folder).rglob("*") if path.is_file())
+        recorded.write(index)
 
 
 def newest_manifest(index: Path, table: str) -> Path | None:
-    """The file that makes the newest version of a table."""
     manifests = (index / f"{table}.lance" / "_versions").glob("*.manifest")
     return max(manifests, key=lambda path: version_of(path.name), default=None)
 
@@ -135,5 +142,36 @@ def version_of(name: str) -> int:
 
 
 def state_of(path: Path) -> list[int]:
-    """Size and checksum."""
-    return [path.stat().st_size, file_checksum(path)]
+    """Size and CRC-32 of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return [path.stat().st_size, checksum]
+
+
+def write_checked(path: Path, content: Any) -> None:
+    """Replace a file by these bytes below a line with the checksum of its name and of them."""
+    header = _header(path.name, content)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(header)
+        file.write(content)
+
+
+def open_checked(path: Path) -> Any:
+    """What `write_checked` wrote, a pyarrow buffer mapped from the file.
+
+    Raises: DamagedFile if it is not that; OSError if it cannot be read.
+    """
+    if path.stat().st_size < HEADER_BYTES:
+        raise DamagedFile(f"{path}: damaged")
+    content = pa.memory_map(str(path)).read_buffer()
+    header, content = content.slice(0, HEADER_BYTES).to_pybytes(), content.slice(HEADER_BYTES)
+    if header != _header(path.name, content):
+        raise DamagedFile(f"{path}: damaged")
+    return content
+
+
+def _header(name: str, content: Any) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(name.encode()))
+    return f"clipvip {checksum:08x} {len(content)}".encode().ljust(HEADER_BYTES - 1) + b"\n"

@@ -1,4 +1,4 @@
-"""What an index holds, and what in it is gone from disk."""
+"""What an index holds, and removing from it what is gone from disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 
 from clipvip.errors import UsageError
 from clipvip.files import same_name
-from clipvip.search.index._ignore import IgnoreRules
-from clipvip.search.index.scan import ABSENT, Found, Skipped, VideoFile, is_gone, is_there
-from clipvip.search.index.schema import Settings, VideoRecord
+from clipvip.search.index.records import Changes, Skipped, VideoFile, VideoRecord
+from clipvip.search.index.scan import ABSENT, Found, IgnoreRules, is_gone, is_there
+from clipvip.search.index.schema import Settings
 from clipvip.search.index.store import Store
 from clipvip.search.index.update import IndexSummary
-from clipvip.video import READING_RULES
 
 MOST_MISSING = 0.5
 """A folder of whose videos more than this share is missing may be one whose drive is not mounted."""
@@ -63,7 +62,6 @@ class Status:
 
 
 def status(store: Store) -> Status:
-    """What the index holds."""
     videos = store.videos().values()
     added = store.root_names()
     by_root: dict[str, list[VideoRecord]] = {root: [] for root in added}
@@ -78,7 +76,7 @@ def status(store: Store) -> Status:
         Failure(file.root, file.path, reason, (file.absolute, *file.state) in states)
         for file, reason in store.failed_files()
     )
-    older = [video for video in videos if video.reading_rules < READING_RULES]
+    older = [video for video in videos if video.is_older]
     return Status(
         store.uri, len(videos), _segments(videos), _hours(videos), store.num_bytes(), store.settings, roots,
         tuple(sorted(failures, key=lambda failure: (failure.root, failure.path))), len(older), _segments(older),
@@ -86,12 +84,8 @@ def status(store: Store) -> Status:
 
 
 def prune(store: Store, exclude: Sequence[str] = (), *, force: bool = False) -> IndexSummary:
-    """Take out what is no longer on disk, and what the ignore rules of an added folder leave out.
-
-    Nothing is taken out of a folder that is itself missing or empty: its drive may not be mounted. Nor, without
-    `force`, of a folder of whose videos more than half are missing (a mount point may hold other files), or of a folder
-    in it that held two or more videos and is empty now. `skipped` names these folders. Files that cannot be read and
-    may be there stay, and so do those that were added one by one and are excluded now. exclude: as `find_videos`.
+    """As `Library.prune`. Files that cannot be read and may be there stay, and so do those that were added one by one
+    and are excluded now.
     """
     summary = IndexSummary()
     videos = list(store.videos().values())
@@ -115,8 +109,8 @@ def prune(store: Store, exclude: Sequence[str] = (), *, force: bool = False) -> 
         return is_gone(file.absolute) or (file.root in rules and rules[file.root].leaves_out(file.path))
 
     outdated = [video for video in videos if is_outdated(video)]
-    store.replace([], outdated=[video.video_id for video in outdated])
-    store.note([], [file for file in failures if is_outdated(file)])
+    solved = [file for file in failures if is_outdated(file)]
+    store.apply(Changes(removed=[video.video_id for video in outdated], solved=solved))
     summary.removed = len(outdated)
     summary.skipped += [Skipped(*problem) for of_root in rules.values() for problem in of_root.problems]
     if outdated:
@@ -125,7 +119,11 @@ def prune(store: Store, exclude: Sequence[str] = (), *, force: bool = False) -> 
 
 
 def _unmounted(missing: Sequence[VideoRecord], videos: Sequence[VideoRecord]) -> list[Skipped]:
-    """Folders that may be the mount points of drives that are not mounted, and why their videos stay."""
+    """Folders that may be the mount points of drives that are not mounted, and why their videos stay.
+
+    Of their videos more than half are missing (a mount point may hold other files); or the folder is empty, is within
+    an added one, and held two or more videos.
+    """
     num_videos = Counter(video.root for video in videos)
     num_missing = Counter(video.root for video in missing)
     found = {
@@ -152,7 +150,7 @@ def find_older(store: Store) -> tuple[Found, int]:
     Segments of embedding sets cannot be made again from the file alone: such videos are among the skipped ones.
     """
     found, num_gone, given = Found(), 0, store.given_videos()
-    older = [video for video in store.videos().values() if video.reading_rules < READING_RULES]
+    older = [video for video in store.videos().values() if video.is_older]
     there = {root: is_there(root) for root in sorted({video.root for video in older})}
     found.skipped += [Skipped(Path(root), ABSENT) for root, is_mounted in there.items() if not is_mounted]
     for video in sorted(older, key=lambda video: video.absolute):
@@ -163,14 +161,14 @@ def find_older(store: Store) -> tuple[Found, int]:
             num_gone += 1
         elif there[video.root]:
             try:
-                found.files.append(VideoFile(video.root, video.path, 0, 0).again())
+                found.files.append(VideoFile(video.root, video.path).again())
             except OSError as error:
                 found.skipped.append(Skipped(video.absolute, (error.strerror or "unreadable").lower()))
     return found, num_gone
 
 
 def forget(store: Store, root: str) -> IndexSummary:
-    """Take out a folder with all its videos, wherever those are now. Raises: UsageError if it has none."""
+    """As `Library.forget`."""
     videos = store.videos().values()
     known = {*store.root_names(), *(video.root for video in videos)}
     root = same_name(root, {place.as_posix() for name in sorted(known) for place in (Path(name), *Path(name).parents)})
@@ -178,8 +176,8 @@ def forget(store: Store, root: str) -> IndexSummary:
     if not within and root not in store.root_names():
         raise UsageError(f"{root}: not a folder of {store.uri}; it has {', '.join(store.root_names()) or 'none'}")
     failures = [file for file, _ in store.failed_files()]
-    store.replace([], outdated=[video.video_id for video in within])
-    store.note([], [file for file in failures if _below(file.root, root)])
+    solved = [file for file in failures if _below(file.root, root)]
+    store.apply(Changes(removed=[video.video_id for video in within], solved=solved))
     store.unregister([name for name in store.root_names() if _below(name, root)])
     store.tidy()
     return IndexSummary(removed=len(within))

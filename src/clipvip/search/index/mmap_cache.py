@@ -1,49 +1,99 @@
 """All segments of an index as files to be memory-mapped: what exact search reads instead of the tables.
 
 One pair of files for each version of the table, made by the process that needs it first and shared by all: `NAME.npy`
-with the vectors and `NAME.arrow` with the other columns, a checksum of each vector and one of all of it. Shapes: N
-segments, E embedding size.
+with the vectors and `NAME.arrow` with the other columns, a checksum of each vector and one of all of it. `facts.json`
+next to them has what else a search needs to know: with a current cache it needs none of the tables, and does not import
+LanceDB, which takes 1 s or more. Shapes: N segments, E embedding size.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from clipvip.files import locked, replacing, user_cache
-from clipvip.search.index.checksums import open_checked, vector_checksums, write_checked
+from clipvip.files import locked, parse_json, replacing, user_cache
+from clipvip.search.index import integrity
+from clipvip.search.index.integrity import is_remote, open_checked, write_checked
+from clipvip.search.index.schema import HIT_COLUMNS, SCHEMA_VERSION, Settings, vector_checksums, vectors_of
 
 logger = logging.getLogger(__name__)
-COLUMNS = ["segment_id", "video_id", "root", "path", "mtime_ns", "duration_s", "start_s", "end_s"]
-FOLDER = "search-cache"
+FOLDER, FACTS = "search-cache", "facts.json"
 
 
 class Snapshot(NamedTuple):
-    """rows: a pyarrow table of `COLUMNS`; vectors: float32 [N, E]; both in the order of the table."""
+    """rows: a pyarrow table of `HIT_COLUMNS`; vectors: float32 [N, E]; both in the order of the table."""
 
     rows: Any
     vectors: np.ndarray
 
 
+@dataclass(frozen=True)
+class Facts:
+    """Of one version of the table of segments.
+
+    manifest, state: the file that makes this version, its size and checksum. key: as `version_key`.
+    """
+
+    manifest: str
+    state: list[int]
+    version: int
+    key: str
+    num_rows: int
+    settings: Settings
+
+
 def cache_folder(uri: str) -> Path:
     """Where the files of an index are: in its folder, or for an index on an object store in the user's cache."""
-    if "://" not in uri:
+    if not is_remote(uri):
         return Path(uri, FOLDER)
     return user_cache() / f"{FOLDER}-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
 
 
 def version_key(table: Any) -> str:
-    """Names the content of a LanceDB table: versions count from 1 again when a table is made anew, but later."""
+    """Names the content of a LanceDB table: versions count from 1 again when a table is made again, but later."""
     version = table.version
     made = next((entry["timestamp"] for entry in reversed(table.list_versions()) if entry["version"] == version), None)
     return f"{version}-{made:%Y%m%d%H%M%S%f}" if made else str(version)
+
+
+def read_facts(uri: str) -> Facts | None:
+    """None if none were noted, they are damaged, or the index has changed since."""
+    if is_remote(uri):
+        return None
+    try:
+        values = parse_json(open_checked(cache_folder(uri) / FACTS).to_pybytes())
+        facts = Facts(**values | {"settings": Settings.of(values["settings"])})
+        newest = integrity.newest_manifest(Path(uri), "segments")
+        if facts.settings.schema_version > SCHEMA_VERSION or newest is None or newest.name != facts.manifest:
+            return None
+        return facts if integrity.state_of(newest) == facts.state else None
+    except (OSError, ValueError, TypeError, KeyError):  # such as an old version that another process removes
+        return None
+
+
+def note_facts(uri: str, table: Any, settings: Settings) -> None:
+    """Note those of the newest version of the segments, if `table` is that one. A full disk is no error."""
+    if is_remote(uri):
+        return
+    newest = integrity.newest_manifest(Path(uri), "segments")
+    if newest is None or integrity.version_of(newest.name) != table.version:
+        return
+    try:
+        state = integrity.state_of(newest)
+        key, num_rows = version_key(table), table.count_rows()
+        facts = Facts(newest.name, state, table.version, key, num_rows, settings)
+        write_checked(cache_folder(uri) / FACTS, json.dumps(asdict(facts)).encode())
+    except OSError:
+        pass
 
 
 def open_snapshot(table: Any, size: int, folder: Path, check: Callable[[Any], Any] = lambda rows: rows) -> Snapshot:
@@ -67,8 +117,7 @@ def open_snapshot(table: Any, size: int, folder: Path, check: Callable[[Any], An
         snapshot = None
     if snapshot is None:
         rows = check(table.search().to_arrow())
-        vectors = rows["vector"].combine_chunks().flatten().to_numpy()
-        snapshot = Snapshot(rows.select(COLUMNS).combine_chunks(), vectors.reshape(len(rows), size))
+        snapshot = Snapshot(rows.select(HIT_COLUMNS).combine_chunks(), vectors_of(rows))
     return snapshot
 
 
@@ -127,7 +176,7 @@ def read_snapshot(folder: Path, name: str, size: int, *, report: bool = True) ->
         if whole and len(rows):
             vectors = np.memmap(vectors_file, np.float32, "r", len(header), (len(rows), size))
         if whole and np.array_equal(vector_checksums(vectors), rows["vector_checksum"].to_numpy()):
-            return Snapshot(rows.select(COLUMNS), vectors)
+            return Snapshot(rows.select(HIT_COLUMNS), vectors)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError):  # Arrow's errors about damaged files are ValueErrors
@@ -147,10 +196,10 @@ def _write(table: Any, size: int, folder: Path, name: str, check: Callable[[Any]
             file.write(_header(expected_rows, size))
             for batch in table.search().to_batches():
                 check(batch)
-                vectors = batch["vector"].flatten().to_numpy().reshape(-1, size)
+                vectors = vectors_of(batch)
                 file.write(vectors.data)
                 checksums = pa.array(vector_checksums(vectors))
-                batches.append(batch.select(COLUMNS).append_column("vector_checksum", checksums))
+                batches.append(batch.select(HIT_COLUMNS).append_column("vector_checksum", checksums))
                 num_rows += len(batch)
         if num_rows != expected_rows:
             raise OSError(f"{folder}: {expected_rows} segments were counted and {num_rows} read")
@@ -165,11 +214,10 @@ def _write(table: Any, size: int, folder: Path, name: str, check: Callable[[Any]
 
 
 def _no_rows(table: Any) -> Any:
-    return table.schema.empty_table().select(COLUMNS).append_column("vector_checksum", pa.array([], pa.uint64()))
+    return table.schema.empty_table().select(HIT_COLUMNS).append_column("vector_checksum", pa.array([], pa.uint64()))
 
 
 def _header(num_rows: int, size: int) -> bytes:
-    """That of a NumPy file with float32 [num_rows, size]."""
     header = io.BytesIO()
     shape = (num_rows, size)
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})

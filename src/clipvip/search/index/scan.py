@@ -1,123 +1,45 @@
-"""Which video files there are below a folder, and what is known of them on their way into an index.
-
-Shapes: n segments of a video, E embedding size.
-"""
+"""Which video files there are below a folder: by extension, less what ignore rules leave out and what is no video."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
+import re
 import stat
+import unicodedata
+import warnings
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from pathspec import GitIgnoreSpec
 
 from clipvip.data import LIBRARY_EXTENSIONS
-from clipvip.errors import ClipVipError, UsageError
-from clipvip.search.index._ignore import IgnoreRules
-from clipvip.search.index.sniffing import AMBIGUOUS_EXTENSIONS, is_something_else
-from clipvip.video import READING_RULES
+from clipvip.errors import UsageError
+from clipvip.search.index.records import Skipped, VideoFile
 
-logger = logging.getLogger(__name__)
 ABSENT = "the folder is missing or empty; its videos stay"
-
-
-@dataclass(frozen=True, slots=True)
-class VideoFile:
-    """A file of a library, and what shows whether it has changed since. root is absolute, path relative to it.
-
-    mtime_ns: brought into 64 bits, as an index has it: file systems also have files of the years 1 and 2300.
-    """
-
-    root: str
-    path: str
-    size_bytes: int
-    mtime_ns: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mtime_ns", min(max(self.mtime_ns, -(2**63)), 2**63 - 1))
-
-    @property
-    def absolute(self) -> Path:
-        """Where the file is."""
-        return Path(self.root, self.path)
-
-    @property
-    def video_id(self) -> str:
-        """Of its place, not of its content."""
-        return hashlib.sha256(f"{self.root}\0{self.path}".encode()).hexdigest()[:16]
-
-    @property
-    def state(self) -> tuple[int, int]:
-        """Size and time: if they are as they were, so is the content."""
-        return self.size_bytes, self.mtime_ns
-
-    def again(self) -> VideoFile:
-        """The same file as it is now. Raises: OSError if it is not there."""
-        status = self.absolute.stat()
-        return replace(self, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class KnownContent:
-    """A file whose content is in the index already, or will be with another file of the same run."""
-
-    file: VideoFile
-    content_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file or folder that could not be read, and why. file: None for what an index cannot name."""
-
-    video: Path
-    reason: str
-    file: VideoFile | None = None
-
-    @classmethod
-    def because(cls, file: VideoFile, error: Exception) -> Skipped:
-        """A file at which an error was raised. One that clipvip does not raise on purpose is logged in full."""
-        if isinstance(error, OSError):
-            reason = (error.strerror or str(error)).lower()
-        elif isinstance(error, ClipVipError):
-            reason = str(error)
-        else:
-            logger.debug("%s: unexpected error", file.absolute, exc_info=error)
-            reason = f"unexpected {type(error).__name__}: {error}; please report it"
-        return cls(file.absolute, reason.removeprefix(f"{file.absolute}: "), file)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedVideo:
-    """A file with its segments (start_s, end_s), their vectors float32 [n, E] and thumbnails (JPEG, or None).
-
-    given: the segments are what somebody chose, not the windows of the index. reading_rules: the version of the rules
-    by which the frames were read. damage: why only a part of the file could be read, and how much; None if all was.
-    """
-
-    file: VideoFile
-    content_hash: str
-    duration_s: float
-    width: int
-    height: int
-    segments: list[tuple[float, float]]
-    vectors: np.ndarray
-    thumbnails: list[bytes | None]
-    given: bool = False
-    reading_rules: int = READING_RULES
-    damage: str | None = None
-
-    @property
-    def covered_s(self) -> float:
-        """How much of the video is in its segments: less than its duration where its clock jumps."""
-        covered_s, until_s = 0.0, 0.0
-        for start_s, end_s in sorted(self.segments):
-            covered_s += max(0.0, end_s - max(start_s, until_s))
-            until_s = max(until_s, end_s)
-        return covered_s
+FOLDER_MARK = "ps_d"
+"""The group of a pattern's regular expression in pathspec that holds the slash behind the folder that it matches."""
+IGNORE_FILE = ".clipvipignore"
+SYSTEM_FOLDERS = frozenset(
+    (
+        "#recycle", "#snapshot", "@eadir", "@tmp",  # Synology
+        "@recycle", "@recently-snapshot", "@__thumb",  # QNAP
+        "~snapshot",  # NetApp
+        "$recycle.bin", "recycler", "recycled", "system volume information",  # Windows
+        "__macosx", "network trash folder", "temporary items",  # macOS
+        "lost+found", "lost.dir",  # Linux, Android
+    )
+)  # fmt: skip
+"""In lower case, because some of these systems do not mind; hidden folders are left out anyway."""
+AMBIGUOUS_EXTENSIONS = (".ts", ".mts", ".mod", ".mp", ".asf")
+"""MPEG-TS, TypeScript and Qt translations; Windows Media and motion capture; MPEG of camcorders, tracker music,
+modules of Go, Fortran or GRUB; motion photos and MetaPost."""
+HEAD_BYTES = 8192
+_OTHER_MAGIC = (b"\x7fELF", b"\x1f\x8b", b"PK\x03\x04", b"%PDF", b"\xcf\xfa\xed\xfe", b"Extended Module: ", b"IMPM")
+_TRACKER_AT = 1080
+_TRACKER = re.compile(rb"M[.!&]K[.!]|N\.T\.|FLT[48]|EXO[48]|OCTA|OKTA|CD[68]1|FA0[468]|TDZ[1-9]|[1-9]CHN|[1-9]\dC[HN]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 @dataclass(slots=True)
@@ -141,7 +63,7 @@ def find_videos(
     """The video files, by extension, below each folder, sorted. Hidden ones are left out.
 
     What is named is taken itself. Below it, `IgnoreRules` with the patterns `exclude` leave files and folders out, and
-    so does a look into files whose extension is not for videos alone (see `sniffing`).
+    so does a look into files whose extension is not for videos alone (see `is_something_else`).
     roots: folders that are known already. A file belongs to the innermost of them, so that a folder within a folder
     brings none twice. Links to folders are not followed.
     Raises: UsageError if one of `dirs` does not exist, or for a malformed pattern.
@@ -172,7 +94,7 @@ def find_videos(
         try:
             status = path.stat()
         except OSError as error:
-            nothing = VideoFile(root, path.relative_to(root).as_posix(), 0, 0)
+            nothing = VideoFile(root, path.relative_to(root).as_posix())
             found.skipped.append(Skipped(path, (error.strerror or "unreadable").lower(), nothing))
         else:
             file = VideoFile(root, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
@@ -248,6 +170,119 @@ def _extension(path: Path) -> str:
 
 
 def _root_of(folder: str, roots: Collection[str]) -> str | None:
-    """The innermost of `roots` that holds a folder, or is it."""
     place = Path(folder)
     return next((name for at in (place, *place.parents) if (name := at.as_posix()) in roots), None)
+
+
+class IgnoreRules:
+    """Which files and folders below `top` are left out, by the rules of gitignore.
+
+    patterns: count more than ignore files, and those count more than `SYSTEM_FOLDERS`; an ignore file of an inner
+    folder counts more than that of an outer one. Names and patterns are compared in Unicode NFC. Paths are
+    relative to `top`, with slashes. problems: what could not be read of ignore files, as far as they were needed.
+    Raises: UsageError for a malformed pattern.
+    """
+
+    def __init__(self, top: str, patterns: Sequence[str] = ()):
+        self.problems: list[tuple[Path, str]] = []
+        self._top = Path(top)
+        self._given = _compile(patterns)
+        self._files: dict[str, tuple[tuple[str, GitIgnoreSpec], ...]] = {}
+        self._left_out: dict[str, bool] = {"": False}
+
+    def ignores(self, path: str, *, is_folder: bool) -> bool:
+        """Whether a file or folder is left out by its own path, its folder being looked into."""
+        folder, _, name = path.rpartition("/")
+        ending = "/" if is_folder else ""
+        if (verdict := _verdict(self._given, path + ending)) is not None:
+            return verdict
+        for base, spec in reversed(self._ignore_files(folder)):
+            if (verdict := _verdict(spec, path[len(base) :] + ending)) is not None:
+                return verdict
+        return is_folder and name.lower() in SYSTEM_FOLDERS
+
+    def leaves_out(self, path: str) -> bool:
+        """Whether a file is left out by its own path or that of a folder it is in."""
+        return self._leaves_out_folder(path.rpartition("/")[0]) or self.ignores(path, is_folder=False)
+
+    def _leaves_out_folder(self, folder: str) -> bool:
+        if folder not in self._left_out:
+            outer = folder.rpartition("/")[0]
+            self._left_out[folder] = self._leaves_out_folder(outer) or self.ignores(folder, is_folder=True)
+        return self._left_out[folder]
+
+    def _ignore_files(self, folder: str) -> tuple[tuple[str, GitIgnoreSpec], ...]:
+        """Those of a folder and the folders around it, outer ones first, with what their paths begin with."""
+        if folder not in self._files:
+            outer = self._ignore_files(folder.rpartition("/")[0]) if folder else ()
+            spec = self._read(self._top / folder / IGNORE_FILE)
+            self._files[folder] = (*outer, (f"{folder}/" if folder else "", spec)) if spec is not None else outer
+        return self._files[folder]
+
+    def _read(self, path: Path) -> GitIgnoreSpec | None:
+        try:
+            lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            self.problems.append((path, f"{(error.strerror or 'unreadable').lower()}; its patterns do not count"))
+            return None
+        good = []
+        for number, line in enumerate(lines, 1):
+            try:
+                _compile([line])
+            except UsageError:
+                self.problems.append((path, f"line {number}: {line!r} is no gitignore pattern; it does not count"))
+            else:
+                good.append(line)
+        return _compile(good)
+
+
+def _compile(patterns: Iterable[str]) -> GitIgnoreSpec:
+    patterns = list(patterns)
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of brackets that re may read otherwise
+            return GitIgnoreSpec.from_lines(_nfc(pattern) for pattern in patterns)
+    except ValueError:
+        raise UsageError(
+            f"{' '.join(patterns)}: no gitignore pattern; write for example 'raw/' or '*.tmp.mp4'"
+        ) from None
+
+
+def _verdict(spec: GitIgnoreSpec, path: str) -> bool | None:
+    """Of the last pattern that matches the path itself. One that matches a folder around it has been followed there."""
+    path = _nfc(path)
+    for pattern in reversed(spec.patterns):
+        if pattern.include is None or pattern.regex is None:  # a comment
+            continue
+        has_mark = FOLDER_MARK in pattern.regex.groupindex
+        for found in pattern.regex.finditer(path):  # "*/" is not bound to the beginning
+            if not has_mark or found.end(FOLDER_MARK) in (-1, len(path)):
+                return pattern.include
+    return None
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def is_something_else(path: Path) -> bool:
+    """Whether a regular file with one of `AMBIGUOUS_EXTENSIONS` clearly is no video; damaged ones are none of these.
+
+    Text has no control characters, and two packets of MPEG-TS always have some.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False  # reading it will tell why
+    if head.startswith(b"\x00\x00\x01\xba"):  # MPEG, whatever else is at the place of a tracker's mark
+        return False
+    return head.startswith(_OTHER_MAGIC) or bool(_TRACKER.match(head, _TRACKER_AT)) or _is_text(head)
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether it is, in UTF-16 with its mark or any encoding that keeps ASCII; nothing at all counts as text."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        head = head[: len(head) // 2 * 2].decode("utf-16", errors="ignore").encode(errors="ignore")
+    return not _CONTROL.search(head)

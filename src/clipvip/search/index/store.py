@@ -1,8 +1,9 @@
 """The LanceDB tables of an index: what is in them, and how they change.
 
-`segments` has a row a segment (see `tables`), and its schema carries the settings of the index; `thumbnails` has
-a JPEG a segment; `failures` a row a file that could not be indexed; `roots` a row a folder that was added. A file is in
-`segments` as a whole or not at all. Shapes: n segments of a video, E embedding size.
+`segments` has one row per segment (see `schema`), and its schema carries the settings of the index; `thumbnails` has
+one JPEG per segment; `failures` one row per file that could not be indexed; `roots` one row per folder that was added;
+`background` the background queries, whose schema carries the fingerprint of the model that encoded them. A file is in
+`segments` as a whole or not at all. Shapes: n segments of a video, B background queries, E embedding size.
 """
 
 from __future__ import annotations
@@ -26,49 +27,58 @@ import pyarrow.compute as pc
 from clipvip.errors import SearchIndexError
 from clipvip.files import folder_bytes
 from clipvip.search.index import integrity
-from clipvip.search.index._lance import alone, connect, has_segments, is_remote, one_line_errors
-from clipvip.search.index.checksums import thumbnail_checksum
-from clipvip.search.index.copies import find_copies
-from clipvip.search.index.facts import Facts, read_facts
-from clipvip.search.index.integrity import check_newest
-from clipvip.search.index.mmap_cache import version_key
-from clipvip.search.index.scan import EncodedVideo, KnownContent, VideoFile
+from clipvip.search.index._lance import (
+    among,
+    connect,
+    delete_among,
+    delete_videos,
+    find_copies,
+    has_segments,
+    lance_errors,
+    open_if_there,
+    split,
+    upsert,
+    write_files,
+    write_lock,
+)
+from clipvip.search.index.integrity import is_remote
+from clipvip.search.index.mmap_cache import Facts, read_facts, version_key
+from clipvip.search.index.records import FIRST_RULES, Changes, KnownContent, Segment, VideoFile, VideoRecord
 from clipvip.search.index.schema import (
     CHECKSUM_COLUMN,
     FAILURES,
     FILE_COLUMNS,
-    FIRST_RULES,
-    NEW_COLUMNS,
+    OLD_SCHEMA,
     ROOTS,
     RULE_COLUMNS,
     SCHEMA_VERSION,
-    SEGMENT_COLUMNS,
     THUMBNAILS,
-    Segment,
     Settings,
-    VideoRecord,
-    among,
     damaged_rows,
-    damaged_settings,
-    moved,
-    read_settings,
-    rows_of,
+    is_damaged_thumbnail,
+    missing_columns,
+    row_checksums,
     segments_schema,
+    thumbnail_checksum,
+    vectors_of,
 )
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-OLD_SCHEMA = 2
-"""The oldest that can be read: segments without `NEW_COLUMNS`."""
+SCHEMAS = {"thumbnails": THUMBNAILS, "failures": FAILURES, "roots": ROOTS}
 KEEP_VERSIONS = timedelta(hours=1)
 """For readers that are at work while a run ends."""
 SMALL_FRAGMENTS = 8
-"""So many are gathered; that writes large ones anew, too."""
+"""So many are compacted; that writes large ones again, too."""
+FILES_PER_VERSION = 128
+"""Whose segments are written in one version of the table."""
 BY_TIME = [("start_s", "ascending"), ("end_s", "ascending"), ("segment_id", "ascending")]
 ATTEMPTS, FIRST_WAIT_S = 8, 0.05
 """At a commit that another process was quicker with (object stores; a folder has a lock): tries, and the longest wait
 before the second one, which doubles with each."""
+FINGERPRINT, CHECKSUM = b"fingerprint", b"checksum"
+"""Metadata of the table of background queries; an older clipvip wrote no checksum."""
 
 
 class Store:
@@ -84,7 +94,6 @@ class Store:
 
     @cached_property
     def database(self) -> Any:
-        """LanceDB's connection."""
         return connect(self.uri)
 
     @cached_property
@@ -98,22 +107,29 @@ class Store:
 
     @cached_property
     def thumbnails(self) -> Any:
-        """One JPEG per segment."""
         return self._open_table("thumbnails")
 
     @cached_property
     def failures(self) -> Any:
-        """One row per file that could not be indexed."""
         return self._open_table("failures")
 
     @cached_property
     def roots(self) -> Any:
-        """One row per folder that was added."""
         return self._open_table("roots")
 
+    @property
+    def _tables(self) -> tuple[Any, ...]:
+        return self.segments, self.thumbnails, self.failures, self.roots
+
     def _open_table(self, name: str) -> Any:
-        with one_line_errors(self.uri, "cannot be read"):
+        with lance_errors(self.uri, "cannot be read"):
             return self.database.open_table(name)
+
+    @property
+    def background(self) -> Any:
+        """The latest version of the table of background queries, or None if there is none."""
+        with lance_errors(self.uri, "cannot be read"):
+            return open_if_there(self.database, "background")
 
     @property
     def facts(self) -> Facts | None:
@@ -122,47 +138,47 @@ class Store:
 
     @property
     def version(self) -> int:
-        """Of the segments."""
         return self.facts.version if self.facts else self.segments.version
 
     @property
     def version_key(self) -> str:
-        """Names the content of the segments."""
         return self.facts.key if self.facts else version_key(self.segments)
 
     @property
+    def versions(self) -> tuple[str, ...]:
+        return tuple(version_key(table) for table in (*self._tables, self.background) if table is not None)
+
+    @property
     def num_segments(self) -> int:
-        """How many segments there are."""
         return self.facts.num_rows if self.facts else self.segments.count_rows()
 
     @classmethod
-    def create(cls, uri: str, settings: Settings, *, anew: bool = False) -> Store:
+    def create(cls, uri: str, settings: Settings, *, overwrite: bool = False) -> Store:
         """A new, empty index; or the one that another process has made meanwhile.
 
-        anew: in place of the one that is there, of which only the folders that were added stay.
+        overwrite: instead of an existing one, of which only the folders that were added stay.
         """
-        with one_line_errors(uri, "cannot be written"):
+        with lance_errors(uri, "cannot be written"):
             database = connect(uri)
-            with alone(uri):
-                there = has_segments(database)
-                if anew and there:
+            with write_lock(uri):
+                exists = has_segments(database)
+                if exists and overwrite:
                     for name in set(database.list_tables().tables) - {"segments", "roots"}:
-                        schema = {"thumbnails": THUMBNAILS, "failures": FAILURES}.get(name)
-                        if schema is None:  # made of the vectors of the other model
+                        if name in SCHEMAS:
+                            database.create_table(name, schema=SCHEMAS[name], mode="overwrite")
+                        else:  # made of the vectors of the other model
                             database.drop_table(name)
-                        else:
-                            database.create_table(name, schema=schema, mode="overwrite")
                     database.create_table("segments", schema=segments_schema(settings), mode="overwrite")
-                elif not there:
+                elif not exists:
                     if not is_remote(uri):
                         Path(uri, integrity.NAME).unlink(missing_ok=True)  # of an index that was removed
-                    for name, schema in (("thumbnails", THUMBNAILS), ("failures", FAILURES), ("roots", ROOTS)):
+                    for name, schema in SCHEMAS.items():
                         database.create_table(name, schema=schema, exist_ok=True)
                     # last: it makes an index
                     database.create_table("segments", schema=segments_schema(settings), exist_ok=True)
                 if not is_remote(uri):
                     integrity.record(Path(uri))
-        return cls.open(uri)
+            return cls(uri, Settings.read(uri, database.open_table("segments").schema))
 
     @classmethod
     def open(cls, uri: str) -> Store:
@@ -175,40 +191,19 @@ class Store:
     @classmethod
     def open_if_there(cls, uri: str) -> Store | None:
         """None if there is no index. Raises: SearchIndexError for one of a schema that cannot be read."""
-        if (facts := read_facts(uri)) is not None:
-            check_newest(Path(uri))
-            return cls(uri, facts.settings, facts=facts)
-        if not cls._exists(uri):
-            return None
-        with one_line_errors(uri, "cannot be read"):
-            schema = connect(uri).open_table("segments").schema
-        values = read_settings(uri, schema)
-        version = values.get("schema_version")
-        if not isinstance(version, int) or version < OLD_SCHEMA:
-            raise SearchIndexError(
-                f"{uri}: an index of schema {version}, this clipvip reads {OLD_SCHEMA} to {SCHEMA_VERSION}; "
-                "index again elsewhere"
-            )
-        newer = set(schema.names) - {*SEGMENT_COLUMNS, *NEW_COLUMNS, "vector"}  # upgraded tables keep their metadata
-        if version > SCHEMA_VERSION or newer:
-            what = f"schema {version}" if version > SCHEMA_VERSION else f"with columns {', '.join(sorted(newer))}"
-            raise SearchIndexError(f"{uri}: made by a newer clipvip ({what}); upgrade clipvip")
-        values["schema_version"] = SCHEMA_VERSION if not _missing_columns(schema) else OLD_SCHEMA
-        try:
-            settings = Settings.of(values)
-        except (KeyError, TypeError) as error:
-            raise damaged_settings(uri, error) from None
-        return cls(uri, settings)
-
-    @staticmethod
-    def _exists(uri: str) -> bool:
         if not is_remote(uri) and not os.path.isdir(uri):
-            return False  # connecting would make the folder
-        with one_line_errors(uri, "cannot be read"):
-            return has_segments(connect(uri))
+            return None  # connecting would make the folder
+        if (facts := read_facts(uri)) is not None:
+            integrity.check_newest(Path(uri))
+            return cls(uri, facts.settings, facts=facts)
+        with lance_errors(uri, "cannot be read"):
+            database = connect(uri)
+            if not has_segments(database):
+                return None
+            schema = database.open_table("segments").schema
+        return cls(uri, Settings.read(uri, schema))
 
     def refresh(self) -> None:
-        """See what other processes have committed."""
         for table in self._tables:
             table.checkout_latest()
 
@@ -229,7 +224,6 @@ class Store:
         return {row["video_id"]: VideoRecord(**row) for row in grouped.rename_columns(names).to_pylist()}
 
     def given_videos(self) -> set[str]:
-        """The video_ids whose segments were not cut by the index (see `segment_id_of`)."""
         query = self.segments.search().where("segment_id LIKE '%-given'").select(["video_id"])
         return set(self.read(query)["video_id"].to_pylist())
 
@@ -241,18 +235,15 @@ class Store:
 
     def vectors_of(self, video_id: str) -> tuple[list[Segment], np.ndarray]:
         """The same, with their vectors float32 [n, E]."""
+        rows = self.read(self.segments.search().where(among("video_id", [video_id])))
+        rows = self.checked(rows.sort_by(BY_TIME))
         columns = ["segment_id", "video_id", "start_s", "end_s"]
-        query = self.segments.search().where(among("video_id", [video_id]))
-        rows = self.checked(self.read(query).sort_by(BY_TIME))
-        vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.settings.embedding_size)
-        return [Segment(**row) for row in rows.select(columns).to_pylist()], vectors
+        return [Segment(**row) for row in rows.select(columns).to_pylist()], vectors_of(rows)
 
     def thumbnail(self, segment_id: str) -> bytes | None:
         """The JPEG of a segment's middle frame; None if there is no such segment, or if the JPEG is damaged."""
         found = self.read(self.thumbnails.search().where(among("segment_id", [segment_id])).limit(1)).to_pylist()
-        if not found or is_damaged_thumbnail(found[0]):
-            return None
-        return bytes(found[0]["jpeg"])
+        return bytes(found[0]["jpeg"]) if found and not is_damaged_thumbnail(found[0]) else None
 
     def vector(self, segment_id: str) -> np.ndarray:
         """float32 [E]. Raises: SearchIndexError if there is no such segment."""
@@ -263,142 +254,15 @@ class Store:
             )
         return np.array(found["vector"][0].as_py(), np.float32)
 
-    def replace(
-        self, videos: Sequence[EncodedVideo], copies: Sequence[KnownContent] = (), outdated: Sequence[str] = ()
-    ) -> list[KnownContent]:
-        """Write these videos, and delete those of the video_ids `outdated`, at once.
+    def root_names(self) -> list[str]:
+        """The folders that were added, sorted."""
+        return sorted(set(self.read(self.roots)["root"].to_pylist()))
 
-        copies: get the segments of a video with the same content, of these or in the index.
-        Returns: copies of which there is none.
-        """
-        if not (videos or copies or outdated):
-            return []
-        ids = sorted({*outdated, *(video.file.video_id for video in videos), *(c.file.video_id for c in copies)})
-        new_rows, new_thumbnails = rows_of(videos, self.settings.embedding_size)
-
-        def write() -> list[KnownContent]:
-            rows, thumbnails = [new_rows], [new_thumbnails]
-            lost = []
-            sources = self._sources(sorted({copy.content_hash for copy in copies}), new_rows, new_thumbnails)
-            for copy in copies:
-                if copy.content_hash in sources:
-                    for tables, table in zip((rows, thumbnails), sources[copy.content_hash], strict=True):
-                        tables.append(moved(table, copy.file))
-                else:
-                    lost.append(copy)
-            told, shown = pa.concat_tables(rows), pa.concat_tables(thumbnails)
-            old = self.segments.search().where(among("video_id", ids)).select(["segment_id"]).to_arrow()
-            left = set(old["segment_id"].to_pylist()) - set(told["segment_id"].to_pylist())
-            # A kill between the two leaves thumbnails without a segment, which nobody sees, never the reverse.
-            _upsert(self.thumbnails, "segment_id", shown)
-            if not left:
-                _upsert(self.segments, "segment_id", told)
-            elif len(told):
-                _upsert(self.segments, "segment_id", told, delete=among("video_id", ids))  # reads the whole table
-            else:
-                self.segments.delete(among("video_id", ids))
-            if left:
-                self.thumbnails.delete(among("segment_id", sorted(left)))
-            return lost
-
-        lost = self.write(write)
-        if is_remote(self.uri):  # another process may have written the same videos at the same moment
-            self.keep_one_copy(ids)
-        return lost
-
-    def second_copies(self) -> int:
-        """How many rows of the tables have the key of another one."""
-        return sum(len(surplus) for _, surplus in find_copies(self))
-
-    def keep_one_copy(self, video_ids: Sequence[str] | None = None) -> None:
-        """Delete second copies, which two processes at an object store may write, of these videos' rows, or of all.
-
-        All processes choose the same ones to keep: the newest that is as it was written, then the first.
-        """
-
-        def write() -> None:
-            for table, surplus in find_copies(self, video_ids):
-                table.delete(f"_rowid IN ({', '.join(map(str, surplus))})")
-
-        if find_copies(self, video_ids):
-            self.write(write)
-
-    def make_again(self, name: str, rows: Any) -> None:
-        """Replace a table that is damaged. rows: a pyarrow table, or names of roots."""
-
-        def write() -> None:
-            table = pa.table({"root": rows}, schema=ROOTS) if name == "roots" else rows
-            setattr(self, name, self.database.create_table(name, table, mode="overwrite"))
-
-        self.write(write)
-
-    def _sources(self, hashes: Sequence[str], rows: Any, thumbnails: Any) -> dict[str, tuple[Any, Any]]:
-        """By content hash the segments of one video that has it, stored or among these `rows`, and their thumbnails."""
-        if not hashes:
-            return {}
-        stored = self.segments.search().where(among("content_hash", hashes)).to_arrow()
-        damaged = pc.unique(stored["content_hash"].filter(pa.array(damaged_rows(stored))))
-        stored = stored.filter(pc.invert(pc.is_in(stored["content_hash"], damaged)))  # its file is encoded again
-        stored = stored.select(rows.column_names).cast(rows.schema).sort_by([("reading_rules", "descending")])
-        sources: dict[str, tuple[Any, Any]] = {}
-        for content_hash in hashes:
-            same = rows.filter(pc.equal(rows["content_hash"], content_hash))
-            if not len(same):  # never of both: another process may have stored the very video that is being written
-                same = stored.filter(pc.equal(stored["content_hash"], content_hash))
-            if len(same):
-                same = same.filter(pc.equal(same["video_id"], same["video_id"][0]))
-                ids = same["segment_id"].to_pylist()
-                kept = self.thumbnails.search().where(among("segment_id", ids)).to_arrow().select(THUMBNAILS.names)
-                kept = kept.cast(THUMBNAILS).filter(
-                    pa.array([not is_damaged_thumbnail(row) for row in kept.to_pylist()], pa.bool_())
-                )
-                new = thumbnails.filter(pc.is_in(thumbnails["segment_id"], pa.array(ids, pa.string())))
-                sources[content_hash] = same, (new if len(new) else kept)
-        return sources
-
-    def note(self, failures: Sequence[tuple[VideoFile, str]], solved: Sequence[VideoFile]) -> None:
-        """Keep the reasons of files that could not be indexed, or only in part; forget those of the files `solved`."""
-        rows = [
-            {"root": _utf8(f.root), "path": _utf8(f.path), "size_bytes": f.size_bytes, "mtime_ns": f.mtime_ns,
-             "reason": _utf8(reason)}
-            for f, reason in failures
-        ]  # fmt: skip
-        stale = {(_utf8(file.root), _utf8(file.path)) for file in (*solved, *(file for file, _ in failures))}
-
-        def write() -> None:
-            known = self.failures.to_arrow()
-            kept = [row for row in known.to_pylist() if (row["root"], row["path"]) not in stale]
-            if rows or len(kept) < len(known):
-                self.failures.add(pa.Table.from_pylist([*kept, *rows], schema=FAILURES), mode="overwrite")
-
-        self.write(write)
-
-    def register(self, roots: Sequence[str]) -> None:
-        """Note that these folders were added."""
-        if not set(roots) <= set(self.root_names()):
-            rows = pa.table({"root": sorted(set(roots))}, schema=ROOTS)
-            self.write(lambda: _upsert(self.roots, "root", rows))
-            if is_remote(self.uri):
-                self.keep_one_copy([])
-
-    def unregister(self, roots: Sequence[str]) -> None:
-        """Forget that these folders were added."""
-        if roots:
-            self.write(lambda: self.roots.delete(among("root", roots)))
-
-    def replace_thumbnails(self, segment_ids: Sequence[str], thumbnails: Sequence[tuple[str, bytes]]) -> None:
-        """Delete those of some segments, and add others."""
-        rows = [
-            {"segment_id": segment_id, "jpeg": jpeg, "checksum": thumbnail_checksum(segment_id, jpeg)}
-            for segment_id, jpeg in thumbnails
+    def failed_files(self) -> list[tuple[VideoFile, str]]:
+        rows = self.read(self.failures).to_pylist()
+        return [
+            (VideoFile(row["root"], row["path"], row["size_bytes"], row["mtime_ns"]), row["reason"]) for row in rows
         ]
-
-        def write() -> None:
-            self.thumbnails.delete(among("segment_id", segment_ids))
-            if rows:
-                self.thumbnails.add(pa.Table.from_pylist(rows, schema=THUMBNAILS))
-
-        self.write(write)
 
     def num_bytes(self) -> int:
         """Of the whole index: of a folder on disk, or of the newest version of its tables."""
@@ -406,24 +270,9 @@ class Store:
             return folder_bytes(Path(self.uri))
         return sum(table.stats()["total_bytes"] for table in self._tables)
 
-    @property
-    def _tables(self) -> tuple[Any, ...]:
-        return self.segments, self.thumbnails, self.failures, self.roots
-
-    def root_names(self) -> list[str]:
-        """The folders that were added, sorted."""
-        return sorted(set(self.read(self.roots)["root"].to_pylist()))
-
-    def failed_files(self) -> list[tuple[VideoFile, str]]:
-        """Those that could not be indexed, or only in part, as they were then, and why."""
-        rows = self.read(self.failures).to_pylist()
-        return [
-            (VideoFile(row["root"], row["path"], row["size_bytes"], row["mtime_ns"]), row["reason"]) for row in rows
-        ]
-
     def read(self, query: Any) -> Any:
         """What a query, or a table, holds, as a pyarrow table. Raises: SearchIndexError if that is damaged."""
-        with one_line_errors(self.uri, "cannot be read"):
+        with lance_errors(self.uri, "cannot be read"):
             rows = query.to_arrow()
             rows.validate(full=True)  # text that is no UTF-8
             return rows
@@ -440,8 +289,115 @@ class Store:
             )
         return rows
 
+    def background_queries(self) -> tuple[list[str], np.ndarray, str] | None:
+        """The texts, their vectors float32 [B, E], and the fingerprint of the model of these.
+
+        Raises: SearchIndexError if they are not as they were written.
+        """
+        if (table := self.background) is None:
+            return None
+        rows = self.read(table)
+        metadata = rows.schema.metadata or {}
+        if not {"text", "vector"} <= set(rows.column_names) or metadata.get(CHECKSUM) not in (None, _checksum(rows)):
+            raise SearchIndexError(
+                f"{self.uri}: its background queries are damaged; `clipvip library verify --index {self.uri}` "
+                "removes them, and clipvip's own take their place"
+            )
+        return rows["text"].to_pylist(), vectors_of(rows), metadata.get(FINGERPRINT, b"").decode()
+
+    def set_background(self, texts: Sequence[str], vectors: np.ndarray, *, upgrade: bool = True) -> None:
+        column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.settings.embedding_size)
+        rows = pa.table({"text": list(texts), "vector": column})
+        rows = rows.replace_schema_metadata({FINGERPRINT: self.settings.fingerprint, CHECKSUM: _checksum(rows)})
+
+        def write() -> None:  # LanceDB warns of overwriting a table that does not exist
+            mode = "create" if self.background is None else "overwrite"
+            self.database.create_table("background", rows, mode=mode)
+
+        self.write(write, upgrade=upgrade)
+
+    def apply(self, changes: Changes) -> list[KnownContent]:
+        """Make changes. Returns: files of known content whose content is in the index no more.
+
+        A kill leaves each file as it was or as it shall be: failures are noted first, then files are written, each
+        as a whole, then others removed.
+        """
+
+        def write() -> list[KnownContent]:
+            if changes.failures or changes.solved:
+                self._note(changes.failures, changes.solved)
+            lost: list[KnownContent] = []
+            for start in range(0, len(changes.writes), FILES_PER_VERSION):
+                lost += write_files(self, changes.writes[start : start + FILES_PER_VERSION])
+            delete_videos(self, changes.removed)
+            return lost
+
+        lost = self.write(write)
+        if is_remote(self.uri):  # another process may have written the same videos at the same moment
+            self.keep_one_copy([each.video.file.video_id for each in changes.writes])
+        return lost
+
+    def _note(self, failures: Sequence[tuple[VideoFile, str]], solved: Sequence[VideoFile]) -> None:
+        """Keep the reasons of files that could not be indexed, or only in part; forget those of the files `solved`."""
+        rows = [
+            {"root": _utf8(f.root), "path": _utf8(f.path), "size_bytes": f.size_bytes, "mtime_ns": f.mtime_ns,
+             "reason": _utf8(reason)}
+            for f, reason in failures
+        ]  # fmt: skip
+        stale = {(_utf8(file.root), _utf8(file.path)) for file in (*solved, *(file for file, _ in failures))}
+        known = self.failures.to_arrow()
+        kept = [row for row in known.to_pylist() if (row["root"], row["path"]) not in stale]
+        if rows or len(kept) < len(known):
+            self.failures.add(pa.Table.from_pylist([*kept, *rows], schema=FAILURES), mode="overwrite")
+
+    def second_copies(self) -> int:
+        return sum(len(surplus) for _, surplus in find_copies(self))
+
+    def keep_one_copy(self, video_ids: Sequence[str] | None = None) -> None:
+        """Delete second copies, which two processes at an object store may write, of these videos' rows, or of all.
+
+        All processes choose the same ones to keep: the newest that is as it was written, then the first.
+        """
+
+        def write() -> None:
+            for table, surplus in find_copies(self, video_ids):
+                for part in split(surplus):
+                    table.delete(f"_rowid IN ({', '.join(map(str, part))})")
+
+        if find_copies(self, video_ids):
+            self.write(write)
+
+    def make_again(self, name: str, rows: Any) -> None:
+        """Replace a table that is damaged. rows: a pyarrow table."""
+        self.write(lambda: setattr(self, name, self.database.create_table(name, rows, mode="overwrite")))
+
+    def register(self, roots: Sequence[str]) -> None:
+        if not set(roots) <= set(self.root_names()):
+            rows = pa.table({"root": sorted(set(roots))}, schema=ROOTS)
+            self.write(lambda: upsert(self.roots, "root", rows))
+            if is_remote(self.uri):
+                self.keep_one_copy([])
+
+    def unregister(self, roots: Sequence[str]) -> None:
+        if roots:
+            self.write(lambda: delete_among(self.roots, "root", roots))
+
+    def replace_thumbnails(self, segment_ids: Sequence[str], thumbnails: Sequence[tuple[str, bytes]]) -> None:
+        """Delete those of some segments, and add others."""
+        rows = [
+            {"segment_id": segment_id, "jpeg": jpeg, "checksum": thumbnail_checksum(segment_id, jpeg)}
+            for segment_id, jpeg in thumbnails
+        ]
+
+        def write() -> None:
+            delete_among(self.thumbnails, "segment_id", segment_ids)
+            if rows:
+                self.thumbnails.add(pa.Table.from_pylist(rows, schema=THUMBNAILS))
+
+        self.write(write)
+
     def tidy(self) -> None:
-        """Gather small fragments, and drop versions of the tables that nobody reads any more, where there are such."""
+        """Compact small fragments, and drop versions of the tables that nobody reads any more, where there are such."""
         since = time.time() - KEEP_VERSIONS.total_seconds()
 
         def write() -> None:
@@ -461,12 +417,12 @@ class Store:
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with one_line_errors(self.uri, "cannot be written"), alone(self.uri):
+                with lance_errors(self.uri, "cannot be written"), write_lock(self.uri):
                     self.refresh()
                     if upgrade:
                         self._upgrade_schema()
                     outcome = change()
-                    if not is_remote(self.uri) and not _missing_columns(self.segments.schema):
+                    if not is_remote(self.uri) and not missing_columns(self.segments.schema):
                         integrity.record(Path(self.uri))
                     return outcome
             except SearchIndexError as error:
@@ -481,7 +437,7 @@ class Store:
         The columns show which schema an index has; its metadata, which LanceDB cannot change, names the first one. Only
         new, empty columns are written, and indices of other columns stay.
         """
-        if missing := _missing_columns(self.segments.schema):
+        if missing := missing_columns(self.segments.schema):
             if "checksum" not in self.thumbnails.schema.names:
                 self.thumbnails.add_columns(pa.schema(list(CHECKSUM_COLUMN.items())))
             self.segments.add_columns(pa.schema(missing))  # last: these columns show which schema an index has
@@ -489,25 +445,10 @@ class Store:
         self.settings = replace(self.settings, schema_version=SCHEMA_VERSION)
 
 
-def _missing_columns(schema: Any) -> list[tuple[str, Any]]:
-    """The columns of the current schema that a table of segments lacks."""
-    return [(name, kind) for name, kind in NEW_COLUMNS.items() if name not in schema.names]
-
-
-def is_damaged_thumbnail(thumbnail: dict[str, Any]) -> bool:
-    """Whether a row of thumbnails is not as it was written; one without a checksum is taken as it is."""
-    checksum = thumbnail.get("checksum")
-    return checksum is not None and checksum != thumbnail_checksum(thumbnail["segment_id"], thumbnail["jpeg"])
+def _checksum(rows: Any) -> bytes:
+    return f"{np.bitwise_xor.reduce(row_checksums(rows, ['text', 'vector'])):d} {len(rows)}".encode()
 
 
 def _utf8(text: str) -> str:
     """Text as a table can hold it: messages and names may have halves of characters."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _upsert(table: Any, key: str, rows: Any, delete: str | None = None) -> None:
-    """Insert or update `rows` by their key and delete others by a condition, in one version of the table."""
-    merge = table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-    if delete:
-        merge = merge.when_not_matched_by_source_delete(delete)
-    merge.execute(rows)

@@ -1,36 +1,48 @@
-"""One run of adding files to an index: what is new, what has changed or moved, and when it is written."""
+"""One run of adding files to an index: what is new, what has changed or moved, and when it is written.
+
+`plan_changes` decides what a few files change, without a look at the tables; `Store.apply` does it.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import pyarrow as pa
 
-from clipvip.search.index.scan import EncodedVideo, Found, KnownContent, Skipped, VideoFile, is_gone, is_there
-from clipvip.search.index.schema import VideoRecord, rows_of
+from clipvip.search.index.records import (
+    Changes,
+    EncodedVideo,
+    KnownContent,
+    Outcome,
+    Skipped,
+    VideoFile,
+    VideoRecord,
+    Write,
+)
+from clipvip.search.index.scan import Found, is_gone, is_there
+from clipvip.search.index.schema import rows_of
 from clipvip.search.index.store import Store
-from clipvip.video import READING_RULES
 
 COMMIT_FILES, COMMIT_S = 64, 30.0
 """An interrupted run loses at most this much; more commits would make more versions to clean up."""
 
 Progress: TypeAlias = Callable[[int, int], None]
-Encode: TypeAlias = Callable[[list[VideoFile], Collection[str] | None], Iterator[EncodedVideo | KnownContent | Skipped]]
-"""What to do with files; and content hashes that need no encoding (see `ingest.encode_files`)."""
+Encode: TypeAlias = Callable[[list[VideoFile], Collection[str] | None], Iterator[Outcome]]
+"""What to do with files; and content hashes that need no encoding (see `encode_files`)."""
 
 
 @dataclass(slots=True)
 class IndexSummary:
-    """What one run did. videos: encoded anew, with their segments and hours. unchanged: also those of which only the
-    time was. moved: renamed, so that their vectors were kept. copied: others with the content of an indexed file.
-    removed: videos that are in the index no more. missing: those whose files are gone from roots that were looked
-    through; `prune` takes them out. damaged: videos that could be read, and are indexed, only in part. excluded:
-    video files and folders that ignore rules left out.
+    """What one run did. videos: newly encoded, with their segments and hours. unchanged: also those of which only the
+    time changed. moved: renamed, so that their vectors were kept. copied: others with the content of an indexed file.
+    removed: videos that are in the index no more. missing: those whose files are gone from folders that were scanned;
+    `prune` removes them. damaged: videos that could be read, and are indexed, only in part. excluded: video files and
+    folders that ignore rules left out.
     """
 
     videos: int = 0
@@ -45,6 +57,110 @@ class IndexSummary:
     skipped: list[Skipped] = field(default_factory=list)
     damaged: list[Skipped] = field(default_factory=list)
 
+    def count(self, write: Write) -> None:
+        setattr(self, write.kind, getattr(self, write.kind) + 1)
+        if isinstance(write.video, EncodedVideo):
+            self.segments += len(write.video.segments)
+            self.hours += write.video.covered_s / 3600
+
+
+@dataclass(slots=True)
+class IndexState:
+    """What a run knows of an index. videos: as they were when it began. damage: why videos are indexed only in part, by
+    content hash. upgrade: files that were read by older rules count as changed. written: content hashes of this run.
+    moved: video_ids whose files were found at another place.
+    """
+
+    videos: dict[Path, VideoRecord]
+    damage: dict[str, str] = field(default_factory=dict)
+    upgrade: bool = False
+    written: set[str] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
+    by_content: dict[str, list[VideoRecord]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_content = {}
+        for video in self.videos.values():
+            if not (self.upgrade and video.is_older):  # no vectors of older rules are copied then
+                self.by_content.setdefault(video.content_hash, []).append(video)
+
+    @classmethod
+    def read(cls, store: Store, upgrade: bool = False) -> IndexState:
+        state = cls({video.absolute: video for video in store.videos().values()}, upgrade=upgrade)
+        failed = store.failed_files()
+        state.damage = {
+            state.videos[file.absolute].content_hash: why for file, why in failed if state.is_as_indexed(file)
+        }
+        return state
+
+    def is_as_indexed(self, file: VideoFile | None) -> bool:
+        """Whether a file is indexed with the size and time that it has."""
+        video = None if file is None else self.videos.get(file.absolute)
+        return video is not None and file is not None and (video.size_bytes, video.mtime_ns) == file.state
+
+    def is_unchanged(self, file: VideoFile) -> bool:
+        return self.is_as_indexed(file) and not (self.upgrade and self.videos[file.absolute].is_older)
+
+    def follow(self, changes: Changes) -> None:
+        for write in changes.writes:
+            if write.kind == "moved":
+                self.moved.add(write.replaces[-1])
+            if isinstance(write.video, EncodedVideo):
+                self.written.add(write.video.content_hash)
+                self.damage.pop(write.video.content_hash, None)
+                if write.video.damage is not None:
+                    self.damage[write.video.content_hash] = write.video.damage
+
+
+def is_moved_away(video: VideoRecord) -> bool:
+    return os.path.isdir(video.root) and is_gone(video.absolute)
+
+
+def plan_changes(
+    state: IndexState, outcomes: Iterable[Outcome], is_gone: Callable[[VideoRecord], bool] = is_moved_away
+) -> Changes:
+    """What these files change in an index, which is left as it is, and so is `state`.
+
+    A file of known content gets the segments of a video that has it: it is "unchanged" if that was at the same place,
+    "moved" if the other file is gone, and "copied" otherwise; it waits if no such video is written yet. Failures of
+    files that are written are solved; that a video is damaged is a failure, too.
+    """
+    outcomes = list(outcomes)
+    encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedVideo)]
+    known = [outcome for outcome in outcomes if isinstance(outcome, KnownContent)]
+    failed = [
+        outcome
+        for outcome in outcomes
+        if isinstance(outcome, Skipped) and not (state.upgrade and state.is_as_indexed(outcome.file))
+    ]  # in an upgrade, older segments of a file are better than none
+    writes = [Write(video, _ids_at(state, video.file.absolute)) for video in encoded]
+    contents = state.written | {video.content_hash for video in encoded}
+    waiting, moved = [], set(state.moved)
+    for file in known:
+        if file.content_hash not in contents and file.content_hash not in state.by_content:
+            waiting.append(file)
+            continue
+        same = [] if state.upgrade else state.by_content.get(file.content_hash, [])
+        same = [video for video in same if video.video_id not in moved]
+        ids, kind = _ids_at(state, file.file.absolute), "copied"
+        if any(video.absolute == file.file.absolute for video in same):
+            kind = "unchanged"
+        elif (source := next(filter(is_gone, same), None)) is not None:
+            kind, ids = "moved", (*ids, source.video_id)
+            moved.add(source.video_id)
+        writes.append(Write(file, ids, kind))
+    damage = state.damage | {video.content_hash: video.damage for video in encoded}
+    return Changes(
+        writes,
+        removed=[video_id for skipped in failed for video_id in _ids_at(state, skipped.video)],
+        failures=[
+            *((skipped.file, skipped.reason) for skipped in failed if skipped.file is not None),
+            *((each.video.file, why) for each in writes if (why := damage.get(each.video.content_hash)) is not None),
+        ],
+        solved=[write.video.file for write in writes],
+        waiting=waiting,
+    )
+
 
 def add_files(
     store: Store, found: Found, encode: Encode, on_progress: Progress | None = None, *, upgrade: bool = False
@@ -55,153 +171,79 @@ def add_files(
     were read by older rules (see `clipvip.video.READING_RULES`); no vectors of older rules are copied then.
     """
     store.register(found.roots)
-    return _Run(store, found, upgrade).work(encode, on_progress or (lambda done, total: None))
+    state = IndexState.read(store, upgrade)
+    new = [file for file in found.files if not state.is_unchanged(file)]
+    num_unchanged = len(found.files) - len(new)
+    summary = IndexSummary(unchanged=num_unchanged, skipped=list(found.skipped), excluded=len(found.left_out))
+    store.apply(Changes(failures=[(each.file, each.reason) for each in found.skipped if each.file is not None]))
+
+    def report(num_done: int) -> None:
+        if on_progress is not None:
+            on_progress(num_unchanged + num_done, len(found.files))
+
+    waiting: Sequence[KnownContent] = ()
+    outcomes = encode(new, state.by_content.keys()) if new else iter(())
+    for batch in _batches(store, outcomes, report):
+        waiting = _commit(store, state, summary, [*waiting, *batch])
+    if waiting:  # copies of a file that could not be read, or of one that another process has just replaced
+        for batch in _batches(store, encode([known.file for known in waiting], None), lambda num_done: None):
+            _commit(store, state, summary, batch)
+    _forget_solved(store, state, found, summary)
+    store.tidy()
+    return summary
 
 
-class _Run:
-    def __init__(self, store: Store, found: Found, upgrade: bool):
-        self.store, self.found, self.upgrade = store, found, upgrade
-        self.summary = IndexSummary(skipped=list(found.skipped), excluded=len(found.left_out))
-        self.indexed = {video.absolute: video for video in store.videos().values()}
-        self.by_hash: dict[str, list[VideoRecord]] = {}
-        for video in self.indexed.values():
-            if not (upgrade and _is_older(video)):
-                self.by_hash.setdefault(video.content_hash, []).append(video)
-        self.videos: list[EncodedVideo] = []
-        self.copies: list[KnownContent] = []
-        self.failed: list[Skipped] = list(found.skipped)
-        self.damage = self._known_damage()  # by content hash
-        self.outdated: list[str] = []
-        self.moved: set[str] = set()  # video_ids
-        self.written: set[str] = set()  # content hashes, in this run
-        self.last_commit = time.monotonic()
-
-    def work(self, encode: Encode, on_progress: Progress) -> IndexSummary:
-        """All of it."""
-        new = [file for file in self.found.files if not self._is_unchanged(file)]
-        self.summary.unchanged = len(self.found.files) - len(new)
-        done = self.summary.unchanged
-        for outcome in encode(new, self.by_hash.keys()) if new else ():
-            self._take(outcome)
-            if len(self.videos) == COMMIT_FILES or time.monotonic() - self.last_commit > COMMIT_S:
-                self._commit()
-            done += 1
-            on_progress(done, len(self.found.files))
-        self._commit()
-        # Copies of a file that could not be read, or of one that another process has just replaced
-        for outcome in encode([copy.file for copy in self.copies], None) if self.copies else ():
-            self._take(outcome)
-        self.copies.clear()
-        self._commit()
-        self._look_for_missing()
-        self.store.tidy()
-        return self.summary
-
-    def _known_damage(self) -> dict[str, str]:
-        """Of indexed videos, those that are among the failures as they are indexed."""
-        return {
-            self.indexed[file.absolute].content_hash: reason
-            for file, reason in self.store.failed_files()
-            if self._is_as_indexed(file)
-        }
-
-    def _look_for_missing(self) -> None:
-        """Count the videos that are gone, and forget failures of files that are, are left out, or can be read again."""
-        roots = {root for root in {*self.found.roots, *(file.root for file in self.found.files)} if is_there(root)}
-        videos = [video for video in self.indexed.values() if video.video_id not in self.moved]
-        self.summary.missing = sum(video.root in roots and is_gone(video.absolute) for video in videos)
-        left_out = self.found.left_out | self.found.no_videos
-        unchanged = {file.absolute: file for file in self.found.files if self._is_unchanged(file)}
-        solved = []
-        for file, _ in self.store.failed_files():
-            can_be_read = unchanged.get(file.absolute, file) != file  # and could not when this was noted
-            is_left_out = not left_out.isdisjoint((file.absolute, *file.absolute.parents))
-            if can_be_read or is_left_out or (file.root in roots and is_gone(file.absolute)):
-                solved.append(file)
-        self.store.note([], solved)
-
-    def _is_unchanged(self, file: VideoFile) -> bool:
-        return self._is_as_indexed(file) and not (self.upgrade and _is_older(self.indexed[file.absolute]))
-
-    def _is_as_indexed(self, file: VideoFile | None) -> bool:
-        old = None if file is None else self.indexed.get(file.absolute)
-        return old is not None and file is not None and (old.size_bytes, old.mtime_ns) == file.state
-
-    def _take(self, outcome: EncodedVideo | KnownContent | Skipped) -> None:
-        """Have it written with the next commit."""
+def _batches(store: Store, outcomes: Iterable[Outcome], report: Callable[[int], None]) -> Iterator[list[Outcome]]:
+    batch: list[Outcome] = []
+    num_videos, since = 0, time.monotonic()
+    for num_done, outcome in enumerate(outcomes, start=1):
         if isinstance(outcome, EncodedVideo):
             try:
-                rows_of([outcome], self.store.settings.embedding_size)
+                rows_of([outcome], store.settings.embedding_size)
+                num_videos += 1
             except (pa.ArrowException, ArithmeticError, ValueError, TypeError) as error:
-                outcome = Skipped(outcome.file.absolute, f"its values do not fit into an index ({error})", outcome.file)
-        if isinstance(outcome, KnownContent):
-            self.copies.append(outcome)
-        elif isinstance(outcome, Skipped):
-            self.summary.skipped.append(outcome)
-            if not (self.upgrade and self._is_as_indexed(outcome.file)):  # its older rows are better than none
-                self.failed.append(outcome)
-                self._replace(outcome.video)
-        else:
-            self._replace(outcome.file.absolute)
-            self.damage.pop(outcome.content_hash, None)
-            if outcome.damage is not None:
-                self.damage[outcome.content_hash] = outcome.damage
-            self.summary.videos += 1
-            self.summary.segments += len(outcome.segments)
-            self.summary.hours += outcome.covered_s / 3600
-            self.videos.append(outcome)
-
-    def _replace(self, path: Path) -> None:
-        """Have what is indexed of this path deleted with the next commit."""
-        if path in self.indexed:
-            self.outdated.append(self.indexed[path].video_id)
-
-    def _commit(self) -> None:
-        self.written |= {video.content_hash for video in self.videos}
-        known = self.written | self.by_hash.keys()
-        ready = [copy for copy in self.copies if copy.content_hash in known]
-        self.copies = [copy for copy in self.copies if copy.content_hash not in known]
-        written: list[EncodedVideo | KnownContent] = [*self.videos, *ready]
-        damaged = [
-            Skipped(video.file.absolute, self.damage[video.content_hash], video.file)
-            for video in written
-            if video.content_hash in self.damage
-        ]
-        self.summary.damaged += damaged
-        self.store.note(
-            [(skipped.file, skipped.reason) for skipped in (*self.failed, *damaged) if skipped.file is not None],
-            [video.file for video in written],
-        )
-        for start in range(0, len(ready) or 1, COMMIT_FILES):
-            part = ready[start : start + COMMIT_FILES]
-            for copy in part:
-                self._replace(copy.file.absolute)
-            kinds = [self._kind(copy) for copy in part]
-            lost = self.store.replace(self.videos, part, self.outdated)
-            for copy, kind in zip(part, kinds, strict=True):
-                if copy in lost:
-                    self.copies.append(copy)
-                else:
-                    setattr(self.summary, kind, getattr(self.summary, kind) + 1)
-            self.videos.clear()
-            self.outdated.clear()
-        self.failed.clear()
-        self.last_commit = time.monotonic()
-
-    def _kind(self, copy: KnownContent) -> str:
-        """What has happened to the file: the name of the summary's count."""
-        same = [] if self.upgrade else self.by_hash.get(copy.content_hash, [])
-        if any(video.absolute == copy.file.absolute for video in same):
-            return "unchanged"
-        for video in same:
-            if os.path.isdir(video.root) and is_gone(video.absolute):
-                same.remove(video)
-                self.moved.add(video.video_id)
-                self.outdated.append(video.video_id)
-                return "moved"
-        return "copied"
+                why = f"its values do not fit into an index ({error})"
+                outcome = Skipped(outcome.file.absolute, why, outcome.file)
+        batch.append(outcome)
+        if num_videos == COMMIT_FILES or time.monotonic() - since > COMMIT_S:
+            yield batch
+            batch, num_videos, since = [], 0, time.monotonic()
+        report(num_done)
+    yield batch
 
 
-def _is_older(video: VideoRecord) -> bool:
-    """Whether it was read by older rules than those of this clipvip."""
-    return video.reading_rules < READING_RULES
+def _commit(store: Store, state: IndexState, summary: IndexSummary, outcomes: Sequence[Outcome]) -> list[KnownContent]:
+    """Plan, write and count. Returns: files of known content that wait for it."""
+    changes = plan_changes(state, outcomes)
+    lost = store.apply(changes)
+    state.follow(changes)
+    written = [write for write in changes.writes if write.video not in lost]
+    for write in written:
+        summary.count(write)
+    summary.skipped += [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
+    summary.damaged += [
+        Skipped(write.video.file.absolute, state.damage[write.video.content_hash], write.video.file)
+        for write in written
+        if write.video.content_hash in state.damage
+    ]
+    return [*changes.waiting, *lost]
+
+
+def _forget_solved(store: Store, state: IndexState, found: Found, summary: IndexSummary) -> None:
+    """Count the videos that are gone, and forget failures of files that are, are left out, or can be read again."""
+    roots = {root for root in {*found.roots, *(file.root for file in found.files)} if is_there(root)}
+    videos = [video for video in state.videos.values() if video.video_id not in state.moved]
+    summary.missing = sum(video.root in roots and is_gone(video.absolute) for video in videos)
+    left_out = found.left_out | found.no_videos
+    unchanged = {file.absolute: file for file in found.files if state.is_unchanged(file)}
+    solved = []
+    for file, _ in store.failed_files():
+        can_be_read = unchanged.get(file.absolute, file) != file  # and could not when this was noted
+        is_left_out = not left_out.isdisjoint((file.absolute, *file.absolute.parents))
+        if can_be_read or is_left_out or (file.root in roots and is_gone(file.absolute)):
+            solved.append(file)
+    store.apply(Changes(solved=solved))
+
+
+def _ids_at(state: IndexState, path: Path) -> tuple[str, ...]:
+    return (state.videos[path].video_id,) if path in state.videos else ()

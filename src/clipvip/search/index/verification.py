@@ -8,26 +8,26 @@ from __future__ import annotations
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from clipvip.errors import SearchIndexError, VideoDecodeError
 from clipvip.files import file_digest
 from clipvip.jobs import DecodePool
 from clipvip.search.index import integrity
-from clipvip.search.index._lance import is_remote
+from clipvip.search.index._lance import update_ann_index
+from clipvip.search.index.integrity import is_remote
 from clipvip.search.index.mmap_cache import cache_folder, damaged_caches
-from clipvip.search.index.scan import VideoFile, is_gone, is_there
-from clipvip.search.index.schema import FAILURES, THUMBNAILS, VideoRecord, damaged_rows, segment_id_of
-from clipvip.search.index.store import Store, is_damaged_thumbnail
-from clipvip.search.index.thumbnails import make_thumbnail
-from clipvip.search.query.ann import keep_ann
-from clipvip.search.query.calibration import bank_table, is_sound_bank
+from clipvip.search.index.records import Changes, VideoFile, VideoRecord
+from clipvip.search.index.scan import is_gone, is_there
+from clipvip.search.index.schema import THUMBNAILS, damaged_rows, is_damaged_thumbnail, segment_id_of, vectors_of
+from clipvip.search.index.store import SCHEMAS, Store
 from clipvip.video import read_frames
 
 UNIT_WITHIN = 1e-3
@@ -37,7 +37,7 @@ BEYOND_S = 0.1
 GONE = "no such file any more (clipvip library prune takes it out)"
 RESTORE = "restore it from a copy, or make the index again (clipvip library rebuild)"
 
-Progress = Callable[[str, int, int], None]
+VerifyProgress = Callable[[str, int, int], None]
 """Called with what is being checked, how much of it is done, and of how much."""
 
 
@@ -62,7 +62,6 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """Whether all problems are repaired."""
         return all(problem.repaired for problem in self.problems)
 
 
@@ -71,112 +70,90 @@ def verify(
     *,
     repair: bool = True,
     content: bool = False,
-    on_progress: Progress = lambda what, done, total: None,
+    on_progress: VerifyProgress = lambda what, done, total: None,
 ) -> Verification:
-    """Check all of an index, and repair what can be: a video that is not sound is taken out, and the next run adds it.
+    """As `Library.verify`. Repair: a video that is not sound is taken out, and the next run adds it.
 
-    content: also read every video file whose size and time are as they were, and compare its content hash.
     Raises: SearchIndexError if the segments cannot be read at all.
     """
     return _Check(store, repair, on_progress).run(content)
 
 
 class _Check:
-    def __init__(self, store: Store, repair: bool, on_progress: Progress):
+    def __init__(self, store: Store, repair: bool, on_progress: VerifyProgress):
         self.store, self.repair, self.on_progress = store, repair, on_progress
+        self.folder = None if is_remote(store.uri) else Path(store.uri)
         self.found = Verification()
         self.broken = dict[str, str]()  # by video_id: what is wrong
         self.accepted: list[str] = []  # damaged files of which nothing is used any more
 
     def run(self, content: bool) -> Verification:
-        """All of it."""
-        self.store.refresh()
-        self._check_caches()
-        damaged = self._damaged_files()
+        store = self.store
+        store.refresh()
+        for path in damaged_caches(cache_folder(store.uri), store.settings.embedding_size):
+            self.report(f"{path}: damaged", "deleted; the next search makes it again")
+            if self.repair:
+                path.unlink(missing_ok=True)
+        on_progress = partial(self.on_progress, "files of the index")
+        damaged = [] if self.folder is None else integrity.damaged_files(self.folder, on_progress)
         self._check_small_tables(damaged)
-        self._check_second_copies()
+        self._check_background([file for file in damaged if file.startswith("background.lance/")])
+        if copies := store.second_copies():
+            self.report(f"{copies} segments, thumbnails or folders that are there twice", "one of each is kept")
+            if self.repair:
+                store.keep_one_copy()
         videos, of_video = self._check_segments()
         left = self._check_video_files(videos, content)
         self._check_thumbnails(left, of_video)
         self._check_table_files(damaged)
-        self._check_record()
-        if self.repair and self.found.problems:
-            if not is_remote(self.store.uri):
-                integrity.forget_files(Path(self.store.uri), self.accepted)
-            if any(problem.repaired for problem in self.found.problems):
-                self.store.tidy()
+        if self.folder is not None:
+            self._check_record(self.folder)
+        if self.repair and any(problem.repaired for problem in self.found.problems):
+            store.tidy()
         return self.found
 
     def report(self, what: str, repaired: str = "") -> None:
-        """repaired: what is done about it, if anything may be."""
         self.found.problems.append(Problem(what, repaired if self.repair else ""))
 
-    def _check_caches(self) -> None:
-        size = self.store.settings.embedding_size
-        for path in damaged_caches(cache_folder(self.store.uri), size):
-            self.report(f"{path}: damaged", "deleted; the next search makes it again")
-            if self.repair:
-                path.unlink(missing_ok=True)
-
-    def _damaged_files(self) -> list[str]:
-        if is_remote(self.store.uri):
-            return []
-        return integrity.damaged_files(Path(self.store.uri), partial(self.on_progress, "files of the index"))
-
     def _check_small_tables(self, damaged: Sequence[str]) -> None:
-        """Failures, roots and background queries: what is lost of these can be found again or given again."""
+        """What is lost of failures and roots can be found again or given again."""
         store = self.store
         tables = (
             ("failures", store.failures, "emptied; the next run finds the failures again"),
             ("roots", store.roots, "the folders of indexed videos and those that exist are kept; add others again"),
-            ("thumbnails", store.thumbnails.search().select(["segment_id"]), ""),
+            ("thumbnails", store.thumbnails.search().select(["segment_id"]), "emptied"),
         )
         for name, query, done in tables:
             files = [file for file in damaged if file.startswith(f"{name}.lance/data/")]
-            rows = self._read(query)
+            rows = None
+            with suppress(SearchIndexError):
+                rows = store.read(query)
             if rows is not None and (name == "thumbnails" or not files):
                 continue
-            self.report(f"the table {name} is damaged", done or "emptied")
-            if not self.repair:
-                continue
-            self.accepted += files
-            if name == "roots":
-                store.make_again(name, self._plausible_roots(rows))
-            else:
-                store.make_again(name, {"failures": FAILURES, "thumbnails": THUMBNAILS}[name].empty_table())
+            self.report(f"the table {name} is damaged", done)
+            if self.repair:
+                self.accepted += files
+                kept = SCHEMAS[name].empty_table()
+                if name == "roots":
+                    known = {video.root for video in store.videos().values()}
+                    names = [] if rows is None else rows["root"].to_pylist()
+                    roots = sorted({root for root in names if root in known or Path(root).is_dir()} | known)
+                    kept = pa.table({"root": roots}, schema=SCHEMAS[name])
+                store.make_again(name, kept)
+
+    def _check_background(self, damaged: Sequence[str]) -> None:
+        sound = not any("/_versions/" in file for file in damaged)
         try:
-            table = bank_table(store)
-            sound = table is None or is_sound_bank(store.read(table))
+            self.store.background_queries()
         except SearchIndexError:
-            sound = False
-        files = [file for file in damaged if file.startswith("background.lance/")]
-        if any("/_versions/" in file for file in files):
             sound = False
         if not sound:
             done = "deleted; clipvip's own take their place until you give yours again (--background)"
             self.report("the background queries are damaged", done)
             if self.repair:
-                store.write(lambda: store.database.drop_table("background", ignore_missing=True))
+                self.store.write(lambda: self.store.database.drop_table("background", ignore_missing=True))
         if sound or self.repair:
-            self.accepted += files
-
-    def _plausible_roots(self, rows: Any) -> list[str]:
-        names = [] if rows is None else rows["root"].to_pylist()
-        known = {video.root for video in self.store.videos().values()}
-        return sorted({name for name in names if name in known or Path(name).is_dir()} | known)
-
-    def _read(self, query: Any) -> Any:
-        try:
-            return self.store.read(query)
-        except SearchIndexError:
-            return None
-
-    def _check_second_copies(self) -> None:
-        copies = self.store.second_copies()
-        if copies:
-            self.report(f"{copies} segments, thumbnails or folders that are there twice", "one of each is kept")
-            if self.repair:
-                self.store.keep_one_copy()
+            self.accepted += damaged
 
     def _check_segments(self) -> tuple[dict[str, VideoRecord], dict[str, list[str]]]:
         """The videos, without those that are taken out, and the ids of the segments of each."""
@@ -189,8 +166,7 @@ class _Check:
         for segment_id, video_id in zip(table["segment_id"].to_pylist(), video_ids, strict=True):
             of_video[video_id].append(segment_id)
         broken = self.broken
-        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, store.settings.embedding_size)
-        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        norms = np.linalg.norm(vectors_of(table).astype(np.float64), axis=1)
         starts, ends = table["start_s"].to_numpy(), table["end_s"].to_numpy()
         in_time = (starts >= 0) & (ends >= starts) & (ends <= table["duration_s"].to_numpy() + BEYOND_S)
         checks = (
@@ -215,7 +191,7 @@ class _Check:
         """What is wrong with the rows of a video, or nothing. paths: of the videos before it."""
         if len(set(segments)) < len(segments):
             return "" if not self.repair else "segments that are there twice"  # reported already
-        if VideoFile(video.root, video.path, 0, 0).video_id != video.video_id:
+        if VideoFile(video.root, video.path).video_id != video.video_id:
             return "an id that is not its own"
         if paths.setdefault(video.absolute, video.video_id) != video.video_id:
             return "the same file under another folder"
@@ -237,11 +213,10 @@ class _Check:
             name = videos[video_id].absolute if video_id in videos else video_id
             self.report(f"{name}: {what}", "taken out; index again")
         if broken and self.repair:
-            self.store.replace([], outdated=sorted(broken))
+            self.store.apply(Changes(removed=sorted(broken)))
             self.found.removed += len(broken)
 
     def _check_video_files(self, videos: dict[str, VideoRecord], content: bool) -> list[VideoRecord]:
-        """The videos that stay in the index."""
         broken: dict[str, str] = {}
         for number, (video_id, video) in enumerate(videos.items(), start=1):
             if video_id not in self.broken and is_there(video.root):
@@ -294,6 +269,8 @@ class _Check:
                     self._repair_thumbnails(pool, video, wrong, damaged)
 
     def _repair_thumbnails(self, pool: DecodePool, video: VideoRecord, wrong: set[str], damaged: set[str]) -> None:
+        from clipvip.search.index.encode_files import make_thumbnail  # imports torch
+
         segments = [segment for segment in self.store.segments_of(video.video_id) if segment.segment_id in wrong]
         what, done = f"{video.absolute}: {len(segments)} segments without a thumbnail, or with a damaged one", ""
         if self.repair:
@@ -337,21 +314,21 @@ class _Check:
     def _make_ann_again(self) -> None:
         for index in self.store.segments.list_indices():
             self.store.segments.drop_index(index.name)
-        keep_ann(self.store.segments)
+        update_ann_index(self.store.segments)
 
     def _all_checked(self, name: str) -> bool:
         """Whether each row of a table has a checksum: what does not have the right one was repaired."""
         table = {"segments": self.store.segments, "thumbnails": self.store.thumbnails}[name]
         return self.repair and "checksum" in table.schema.names and not table.count_rows("checksum IS NULL")
 
-    def _check_record(self) -> None:
-        store = self.store
-        if is_remote(store.uri) or "checksum" not in store.segments.schema.names:
-            return
-        if integrity.read_recorded(Path(store.uri)) is None:
-            self.report(f"{Path(store.uri, integrity.NAME)}: missing or damaged", "written again")
+    def _check_record(self, folder: Path) -> None:
+        has_checksums = "checksum" in self.store.segments.schema.names
+        if has_checksums and integrity.read_recorded(folder) is None:
+            self.report(f"{folder / integrity.NAME}: missing or damaged", "written again")
             if self.repair:
-                store.write(lambda: None)
+                self.store.write(lambda: None)
+        if self.repair and self.found.problems:
+            integrity.forget_files(folder, self.accepted)
 
 
 def _is_jpeg(jpeg: bytes) -> bool:
@@ -365,6 +342,6 @@ def _is_jpeg(jpeg: bytes) -> bool:
 def _state(video: VideoRecord) -> tuple[int, int] | None:
     """Size and time of its file now; None if that cannot be read."""
     try:
-        return VideoFile(video.root, video.path, 0, 0).again().state
+        return VideoFile(video.root, video.path).again().state
     except OSError:
         return None

@@ -1,6 +1,22 @@
-"""The background queries of an index (table `background`: text, vector), and what they get in its library.
+"""Background queries: texts that have nothing to do with the library, against which a query is compared.
 
-The schema of the table carries the fingerprint of the model that encoded them.
+They say whether anything was found at all (a false-alarm rate), and they re-score (QB-Norm).
+
+How high the best score of a query is says little by itself: scores differ from query to query and from library to
+library. So it is compared with the best scores, in the same library and behind the same filters, of a bank of
+background queries (a conformal test):
+
+    p = (1 + how many background queries have a best answer at least as good) / (1 + how many there are)
+
+If a query is for something that is not in the library, and is otherwise like the background queries, then p <= a with
+probability at most a, whatever the model, the library and the form of the scores; to count as found is to have p <= a.
+Background queries that *are* answered by the library make p larger, never smaller: then more is missed, but the rate
+holds. What must be right is "like the background queries": the nearer a query is to what is in the library without
+being in it (the same thing in another colour), the more often it passes for found, unless the bank has such texts too.
+Texts of the kind that people ask for, or that the model was trained on, make the best bank.
+
+The score is the plain one. Scores from which the query's own mean and spread over the library were taken, or the means
+of library and bank, separated present from absent less well on the small world, and no less depended on the bank.
 
 Shapes: B background queries, n segments, E embedding size.
 """
@@ -8,101 +24,105 @@ Shapes: B background queries, n segments, E embedding size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-from clipvip.errors import ClipVipWarning, SearchIndexError
+from clipvip.data import read_manifest
+from clipvip.errors import ClipVipWarning, InputError, SearchIndexError, UsageError
 from clipvip.evaluation.rescoring import inverted_softmax
-from clipvip.search.index._lance import one_line_errors, open_if_there
-from clipvip.search.index.checksums import row_checksums
 from clipvip.search.index.store import Store
-from clipvip.search.query.ann import vectors_of
-from clipvip.search.query.background import chosen_texts, default_texts
 from clipvip.search.query.exact import Scan, Scored, best_first
 
 if TYPE_CHECKING:
     from clipvip.encode import EncoderProtocol
 
-FINGERPRINT, CHECKSUM = b"fingerprint", b"checksum"
 RESCORED = 1000
 """The segments with the best plain scores: these are re-scored."""
+MAX_TEXTS, MIN_TEXTS = 1000, 20
+"""More would make p finer, not truer; with fewer, hardly a rate can be stated."""
 
 
-class Bank:
-    """vectors: of the background queries, float32 [B, E], unit norm."""
-
-    def __init__(self, vectors: np.ndarray):
-        self.vectors = vectors
+def p_value(top: float, tops: np.ndarray) -> float:
+    """Of a query whose best score is `top`, given those of the background queries, [B]."""
+    return float((1 + (tops >= top).sum()) / (1 + len(tops)))
 
 
-def open_bank(store: Store, encoder: Callable[[], EncoderProtocol]) -> Bank:
-    """The stored bank; where there is none, the texts that come with clipvip, which are stored if that is possible.
+def best_scores(queries: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """The best score of each query [B, E] among segments that come in blocks [n, E]: float32 [B]; -inf for none."""
+    tops = np.full(len(queries), -np.inf, np.float32)
+    for block in blocks:
+        if len(block):
+            np.maximum(tops, (block @ queries.T).max(axis=0), out=tops)
+    return tops
 
-    The texts of a bank of another model are encoded again. `store` itself stays at the version that it is at.
+
+def default_texts() -> list[str]:
+    """The background texts that come with clipvip: short captions of all sorts of scenes."""
+    return files("clipvip.search.query").joinpath("background.txt").read_text(encoding="utf-8").splitlines()
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """Background texts of a file: one per line, or the captions of a manifest (.jsonl).
+
+    Raises: UsageError for too few; ManifestError for a malformed manifest.
     """
-    texts = None
-    if (table := bank_table(store)) is not None:
-        rows = store.read(table)
-        if not is_sound_bank(rows):
-            raise SearchIndexError(
-                f"{store.uri}: its background queries are damaged; `clipvip library verify --index {store.uri}` "
-                "removes them, and clipvip's own take their place"
-            )
-        if (rows.schema.metadata or {}).get(FINGERPRINT, b"").decode() == store.settings.fingerprint:
-            return Bank(vectors_of(rows))
-        texts = rows["text"].to_pylist()
-    texts = texts or chosen_texts(default_texts(), "background.txt")
-    bank = Bank(_encoded(texts, encoder()))
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        texts = [text for clip in read_manifest(path) for text in clip.captions]
+    else:
+        try:
+            texts = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise InputError(
+                f"{path}: not a text file in UTF-8; give one text per line, or a manifest (.jsonl)"
+            ) from None
+    return choose_texts(texts, str(path))
+
+
+def choose_texts(texts: Sequence[str], source: str) -> list[str]:
+    """At most `MAX_TEXTS` different ones, always the same. Raises: UsageError for too few. source: for the error."""
+    different = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    if len(different) < MIN_TEXTS:
+        raise UsageError(
+            f"{source}: {len(different)} different background texts; a rate of false alarms needs {MIN_TEXTS} at least"
+        )
+    order = np.random.default_rng(0).permutation(len(different))[:MAX_TEXTS]
+    return [different[i] for i in sorted(order)]
+
+
+def background_vectors(store: Store, encoder: Callable[[], EncoderProtocol]) -> np.ndarray:
+    """Those of the stored background queries, float32 [B, E]; where there are none, of clipvip's own, which are stored.
+
+    Texts that another model encoded are encoded again. `store` itself stays at the version that it is at.
+    """
+    texts: list[str] = []
+    if (stored := store.background_queries()) is not None:
+        texts, vectors, fingerprint = stored
+        if fingerprint == store.settings.fingerprint:
+            return vectors
+    texts = texts or choose_texts(default_texts(), "background.txt")
+    vectors = _encode(texts, encoder())
     try:
         latest = Store.open(store.uri)
         if latest.settings.fingerprint == store.settings.fingerprint:
-            _write(latest, texts, bank, upgrade=False)  # a search changes no schema
+            latest.set_background(texts, vectors, upgrade=False)  # a search changes no schema
     except SearchIndexError as error:
         warnings.warn(f"{error}; the background queries are encoded each time", ClipVipWarning, stacklevel=2)
-    return bank
+    return vectors
 
 
-def write_bank(store: Store, texts: Sequence[str], encoder: EncoderProtocol) -> None:
+def set_background(store: Store, texts: Sequence[str], encoder: EncoderProtocol) -> None:
     """Store these background texts in place of others. Raises: SearchIndexError if the index cannot be written."""
-    _write(store, texts, Bank(_encoded(texts, encoder)))
+    store.set_background(texts, _encode(texts, encoder))
 
 
-def bank_table(store: Store) -> Any:
-    """The latest version of the table, or None if there is none."""
-    with one_line_errors(store.uri, "cannot be read"):
-        return open_if_there(store.database, "background")
-
-
-def is_sound_bank(rows: Any) -> bool:
-    """Whether the table of background queries is as it was written. One of an older clipvip has no checksum."""
-    if not {"text", "vector"} <= set(rows.column_names):
-        return False
-    recorded = (rows.schema.metadata or {}).get(CHECKSUM)
-    return recorded is None or recorded == _checksum(rows)
-
-
-def _checksum(rows: Any) -> bytes:
-    return f"{np.bitwise_xor.reduce(row_checksums(rows, ['text', 'vector'])):d} {len(rows)}".encode()
-
-
-def _write(store: Store, texts: Sequence[str], bank: Bank, *, upgrade: bool = True) -> None:
-    column = pa.FixedSizeListArray.from_arrays(bank.vectors.ravel(), store.settings.embedding_size)
-    rows = pa.table({"text": list(texts), "vector": column})
-    rows = rows.replace_schema_metadata({FINGERPRINT: store.settings.fingerprint, CHECKSUM: _checksum(rows)})
-
-    def write() -> None:  # to overwrite nothing is worth a warning to LanceDB
-        mode = "create" if bank_table(store) is None else "overwrite"
-        store.database.create_table("background", rows, mode=mode)
-
-    store.write(write, upgrade=upgrade)
-
-
-def _encoded(texts: Sequence[str], encoder: EncoderProtocol) -> np.ndarray:
+def _encode(texts: Sequence[str], encoder: EncoderProtocol) -> np.ndarray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ClipVipWarning)  # that a text is cut is no news here
+        warnings.simplefilter("ignore", ClipVipWarning)  # that a text is cut does not matter here
         return encoder.encode_texts(texts)
 
 
@@ -110,26 +130,25 @@ class RescoredScan:
     """QB-Norm in a search (see `evaluation.querybank_norm`): the best `RESCORED` segments in an order of their own.
 
     If the best of them is also the best of the library for a background query, each counts as much as it prefers this
-    query to the background ones. tops: the best score of each background query in the whole library, [B].
+    query to the background ones. queries: the vectors of these, [B, E]. tops: the best score of each in the whole
+    library, [B].
     """
 
-    def __init__(self, scan: Scan, bank: Bank, tops: np.ndarray):
+    def __init__(self, scan: Scan, queries: np.ndarray, tops: np.ndarray):
         self._scan = scan
-        self._bank = bank
-        likenesses = bank.vectors @ scan.top(1).vectors.T  # [B, 1]
-        self._active = bool((likenesses >= tops[:, None] - 1e-6).any())
+        self._queries = queries
+        similarity = queries @ scan.top(1).vectors.T  # [B, 1]
+        self._active = bool((similarity >= tops[:, None] - 1e-6).any())
 
     def top(self, m: int) -> Scored:
-        """As `Scan.top`."""
         return self._rescored(self._scan.top(max(m, RESCORED)), m)
 
     def of_videos(self, video_ids: Sequence[str]) -> Scored:
-        """As `Scan.of_videos`."""
         return self._rescored(self._scan.of_videos(video_ids), None)
 
     def scores(self, scores: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """What becomes of plain scores [n] of the segments `vectors` [n, E]."""
-        return inverted_softmax(scores, self._bank.vectors @ vectors.T) if self._active else scores
+        return inverted_softmax(scores, self._queries @ vectors.T) if self._active else scores
 
     def _rescored(self, scored: Scored, m: int | None) -> Scored:
         return best_first(scored.rows, scored.vectors, self.scores(scored.scores, scored.vectors), m)

@@ -24,7 +24,7 @@ SAMPLE_ROWS = 10_000
 class Scored:
     """Segments, best first, equal scores by segment_id.
 
-    rows: a pyarrow table of `COLUMNS`; vectors: float32 [n, E]; scores: float32 [n].
+    rows: a pyarrow table of `HIT_COLUMNS`; vectors: float32 [n, E]; scores: float32 [n].
     """
 
     rows: Any
@@ -33,6 +33,16 @@ class Scored:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+class Scan(Protocol):
+    """The segments that may answer one query."""
+
+    def top(self, m: int) -> Scored:
+        """The best `m` of them, or all if there are no more."""
+
+    def of_videos(self, video_ids: Sequence[str]) -> Scored:
+        """All of these videos."""
 
 
 class Segments(Protocol):
@@ -48,25 +58,15 @@ class Segments(Protocol):
         sample = self.sample
         return sample.sum(axis=0, dtype=np.float64).astype(np.float32) / np.float32(max(len(sample), 1))
 
-    def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
+    def blocks(self, conditions: Sequence[Condition]) -> Iterator[np.ndarray]:
         """The vectors of those that meet the conditions, float32 [n, E] at a time."""
 
-    def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
+    def scan(self, vector: np.ndarray, conditions: Sequence[Condition]) -> Scan:
         """Score those that meet the conditions against a query vector float32 [E]."""
 
 
-class Scan(Protocol):
-    """The segments that may answer one query."""
-
-    def top(self, m: int) -> Scored:
-        """The best `m` of them, or all if there are no more."""
-
-    def of_videos(self, video_ids: Sequence[str]) -> Scored:
-        """All of these videos."""
-
-
 class ExactSegments(Segments):
-    """Scores every segment. rows: a pyarrow table of `COLUMNS`; vectors: float32 [N, E], in the same order."""
+    """Scores every segment. rows: a pyarrow table of `HIT_COLUMNS`; vectors: float32 [N, E], in the same order."""
 
     def __init__(self, rows: Any, vectors: np.ndarray):
         self.rows = rows
@@ -74,19 +74,16 @@ class ExactSegments(Segments):
 
     @cached_property
     def sample(self) -> np.ndarray:
-        """As `Segments.sample`."""
         return np.asarray(self.vectors[:: -(-len(self.vectors) // SAMPLE_ROWS) or 1])
 
-    def blocks(self, wanted: Sequence[Condition]) -> Iterator[np.ndarray]:
-        """As `Segments.blocks`."""
-        allowed = mask(wanted, self.rows)
+    def blocks(self, conditions: Sequence[Condition]) -> Iterator[np.ndarray]:
+        allowed = mask(conditions, self.rows) if conditions else None
         for start in range(0, len(self.vectors), SAMPLE_ROWS):
             block = self.vectors[start : start + SAMPLE_ROWS]
             yield block if allowed is None else block[allowed[start : start + SAMPLE_ROWS]]
 
-    def scan(self, vector: np.ndarray, wanted: Sequence[Condition]) -> Scan:
-        """As `Segments.scan`."""
-        allowed = mask(wanted, self.rows)
+    def scan(self, vector: np.ndarray, conditions: Sequence[Condition]) -> Scan:
+        allowed = mask(conditions, self.rows) if conditions else None
         return ExactScan(self, None if allowed is None else np.flatnonzero(allowed), self.vectors @ vector)
 
     @cached_property
@@ -100,7 +97,7 @@ class ExactSegments(Segments):
 
 
 class ExactScan:
-    """As `Scan`. allowed: numbers of the rows that may answer (None: all do); scores: float32 [N], of all rows."""
+    """allowed: numbers of the rows that may answer (None: all do); scores: float32 [N], of all rows."""
 
     def __init__(self, segments: ExactSegments, allowed: np.ndarray | None, scores: np.ndarray):
         self._segments = segments
@@ -108,20 +105,15 @@ class ExactScan:
         self._scores = scores
 
     def top(self, m: int) -> Scored:
-        """As `Scan.top`."""
         scores = self._scores if self._allowed is None else self._scores[self._allowed]
         numbers = np.flatnonzero(scores >= np.partition(scores, -m)[-m]) if m < len(scores) else np.arange(len(scores))
         return self._scored(numbers if self._allowed is None else self._allowed[numbers], m)
 
     def of_videos(self, video_ids: Sequence[str]) -> Scored:
-        """As `Scan.of_videos`."""
         numbers, order, bounds = self._segments.by_video
         parts = [order[bounds[n] : bounds[n + 1]] for n in (numbers[video_id] for video_id in video_ids)]
         rows = np.sort(np.concatenate(parts))
-        if self._allowed is not None:
-            at = np.minimum(np.searchsorted(self._allowed, rows), len(self._allowed) - 1)
-            rows = rows[self._allowed[at] == rows]
-        return self._scored(rows, None)
+        return self._scored(rows if self._allowed is None else np.intersect1d(rows, self._allowed), None)
 
     def _scored(self, numbers: np.ndarray, m: int | None) -> Scored:
         rows = self._segments.rows.take(pa.array(numbers))
@@ -129,7 +121,6 @@ class ExactScan:
 
 
 def best_first(rows: Any, vectors: np.ndarray, scores: np.ndarray, m: int | None) -> Scored:
-    """The best `m` of these segments."""
     keys = pa.table({"score": scores, "segment_id": rows["segment_id"]})
     order = pc.sort_indices(keys, [("score", "descending"), ("segment_id", "ascending")])[:m]
     numbers = order.to_numpy()

@@ -1,4 +1,4 @@
-"""What can be asked of a library: terms (text, image, clip, segment, vector) with weights, and filters.
+"""What can be asked of a library, terms (text, image, clip, segment, vector) with weights and filters; and its answers.
 
 Shapes: E embedding size.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from clipvip.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas
 
 StrPath: TypeAlias = str | Path
 VideoPart: TypeAlias = StrPath | tuple[StrPath, float, float]
@@ -51,7 +55,7 @@ class Term:
         try:
             (self.text or "").encode()
         except UnicodeEncodeError:
-            raise UsageError(f"the query {self.text!r} is not valid UTF-8; write it anew") from None
+            raise UsageError(f"the query {self.text!r} is not valid UTF-8; write it again") from None
         if not math.isfinite(self.weight) or self.weight == 0:
             raise UsageError(f"weight {self.weight:g}: choose a number, negative for what answers should not look like")
 
@@ -87,7 +91,7 @@ class Query:
     """A search. Its vector is the weighted sum of the terms' unit vectors, made unit norm.
 
     k, offset: how many answers, and how many better ones to pass over. per_video: the best of each video only.
-    merge: near-by windows of a video that answer equally well are one answer (see `merging`).
+    merge: near-by windows of a video that answer equally well are one answer (see `merge`).
     false_alarm: the rate at which a query for something that is not in the library may still be answered; above it,
     `Results.found` is False. rescore: "qbnorm", against videos that are near to every query. exact: never the
     approximate index.
@@ -122,3 +126,46 @@ class Query:
     def __str__(self) -> str:
         """As a person would write it: "a dog, not night"."""
         return ", ".join(f"not {term}" if term.weight < 0 else str(term) for term in self.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer: a part of a video.
+
+    rank counts from 1 (and goes on over pages). score: cosine similarity of the best segment in it, or what re-scoring
+    made of it. segment_id: that segment; start_s and end_s may span more than it if windows were merged.
+    """
+
+    rank: int
+    score: float
+    video: Path
+    start_s: float
+    end_s: float
+    segment_id: str
+    video_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Answers, best first; iterating gives the hits.
+
+    found: False if there are no hits, or none that passes the false-alarm rate that was asked for (they are there all
+    the same).
+    p_value: how often a query for something that is not in the library has a best answer this good; None unless asked.
+    """
+
+    hits: tuple[Hit, ...]
+    found: bool = True
+    p_value: float | None = None
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per hit, one column per field."""
+        import pandas
+
+        return pandas.DataFrame([asdict(hit) for hit in self.hits], columns=[field.name for field in fields(Hit)])

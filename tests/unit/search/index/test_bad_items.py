@@ -16,7 +16,8 @@ from clipvip.embedding_sets import encode_manifest, open_embeddings
 from clipvip.encode import Encoder
 from clipvip.search import Library
 from clipvip.search.index import encode_files, scan
-from clipvip.search.index.scan import EncodedVideo, Found, Skipped, VideoFile
+from clipvip.search.index.records import Changes, EncodedVideo, Skipped, VideoFile
+from clipvip.search.index.scan import Found
 from helpers_model import write_model
 from helpers_video import write_videos
 
@@ -147,7 +148,7 @@ def test_reasons_that_are_no_unicode(library, tmp_path):
     videos = write_videos(tmp_path / "videos", 8)
     library.add(videos)
     for _ in range(2):
-        library.store.note([(VideoFile(str(videos), "b\udcff.mp4", 1, 10**30), "of \udcff")], [])
+        library.store.apply(Changes(failures=[(VideoFile(str(videos), "b\udcff.mp4", 1, 10**30), "of \udcff")]))
         [failure] = library.status().failures
         assert (failure.path, failure.reason) == ("b\\udcff.mp4", "of \\udcff")
 
@@ -169,16 +170,14 @@ def test_an_embedding_set_with_odd_paths_and_files(model, encoder, tmp_path, mon
     rows = [f'{{"clip_id": "{i}", "video": "videos/../videos/{i}.mp4", "captions": ["x"]}}\n' for i in range(2)]
     (tmp_path / "clips.jsonl").write_text("".join(rows))
     encode_manifest(tmp_path / "clips.jsonl", tmp_path / "set", model=str(model), device="cpu")
-    from clipvip.search.index import from_embeddings
-
-    probe = from_embeddings.probe
+    probe = encode_files.probe
 
     def fails(path):
         if path.name == "1.mp4":
             raise ZeroDivisionError("rate")
         return probe(path)
 
-    monkeypatch.setattr(from_embeddings, "probe", fails)
+    monkeypatch.setattr(encode_files, "probe", fails)
     library = Library(tmp_path / "index", windows_s=2.0)
     summary = library.add_embeddings(open_embeddings(tmp_path / "set"))
     assert summary.videos == 1

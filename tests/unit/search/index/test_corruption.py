@@ -17,8 +17,13 @@ from clipvip.encode import Encoder
 from clipvip.errors import SearchIndexError
 from clipvip.search import Library, Query, Term
 from clipvip.search.index import integrity
-from clipvip.search.index.checksums import row_checksums, vector_checksums
-from clipvip.search.index.schema import CHECKED_COLUMNS, SETTINGS, SETTINGS_CHECKSUM
+from clipvip.search.index.schema import (
+    CHECKED_COLUMNS,
+    SETTINGS,
+    SETTINGS_CHECKSUM,
+    row_checksums,
+    vector_checksums,
+)
 from helpers_cli import run_here
 from helpers_corrupt import answers, assert_none_is_silent, run_trials, write_index
 from helpers_model import write_model
@@ -315,8 +320,8 @@ def test_damaged_settings_are_one_line(index, encoder, damage, has_checksum):
 
 def test_a_damaged_approximate_index_is_made_again(tmp_path, encoder, monkeypatch):
     """Catches wrong candidates of a large library, which no row shows, and a check that cannot repair them."""
-    for place in ("ann", "engine"):
-        monkeypatch.setattr(f"clipvip.search.query.{place}.EXACT_ROWS", 300)
+    for place in ("index._lance", "query.engine"):
+        monkeypatch.setattr(f"clipvip.search.{place}.EXACT_ROWS", 300)
     library = Library(tmp_path / "index", encoder, windows_s=0.2, strides_s=0.05)
     library.add(write_videos(tmp_path / "videos", 80, 100))
     files = [path for path in (tmp_path / "index" / "segments.lance" / "_indices").rglob("*") if path.is_file()]

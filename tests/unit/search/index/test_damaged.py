@@ -12,7 +12,7 @@ import pytest
 import clipvip
 from clipvip.search import Library
 from clipvip.search.index import encode_files
-from clipvip.search.index.scan import EncodedVideo, VideoFile
+from clipvip.search.index.records import Changes, EncodedVideo, VideoFile
 from clipvip.serve.indexing import _summary
 from helpers_cli import run_here
 from helpers_model import write_model
@@ -81,7 +81,7 @@ def test_a_file_that_can_be_read_again_is_no_failure(library, tmp_path):
     videos = tmp_path / "videos"
     library.add(videos)
     [video] = [video for video in library.store.videos().values() if video.path == "0.mp4"]
-    library.store.note([(VideoFile(video.root, video.path, 0, 0), "input/output error")], [])
+    library.store.apply(Changes(failures=[(VideoFile(video.root, video.path), "input/output error")]))
     assert failures(library)[0] == ("0.mp4", "input/output error", False)
     assert library.add(videos).unchanged == 2
     assert failures(library) == [("damaged.mp4", DAMAGE, True)]

@@ -15,9 +15,8 @@ from clipvip.encode import Encoder
 from clipvip.files import parse_json
 from clipvip.search import Library, Results
 from clipvip.search.index import integrity
-from clipvip.search.index.checksums import open_checked, write_checked
-from clipvip.search.index.facts import NAME, read_facts
-from clipvip.search.index.mmap_cache import cache_folder
+from clipvip.search.index.integrity import open_checked, write_checked
+from clipvip.search.index.mmap_cache import FACTS, cache_folder, read_facts
 from helpers_corrupt import write_index
 from helpers_model import write_model
 from helpers_video import write_video
@@ -89,7 +88,7 @@ def test_tables_of_the_same_version_number_are_told_apart(index: Path, source: P
 def test_damaged_facts_are_noted_again(index: Path, encoder: Encoder, damage: bytes | None) -> None:
     """Catches a damaged note that ends every search, or that is believed."""
     expected, _ = search(index, encoder)
-    path = cache_folder(str(index)) / NAME
+    path = cache_folder(str(index)) / FACTS
     path.write_bytes(path.read_bytes()[:-9] if damage is None else damage)
     assert read_facts(str(index)) is None
     assert search(index, encoder) == (expected, True)
@@ -134,7 +133,7 @@ def test_the_version_stays_until_refresh(index: Path, encoder: Encoder) -> None:
 def test_facts_of_another_clipvip_are_not_believed(index: Path, encoder: Encoder, change: dict[str, object]) -> None:
     """Catches an index of a newer clipvip that is searched as if it were one of this one."""
     expected, _ = search(index, encoder)
-    path = cache_folder(str(index)) / NAME
+    path = cache_folder(str(index)) / FACTS
     values = parse_json(open_checked(path).to_pybytes())
     write_checked(path, json.dumps(values | {"settings": values["settings"] | change}).encode())
     assert read_facts(str(index)) is None

@@ -14,9 +14,7 @@ import clipvip
 from clipvip.encode import Encoder
 from clipvip.errors import ClipVipError, UsageError
 from clipvip.search import Library
-from clipvip.search.index._ignore import IgnoreRules
-from clipvip.search.index.scan import find_videos
-from clipvip.search.index.sniffing import is_something_else
+from clipvip.search.index.scan import IgnoreRules, find_videos, is_something_else
 from helpers_cli import run_here
 from helpers_model import write_model
 from helpers_video import write_video, write_videos

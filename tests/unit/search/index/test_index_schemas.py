@@ -19,7 +19,8 @@ from clipvip.embedding_sets import encode_manifest, open_embeddings
 from clipvip.encode import Encoder
 from clipvip.errors import SearchIndexError
 from clipvip.search import Library
-from clipvip.search.index import scan, schema, store
+from clipvip.search.index import schema, store
+from clipvip.search.index.records import Changes, EncodedVideo, VideoFile, Write
 from clipvip.video import READING_RULES, Scales
 from helpers_index import contents
 from helpers_serve import served
@@ -103,7 +104,7 @@ def test_an_old_index_on_a_read_only_disk_answers(stored, encoder, monkeypatch):
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(store, "alone", refuse)
+    monkeypatch.setattr(store, "write_lock", refuse)
     monkeypatch.setattr("clipvip.search.index.mmap_cache.locked", refuse)
     library = Library(stored / "index", encoder)
     assert len(library.search("a red circle", merge=False)) == 10
@@ -112,7 +113,7 @@ def test_an_old_index_on_a_read_only_disk_answers(stored, encoder, monkeypatch):
 
 def test_the_first_write_upgrades_the_schema(stored, encoder, caplog, monkeypatch):
     """Catches an upgrade that loses rows or an approximate index, runs twice, or happens in silence."""
-    monkeypatch.setattr("clipvip.search.query.ann.EXACT_ROWS", 5)
+    monkeypatch.setattr("clipvip.search.index._lance.EXACT_ROWS", 5)
     library = Library(stored / "index", encoder)
     from lancedb.index import BTree
 
@@ -286,11 +287,12 @@ def test_a_check_knows_how_many_segments_a_video_was_cut_into(stored, encoder):
 
 def test_segments_come_in_the_order_of_time_however_large_their_times_are(stored, encoder):
     """Catches a clock that jumps to a date: 1,700,000,000,000 ms sorts before 2,000 ms as text."""
-    file = scan.VideoFile("/videos", "jump.mp4", 1, 1)
+    file = VideoFile("/videos", "jump.mp4", 1, 1)
     spans = [(float(start_s), start_s + 2.0) for start_s in (0, 1, 2_000_000, 1_700_000_000, 999_998)]
     vectors = np.eye(5, 16, dtype=np.float32)
     library = Library(stored / "index", encoder)
-    library.store.replace([scan.EncodedVideo(file, "hash", 1.7e9, 64, 48, spans, vectors, [None] * 5)])
+    video = EncodedVideo(file, "hash", 1.7e9, 64, 48, spans, vectors, [None] * 5)
+    library.store.apply(Changes([Write(video)]))
     assert [segment.start_s for segment in library.segments_of(file.video_id)] == sorted(s for s, _ in spans)
     segments, found = library.store.vectors_of(file.video_id)
     for segment, vector in zip(segments, found, strict=True):

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pytest
 
 from clipvip.search import Filters
-from clipvip.search.index.mmap_cache import COLUMNS, open_snapshot
-from clipvip.search.query.ann import IndexedSegments, keep_ann
+from clipvip.search.index._lance import update_ann_index
+from clipvip.search.index.mmap_cache import open_snapshot
+from clipvip.search.index.schema import HIT_COLUMNS
+from clipvip.search.query.ann import IndexedSegments
 from clipvip.search.query.exact import ExactSegments
 from clipvip.search.query.filters import conditions
 
@@ -28,7 +30,7 @@ def rows_of(vectors, first=0):
     ]  # fmt: skip
     return (
         pa.Table.from_pylist(rows)
-        .select(COLUMNS)
+        .select(HIT_COLUMNS)
         .append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]))
     )
 
@@ -41,13 +43,13 @@ def vectors(request):
 
 def test_the_index_finds_nearly_what_a_product_finds(tmp_path, vectors, monkeypatch):
     """Catches an index of another distance, filters that come after the search, and late rows that are not found."""
-    monkeypatch.setattr("clipvip.search.query.ann.EXACT_ROWS", 2000)
+    monkeypatch.setattr("clipvip.search.index._lance.EXACT_ROWS", 2000)
     monkeypatch.setattr("clipvip.search.query.ann.SCANNED_ROWS", 100)
     size = vectors.shape[1]
     table = lancedb.connect(tmp_path).create_table("segments", rows_of(vectors[:2800]))
-    assert keep_ann(table)
+    assert update_ann_index(table)
     names = {index.name for index in table.list_indices()}
-    assert keep_ann(table)  # is there already
+    assert update_ann_index(table)  # is there already
     assert {index.name for index in table.list_indices()} == names
     assert "vector_idx" in names
     table.add(rows_of(vectors[2800:], first=2800))
@@ -80,5 +82,5 @@ def test_the_index_finds_nearly_what_a_product_finds(tmp_path, vectors, monkeypa
 def test_small_libraries_get_no_index(tmp_path, vectors):
     """Catches minutes of work for a library that is searched exactly anyway."""
     table = lancedb.connect(tmp_path).create_table("segments", rows_of(vectors[:500]))
-    assert not keep_ann(table)
+    assert not update_ann_index(table)
     assert not table.list_indices()

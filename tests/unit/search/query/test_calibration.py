@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipvip.errors import InputError, UsageError
-from clipvip.search.query.background import MAX_TEXTS, best_scores, chosen_texts, default_texts, p_value, read_texts
+from clipvip.search.query.calibration import MAX_TEXTS, best_scores, choose_texts, default_texts, p_value, read_texts
 
 SIZE = 32
 
@@ -64,9 +64,9 @@ def test_p_values_by_hand():
 def test_texts_of_a_bank(tmp_path):
     """Catches repeated texts, which would count twice, another choice each time, and files that are no texts."""
     texts = [f"text {i}" for i in range(3000)]
-    chosen = chosen_texts([*texts, *texts, " ", "text 1 "], "here")
+    chosen = choose_texts([*texts, *texts, " ", "text 1 "], "here")
     assert len(set(chosen)) == len(chosen) == MAX_TEXTS
-    assert chosen == chosen_texts([*texts, *texts], "here")
+    assert chosen == choose_texts([*texts, *texts], "here")
     (tmp_path / "bank.txt").write_text("\n".join(texts[:30]), encoding="utf-8")
     assert read_texts(tmp_path / "bank.txt") == texts[:30]
     lines = [f'{{"clip_id": "{i}", "video": "{i}.mp4", "captions": ["text {i}", "again"]}}' for i in range(25)]

@@ -14,7 +14,7 @@ import clipvip
 from clipvip.errors import CheckpointError, InputError, SearchIndexError, UsageError, VideoDecodeError
 from clipvip.evaluation import querybank_norm
 from clipvip.search import Filters, Library, Query, Term
-from clipvip.search.query.calibration import write_bank
+from clipvip.search.query.calibration import set_background
 from helpers_model import write_model
 from helpers_video import write_video
 
@@ -218,7 +218,7 @@ def test_a_bank_of_another_model_is_encoded_again(library, films, encoder, tmp_p
     rebuilt.set_background(texts)
     again = Library(library.uri, encoder)
     again.rebuild()
-    write_bank(again.store, texts, other)  # as if the other model's were still there
+    set_background(again.store, texts, other)  # as if the other model's were still there
     rows = again.store.database.open_table("background").to_arrow().replace_schema_metadata(None)
     again.store.database.create_table("background", rows, mode="overwrite")
     found = Library(library.uri, encoder).search("a dog", false_alarm=0.5)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from clipvip.search import Filters, Query, Term
-from clipvip.search.index.mmap_cache import COLUMNS, cache_folder, open_snapshot
-from clipvip.search.index.schema import Settings
+from clipvip.search.index.mmap_cache import cache_folder, open_snapshot
+from clipvip.search.index.schema import HIT_COLUMNS, Settings
 from clipvip.search.query.ann import IndexedSegments
 from clipvip.search.query.engine import Searcher
 from clipvip.search.query.exact import ExactSegments
@@ -35,7 +35,7 @@ def segment_rows(num_videos, windows, seed=0, first=0):
                 "duration_s": 3.0 * windows + 3, "start_s": 3.0 * i, "end_s": 3.0 * i + 6,
             })  # fmt: skip
     vectors = pool[rng.integers(len(pool), size=len(rows))]
-    table = pa.Table.from_pylist(rows).select(COLUMNS)
+    table = pa.Table.from_pylist(rows).select(HIT_COLUMNS)
     return table.append_column("vector", pa.FixedSizeListArray.from_arrays(vectors.ravel(), SIZE))
 
 
@@ -96,7 +96,7 @@ def test_files_are_those_of_the_tables_version(table, tmp_path):
     table.add(segment_rows(3, 2, seed=1, first=100))
     table.delete("path = '1/1.mp4'")
     second = open_snapshot(table, SIZE, folder)
-    assert second.rows.equals(table.to_arrow().select(COLUMNS))
+    assert second.rows.equals(table.to_arrow().select(HIT_COLUMNS))
     np.testing.assert_array_equal(second.vectors, np.stack(table.to_arrow()["vector"].to_pylist()))
     assert len(list(folder.glob("segments-*"))) == 2
     assert len(first.rows) == 200  # who has the old ones mapped keeps them
@@ -129,7 +129,7 @@ def test_search_goes_on_where_nothing_can_be_written(table, tmp_path):
     blocked = tmp_path / "cache"
     blocked.write_text("a file where the folder should be")
     snapshot = open_snapshot(table, SIZE, blocked)
-    assert snapshot.rows.equals(table.to_arrow().select(COLUMNS))
+    assert snapshot.rows.equals(table.to_arrow().select(HIT_COLUMNS))
     np.testing.assert_array_equal(snapshot.vectors, np.stack(table.to_arrow()["vector"].to_pylist()))
 
 
