@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from clipvip.errors import SearchIndexError
 from clipvip.search import Library
 from helpers_index import OPTIONS, assert_same, contents, start, write_library
 from helpers_model import write_model
+from helpers_video import write_videos
 
 
 @pytest.fixture
@@ -37,6 +39,32 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     )
     yield "s3://videos"
     server.stop()
+
+
+def test_a_server_asks_an_object_store_little_while_nothing_changes(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a server that opens the index again at every look: tens of thousands of requests per hour (B5)."""
+    from werkzeug.serving import WSGIRequestHandler
+
+    from clipvip.serve.live import Live
+
+    requests: list[str] = []
+    encoder = clipvip.load(write_model(tmp_path / "model"), device="cpu")
+    library = Library(f"{bucket}/index", encoder, **OPTIONS)
+    library.add(write_videos(tmp_path / "videos", 12))
+    live = Live(partial(Library, library.uri, encoder))
+    monkeypatch.setattr(WSGIRequestHandler, "log_request", lambda handler, *_: requests.append(handler.path))
+    before = live.current
+    live.renew()
+    at_first = len(requests)
+    live.renew()
+    assert live.current is before
+    assert 0 < len(requests) - at_first <= 8, requests
+    write_videos(tmp_path / "videos", 12, 20)
+    library.add(tmp_path / "videos")
+    live.renew()
+    assert len(live.current.videos) == 2
 
 
 def test_an_index_on_an_object_store(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
