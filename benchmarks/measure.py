@@ -6,7 +6,6 @@ import ctypes
 import multiprocessing
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from torch import Tensor
 from clipvip.model import ClipVipConfig
 from clipvip.model.kernels import inference
 from clipvip.training.meter import video_flops, vision_layers
+from clipvip.versions import commit
 
 WARMUPS = 2
 WARMUPS_COMPILED = 4
@@ -174,7 +174,9 @@ def describe(device: torch.device, setting: str) -> str:
     else:
         machine = f"{_cpu_name()}, threads: {torch.get_num_threads()}"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{versions}; {machine}; {setting}; commit {_commit()}"
+    found = commit()
+    code = f"{found['hash'][:7]}{'-dirty' if found['changed'] else ''}" if found else "unknown"
+    return f"{versions}; {machine}; {setting}; commit {code}"
 
 
 def _cpu_name() -> str:
@@ -186,11 +188,3 @@ def _cpu_name() -> str:
     bf16 = [flag for flag in ("avx512_bf16", "amx_bf16") if re.search(rf"\b{flag}\b", info)]
     level = torch.backends.cpu.get_cpu_capability()
     return f"{name[1] if name else 'unknown CPU'} ({level}, bf16 instructions: {' '.join(bf16) or 'none found'})"
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

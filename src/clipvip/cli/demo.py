@@ -149,8 +149,7 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
 def claim_folder(out: Path, seed: int, preset: str) -> None:
     """Note in `out/demo.json` what is made there. Raises: UsageError if it holds a demo of another kind."""
     from clipvip.errors import UsageError
-    from clipvip.files import parse_json
-    from clipvip.training.state import replace_text
+    from clipvip.files import parse_json, replace_text
 
     note, wanted = out / "demo.json", {"seed": seed, "preset": preset}
     if not note.exists() and out.exists() and any(out.iterdir()):
@@ -185,7 +184,7 @@ class Stopwatch:
 
     def stop(self, name: str) -> None:
         """End it. A stage found finished from before keeps the time it really took."""
-        from clipvip.training.state import replace_text
+        from clipvip.files import replace_text
 
         self.seconds[name] = max(round(time.perf_counter() - self._started, 1), self.seconds.get(name, 0.0))
         replace_text(self._file, json.dumps(self._note))
