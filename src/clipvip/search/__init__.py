@@ -7,7 +7,7 @@ from clipvip.errors import SearchIndexError
 if not all(find_spec(name) for name in ("lancedb", "pyarrow", "pathspec")):
     raise SearchIndexError('a search index needs LanceDB: install it with `pip install "clipvip[search]"`')
 
-from clipvip.search.index.maintenance import Status
+from clipvip.search.index.maintenance import Failure, RootStatus, Status
 from clipvip.search.index.records import Segment, VideoRecord
 from clipvip.search.index.scan import is_gone
 from clipvip.search.index.schema import Settings
@@ -18,12 +18,14 @@ from clipvip.search.query.calibration import default_texts, read_texts
 from clipvip.search.query.query import Filters, Hit, Query, Results, Term, VideoPart
 
 __all__ = [
+    "Failure",
     "Filters",
     "Hit",
     "IndexSummary",
     "Library",
     "Query",
     "Results",
+    "RootStatus",
     "Segment",
     "Settings",
     "Status",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from anyio.to_thread import run_sync
@@ -16,13 +16,10 @@ from clipvip import __version__
 from clipvip.serve.indexing import Job
 from clipvip.serve.problems import Problem
 from clipvip.serve.schemas import (
-    FailureOut,
     Health,
     JobBody,
-    JobOut,
     JobsOut,
     LibrariesOut,
-    RootOut,
     StatusOut,
     errors,
     errors_beside,
@@ -56,8 +53,8 @@ def index_routes(services: Services) -> APIRouter:
             model=Path(settings.model).name if os.path.isabs(settings.model) else settings.model,
             fingerprint=settings.fingerprint,
             roots=[root.root for root in now.roots],
-            failures=[FailureOut(**asdict(failure)) for failure in now.failures],
-            jobs=[_told(job) for job in jobs.all()[:1]],
+            failures=list(now.failures),
+            jobs=jobs.all()[:1],
             allow_new_roots=services.config.allow_new_roots,
             examples=list(services.config.examples) or None,
         )
@@ -65,29 +62,29 @@ def index_routes(services: Services) -> APIRouter:
     @routes.get("/libraries", responses=errors())
     async def libraries() -> LibrariesOut:
         """The folders of the index, each with what is in it."""
-        return LibrariesOut(libraries=[RootOut(**asdict(root)) for root in services.live.current.status.roots])
+        return LibrariesOut(libraries=list(services.live.current.status.roots))
 
     @routes.get("/jobs", responses=errors())
     async def all_jobs() -> JobsOut:
         """Index jobs, the latest first."""
-        return JobsOut(jobs=[_told(job) for job in jobs.all()])
+        return JobsOut(jobs=jobs.all())
 
     @routes.post("/jobs", status_code=201, responses=errors(400, 404, 409, 413))
-    async def start(body: JobBody) -> JobOut:
+    async def start(body: JobBody) -> Job:
         """Index a folder (one that was indexed before, or one below it), or take files that are gone out of the index.
 
         Only what is new or changed is encoded; a job that was interrupted goes on.
         """
         folder = None if body.dir is None else await run_sync(_allowed, services, body.dir)
-        return _told(await run_sync(jobs.start, replace(services.task, dir=folder)))
+        return await run_sync(jobs.start, replace(services.task, dir=folder))
 
     async def known(job_id: str) -> Job:  # before the stream begins: then it is too late for a status
         return jobs.find(job_id)
 
     @routes.get("/jobs/{job_id}", responses=errors(404))
-    async def job(job_id: str) -> JobOut:
+    async def job(job_id: str) -> Job:
         """How far a job is."""
-        return _told(jobs.find(job_id))
+        return jobs.find(job_id)
 
     @routes.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=errors_beside(404))
     async def events(job: Job = Depends(known)) -> AsyncIterator[ServerSentEvent]:
@@ -97,15 +94,15 @@ def index_routes(services: Services) -> APIRouter:
             now = jobs.find(job.job_id)
             if now is not last:
                 last = now
-                yield ServerSentEvent(data=_told(now))
+                yield ServerSentEvent(data=now)
             if now.state != "running":
                 return
             await asyncio.sleep(LOOK_S)
 
     @routes.delete("/jobs/{job_id}", responses=errors(404))
-    async def cancel(job_id: str) -> JobOut:
+    async def cancel(job_id: str) -> Job:
         """End a job; what it has committed stays."""
-        return _told(await run_sync(jobs.cancel, job_id))
+        return await run_sync(jobs.cancel, job_id)
 
     return routes
 
@@ -131,7 +128,3 @@ def _allowed(services: Services, folder: str) -> str:
 def _is_within(folder: str, root: str) -> bool:
     """Whether it is, both by its name and once links are followed."""
     return Path(folder).is_relative_to(root) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
-
-
-def _told(job: Job) -> JobOut:
-    return JobOut.model_validate(asdict(job))

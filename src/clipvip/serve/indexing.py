@@ -18,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, WithJsonSchema
 
 from clipvip.errors import ClipVipError
 from clipvip.files import replace_text
@@ -55,13 +57,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job and how far it is. summary: what `clipvip index --json` tells, once it is done."""
+    """A job and its progress, as the API has it. summary: what `clipvip index --json` tells, once it is done."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(json_schema_serialization_defaults_required=True)
     job_id: str
     kind: Literal["index", "prune"]
     dir: str | None
     state: State
-    started: str
+    started: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
     done: int = 0
     total: int | None = None
     seconds: float = 0.0
@@ -108,7 +111,7 @@ class IndexJobs:
         with self._lock:
             if (other := self.running) is not None:
                 raise Problem(409, "job_running", f"job {other.job_id} is running; wait for it or cancel it")
-            now = datetime.now(UTC).isoformat(timespec="seconds")
+            now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
             kind: Literal["index", "prune"] = "prune" if task.dir is None else "index"
             job = Job(secrets.token_hex(8), kind, task.dir, "running", now)
             self._jobs[job.job_id] = job

@@ -62,6 +62,7 @@ class Live:
         self._open_library = open_library
         self._lock = threading.Lock()
         self._complaint = ""
+        self._version: tuple[object, ...] | None = None
         self._open()
 
     def renew(self) -> None:

@@ -1,4 +1,4 @@
-"""The JSON of the API, as pydantic models: what FastAPI checks and documents."""
+"""The JSON of the API that is not a record of the search or of a job: what FastAPI checks and documents."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from clipvip.search import Failure, Filters, Query, RootStatus, Term
+from clipvip.serve.indexing import Job
 
 MAX_TEXT = 2000
 MAX_TERMS = 16
@@ -65,6 +68,10 @@ class FiltersBody(Strict):
     min_duration_s: Seconds | None = None
     max_duration_s: Seconds | None = None
 
+    def to_filters(self) -> Filters:
+        """As a search takes them."""
+        return Filters(**{name: getattr(self, name) for name in FiltersBody.model_fields})
+
     @model_validator(mode="after")
     def _has_files_of_that_time(self) -> Self:
         for moment in (self.after, self.before):
@@ -87,6 +94,11 @@ class Options(Strict):
     rescore: Annotated[
         Literal["qbnorm"] | None, Field(description="qbnorm: against videos that are near to every query.")
     ] = None
+
+    def to_query(self, terms: tuple[Term, ...], filters: FiltersBody) -> Query:
+        """The search. Raises: UsageError for what makes no sense together."""
+        options = {name: getattr(self, name) for name in Options.model_fields}
+        return Query(terms=terms, filters=filters.to_filters(), **options)
 
 
 class SearchBody(Options):
@@ -116,14 +128,6 @@ class TermParams(Strict):
 
 class SearchParams(TermParams, FiltersBody, Options):
     """A search in an address."""
-
-    def filters(self) -> FiltersBody:
-        """Those that a body has for itself."""
-        return FiltersBody(**{name: getattr(self, name) for name in FiltersBody.model_fields})
-
-    def options(self) -> Options:
-        """Those that a body has beside its terms."""
-        return Options(**{name: getattr(self, name) for name in Options.model_fields})
 
 
 class TermsBody(Strict):
@@ -165,44 +169,6 @@ class Health(BaseModel):
     version: str
 
 
-class FailureOut(BaseModel):
-    """A file that could not be indexed; or only in part, because it is damaged (indexed)."""
-
-    root: str
-    path: str
-    reason: str
-    indexed: bool
-
-
-class RootOut(BaseModel):
-    """A folder that was indexed, and what is in it. there: whether the folder is (a drive may not be mounted). added:
-    whether it was added as a whole, so that a job may index it again.
-    """
-
-    root: str
-    videos: int
-    segments: int
-    hours: float
-    there: bool
-    added: bool
-
-
-class JobOut(BaseModel):
-    """A job and how far it is."""
-
-    job_id: str
-    kind: Literal["index", "prune"]
-    dir: str | None
-    state: Literal["running", "done", "failed", "cancelled", "interrupted"]
-    started: datetime
-    done: int
-    total: int | None
-    seconds: float
-    message: str | None
-    summary: dict[str, Any] | None
-    skipped: list[dict[str, str]]
-
-
 class StatusOut(BaseModel):
     """What is in the index, and what is going on."""
 
@@ -213,8 +179,8 @@ class StatusOut(BaseModel):
     model: str
     fingerprint: str
     roots: list[str]
-    failures: list[FailureOut]
-    jobs: list[JobOut]
+    failures: list[Failure]
+    jobs: list[Job]
     allow_new_roots: bool
     examples: list[str] | None
 
@@ -222,7 +188,7 @@ class StatusOut(BaseModel):
 class LibrariesOut(BaseModel):
     """The folders of the index."""
 
-    libraries: list[RootOut]
+    libraries: list[RootStatus]
 
 
 class HitOut(BaseModel):
@@ -301,7 +267,7 @@ class UploadOut(BaseModel):
 class JobsOut(BaseModel):
     """The latest first."""
 
-    jobs: list[JobOut]
+    jobs: list[Job]
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Request, Response, UploadFile
+from fastapi import Query as InAddress
 from fastapi.routing import APIRoute
 
+from clipvip.search import Query
 from clipvip.serve.guard import FORM_BYTES
 from clipvip.serve.schemas import (
     MAX_OFFSET,
@@ -30,6 +32,8 @@ from clipvip.serve.schemas import (
 )
 from clipvip.serve.services import Services
 
+OF_HIT = ("rank", "score", "video_id", "segment_id", "start_s", "end_s")
+
 
 def search_routes(services: Services) -> APIRouter:
     """Routes that search the index of `services`."""
@@ -41,21 +45,8 @@ def search_routes(services: Services) -> APIRouter:
         hits = []
         for hit in results if results.found else ():
             video = snapshot.video(hit.video_id)
-            hits.append(
-                HitOut(
-                    rank=hit.rank,
-                    score=hit.score,
-                    video_id=hit.video_id,
-                    segment_id=hit.segment_id,
-                    root=video.root,
-                    path=video.path,
-                    start_s=hit.start_s,
-                    end_s=hit.end_s,
-                    duration_s=video.duration_s,
-                    width=video.width,
-                    height=video.height,
-                )
-            )
+            facts = {name: getattr(video, name) for name in ("root", "path", "duration_s", "width", "height")}
+            hits.append(HitOut(**{name: getattr(hit, name) for name in OF_HIT}, **facts))
         end = options.offset + len(hits)
         return SearchOut(
             query=str(query),
@@ -68,9 +59,9 @@ def search_routes(services: Services) -> APIRouter:
         )
 
     @routes.get("/search", responses=errors(404, 503))
-    async def search(params: Annotated[SearchParams, Query()]) -> SearchOut:
+    async def search(params: Annotated[SearchParams, InAddress()]) -> SearchOut:
         """Search by a text, by what is like a segment (`similar_to`), or by both."""
-        return await searched(params.terms(), params.filters(), params.options())
+        return await searched(params.terms(), params, params)
 
     @routes.post("/search", responses=errors(400, 404, 413, 503))
     async def search_by_terms(body: SearchBody) -> SearchOut:
@@ -82,7 +73,7 @@ def search_routes(services: Services) -> APIRouter:
     async def timeline(video_id: str, terms: list[TermBody]) -> TimelineOut:
         snapshot = services.live.current
         snapshot.video(video_id)
-        query = await services.query(terms, snapshot)
+        query = Query(terms=await services.terms(terms, snapshot))
         scored = await services.in_turn(partial(snapshot.library.timeline, video_id, query))
         rows = [
             ScoredSegment(segment_id=segment.segment_id, start_s=segment.start_s, end_s=segment.end_s, score=score)
@@ -91,7 +82,7 @@ def search_routes(services: Services) -> APIRouter:
         return TimelineOut(query=str(query), video_id=video_id, segments=rows)
 
     @routes.get("/videos/{video_id}/hits", responses=errors(404, 503))
-    async def hits_within(video_id: str, params: Annotated[TermParams, Query()]) -> TimelineOut:
+    async def hits_within(video_id: str, params: Annotated[TermParams, InAddress()]) -> TimelineOut:
         """How well each segment of one video answers, in the order of time."""
         return await timeline(video_id, params.terms())
 

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ from anyio.to_thread import run_sync
 
 from clipvip.encode import BatchingEncoder, Encoder
 from clipvip.jobs import usable_cpus
-from clipvip.search import Filters, Library, Query, Results, Term
+from clipvip.search import Library, Query, Results, Term
 from clipvip.serve.config import ServeConfig
 from clipvip.serve.indexing import IndexJobs, Task
 from clipvip.serve.live import Live, Snapshot
@@ -56,15 +55,11 @@ class Services:
     ) -> tuple[Results, Snapshot, Query]:
         """The answers, the version of the index that they are from, and what was asked. Raises: Problem; UsageError."""
         snapshot = self.live.current
-        query = replace(
-            await self.query(bodies, snapshot),
-            filters=Filters(**{name: getattr(filters, name) for name in FiltersBody.model_fields}),
-            **{name: getattr(options, name) for name in Options.model_fields},
-        )
+        query = options.to_query(await self.terms(bodies, snapshot), filters)
         return await self.in_turn(partial(snapshot.library.search, query)), snapshot, query
 
-    async def query(self, bodies: list[TermBody], snapshot: Snapshot) -> Query:
-        """Terms with their vectors; those of texts come from the model together with other people's.
+    async def terms(self, bodies: list[TermBody], snapshot: Snapshot) -> tuple[Term, ...]:
+        """What to look for, with vectors; texts are encoded together with those of other requests.
 
         Raises: Problem.
         """
@@ -84,7 +79,7 @@ class Services:
                     weight=body.weight,
                 )
             terms.append(term)
-        return Query(terms=tuple(terms))
+        return tuple(terms)
 
     def admit(self) -> None:
         """Raises: Problem if too much waits for the model already."""

@@ -22,7 +22,7 @@ from clipvip.serve.schemas import FiltersBody, SearchParams
 )
 def test_moments_keep_their_offset(text, moment):
     """Catches midnight elsewhere that is taken for a day of the server's own."""
-    for filters in (FiltersBody(after=text), SearchParams(q="a", after=text).filters()):
+    for filters in (FiltersBody(after=text), SearchParams(q="a", after=text).to_filters()):
         assert (type(filters.after), filters.after) == (type(moment), moment)
         assert getattr(filters.after, "tzinfo", None) == getattr(moment, "tzinfo", None)
 
