@@ -19,7 +19,7 @@ from PIL import Image
 import clipvip
 from clipvip.search import Library
 from clipvip.serve.config import ServeConfig
-from clipvip.serve.pictures import MAX_PIXELS
+from clipvip.serve.decoding import MAX_PIXELS
 from clipvip.serve.uploads import MAX_UPLOADS
 from helpers_serve import first, served, write_library
 from helpers_video import write_video

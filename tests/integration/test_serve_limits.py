@@ -18,8 +18,7 @@ import httpx2
 import pytest
 
 from clipvip.serve import media
-from clipvip.serve.connections import Connections, connection_limit
-from clipvip.serve.log_limits import OncePerMinute
+from clipvip.serve.run import Connections, OncePerMinute, connection_limit
 from helpers_serve import first, served, started, write_library
 from helpers_video import write_video
 

@@ -20,10 +20,9 @@ from clipvip.files import open_beneath
 from clipvip.jobs import DecodePool, usable_cpus
 from clipvip.search import is_gone
 from clipvip.serve.config import ServeConfig
-from clipvip.serve.pictures import film_strip, still
+from clipvip.serve.decoding import browser_type, film_strip, still, transcode
 from clipvip.serve.play_cache import PlayCache
 from clipvip.serve.problems import Problem, busy
-from clipvip.serve.transcoding import browser_type, transcode
 from clipvip.video import Source
 
 logger = logging.getLogger(__name__)

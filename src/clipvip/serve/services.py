@@ -16,10 +16,10 @@ from clipvip.encode import BatchingEncoder, Encoder
 from clipvip.jobs import usable_cpus
 from clipvip.search import Library, Query, Results, Term
 from clipvip.serve.config import ServeConfig
+from clipvip.serve.decoding import Sampling
 from clipvip.serve.indexing import IndexJobs, Task
 from clipvip.serve.live import Live, Snapshot
 from clipvip.serve.media import Media
-from clipvip.serve.pictures import Sampling
 from clipvip.serve.problems import busy
 from clipvip.serve.schemas import FiltersBody, Options, TermBody
 from clipvip.serve.uploads import Uploads

@@ -20,7 +20,7 @@ from anyio.to_thread import run_sync
 from clipvip.errors import VideoDecodeError
 from clipvip.jobs import Worker, WorkerDied
 from clipvip.serve.config import ServeConfig
-from clipvip.serve.pictures import Sampling, pixels_of
+from clipvip.serve.decoding import Sampling, pixels_of
 from clipvip.serve.problems import Problem, busy
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipvip.serve.config import ServeConfig
-from clipvip.serve.pictures import Sampling
+from clipvip.serve.decoding import Sampling
 from clipvip.serve.problems import Problem
 from clipvip.serve.uploads import Uploads
 

@@ -13,7 +13,7 @@ import pytest
 from clipvip.errors import VideoDecodeError
 from clipvip.search import Hit
 from clipvip.search.export import cut, export_hit
-from clipvip.serve.transcoding import browser_type, transcode
+from clipvip.serve.decoding import browser_type, transcode
 from clipvip.video import probe, read_frames, stream_frames
 from clipvip.video.mp4 import write_mp4
 from helpers_video import has_encoder, sequential_times, write_video

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clipvip.errors import VideoDecodeError
-from clipvip.serve.transcoding import browser_type, transcode
+from clipvip.serve.decoding import browser_type, transcode
 from clipvip.video import probe, read_frames
 from helpers_video import has_encoder, sequential_times, write_audio, write_video
 
