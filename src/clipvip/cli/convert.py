@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from clipvip.cli.options import arg, opt, takes
 from clipvip.cli.output import echo_json, make_console
+from clipvip.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,38 +16,43 @@ if TYPE_CHECKING:
 NAME = "convert"
 
 
-def command(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SRC", help="File (.pt, .bin, .safetensors, .index.json), model folder or hub id (ID@REVISION)."
-        ),
-    ],
-    target: Annotated[
-        Path, typer.Argument(metavar="DST", help="Folder to make; with --to released, the .pt file to make.")
-    ],
-    processor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER_OR_HUB_ID", help="Where the tokeniser is (default: SRC; files have none, so they need it)."
-        ),
-    ] = None,
-    to: Annotated[
-        str, typer.Option(help="clipvip (a model folder), or released (the released code's state dict).")
-    ] = "clipvip",
-    vision_heads: Annotated[int | None, typer.Option(help="Attention heads (default: of public models).")] = None,
-    text_heads: Annotated[int | None, typer.Option(help="Attention heads (default: of public models).")] = None,
-    hidden_act: Annotated[str | None, typer.Option(help="quick_gelu or gelu (default: by the format).")] = None,
-    eos_token_id: Annotated[int | None, typer.Option(help="End token (default: the last one).")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Interpolate the position embedding for images of this many pixels.")
-    ] = None,
-    text_cleaning: Annotated[
-        str | None,
-        typer.Option(help="openai (repair texts as OpenAI's tokeniser does) or none (default: by the format)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report on every key as JSON.")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Of `clipvip convert`."""
+
+    source: str = arg(..., "SRC", "File (.pt, .bin, .safetensors, .index.json), model folder or hub id (ID@REVISION).")
+    target: Path = arg(..., "DST", "Folder to make; with --to released, the .pt file to make.")
+    processor: str | None = opt(
+        None, "Where the tokeniser is (default: SRC; files have none, so they need it).", metavar="FOLDER_OR_HUB_ID"
+    )
+    to: str = opt("clipvip", "clipvip (a model folder), or released (the released code's state dict).")
+    vision_heads: int | None = opt(None, "Attention heads (default: of public models).")
+    text_heads: int | None = opt(None, "Attention heads (default: of public models).")
+    hidden_act: str | None = opt(None, "quick_gelu or gelu (default: by the format).")
+    eos_token_id: int | None = opt(None, "End token (default: the last one).")
+    image_size: int | None = opt(None, "Interpolate the position embedding for images of this many pixels.")
+    text_cleaning: str | None = opt(
+        None, "openai (repair texts as OpenAI's tokeniser does) or none (default: by the format)."
+    )
+    as_json: bool = opt(False, "Print the report on every key as JSON.")
+
+    def __post_init__(self) -> None:
+        from clipvip.model.text_cleaning import TEXT_CLEANINGS
+
+        if self.to not in ("clipvip", "released"):
+            raise UsageError(f"--to {self.to}: choose clipvip or released")
+        if self.text_cleaning not in (None, *TEXT_CLEANINGS):
+            raise UsageError(f"--text-cleaning {self.text_cleaning}: choose {' or '.join(TEXT_CLEANINGS)}")
+        for name, value in (("--processor", self.processor), ("--text-cleaning", self.text_cleaning)):
+            if self.to == "released" and value is not None:
+                raise UsageError(f"{name} has no use with --to released: that file holds weights only")
+        holds_files = self.target.is_dir() and (self.to == "released" or any(self.target.iterdir()))
+        if self.target.is_file() or holds_files:
+            raise UsageError(f"{self.target} exists; name another place, or remove it first")
+
+
+@takes(ConvertOptions)
+def command(options: ConvertOptions) -> None:
     """Turn a checkpoint into a model folder for --model: released CLIP-ViP, Hugging Face CLIP, OpenAI, open_clip.
 
     The format is recognised; every key must find its place, and no code in a file is executed.
@@ -60,47 +66,37 @@ def command(
     from clipvip.checkpoints import read_checkpoint, to_released
     from clipvip.checkpoints.processors import check_has_tokenizer, processor_for
     from clipvip.checkpoints.sizes import Wanted
-    from clipvip.errors import UsageError
     from clipvip.files import written_aside
-    from clipvip.model.text_cleaning import TEXT_CLEANINGS
 
-    if to not in ("clipvip", "released"):
-        raise UsageError(f"--to {to}: choose clipvip or released")
-    if to == "released" and processor is not None:
-        raise UsageError("--processor has no use with --to released: that file holds weights only")
-    if text_cleaning not in (None, *TEXT_CLEANINGS):
-        raise UsageError(f"--text-cleaning {text_cleaning}: choose {' or '.join(TEXT_CLEANINGS)}")
-    if to == "released" and text_cleaning is not None:
-        raise UsageError("--text-cleaning has no use with --to released: that file holds weights only")
-    if target.is_file() or (target.is_dir() and (to == "released" or any(target.iterdir()))):
-        raise UsageError(f"{target} exists; name another place, or remove it first")
-    if to == "clipvip":
-        check_has_tokenizer(source, processor)  # not after all the work
-    converted = read_checkpoint(source, Wanted(vision_heads, text_heads, hidden_act, eos_token_id, image_size))
-    if to == "released":
+    if options.to == "clipvip":
+        check_has_tokenizer(options.source, options.processor)  # not after all the work
+    converted = read_checkpoint(
+        options.source,
+        Wanted(options.vision_heads, options.text_heads, options.hidden_act, options.eos_token_id, options.image_size),
+    )
+    if options.to == "released":
         state = to_released(converted.model)
-        with written_aside(target) as path:
+        with written_aside(options.target) as path:
             torch.save(state, path)
     else:
-        finished = processor_for(converted, source, processor, text_cleaning=text_cleaning)
-        with written_aside(target) as path:
+        finished = processor_for(converted, options.source, options.processor, text_cleaning=options.text_cleaning)
+        with written_aside(options.target) as path:
             converted.model.save_pretrained(path)
             finished.save_pretrained(path)
     report = {
-        "source": source,
-        "output": str(target),
-        "to": to,
+        "source": options.source,
+        "output": str(options.target),
+        "to": options.to,
         "sizes": _sizes(converted.model.config),
         **dataclasses.asdict(converted.report),
     }
-    if as_json:
+    if options.as_json:
         echo_json(report)
     else:
         make_console().print(_table(report))
 
 
 def _sizes(config: Any) -> dict[str, Any]:
-    """What a person wants to know of a ClipVipConfig."""
     towers = {
         name: {
             "width": tower.hidden_size,
@@ -121,7 +117,6 @@ def _sizes(config: Any) -> dict[str, Any]:
 
 
 def _table(report: dict[str, Any]) -> Table:
-    """The report as people read it: sizes, counts of keys, notes."""
     from rich.table import Table
 
     sizes = report["sizes"]

@@ -6,12 +6,13 @@ import json
 import shlex
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from clipvip.cli.options import opt, takes
 from clipvip.cli.output import make_console
+from clipvip.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,31 +32,35 @@ SMOKE_STEPS = {"warmstart": 30, "captioner": 40, "pretrain": 20, "finetune": 30}
 """`--preset smoke` trains this little: it proves that everything runs, not that anything is learnt."""
 
 
-def command(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the world and of training.")] = 0,
-    preset: Annotated[str, typer.Option(help="full (minutes), or smoke (proves that all parts run).")] = "full",
-    then_serve: Annotated[
-        bool, typer.Option("--serve", help="Then open the page on its index (at once if the demo is there already).")
-    ] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Of `clipvip demo`."""
+
+    out: Path = opt(Path("runs/demo"), "Folder for everything the demo makes.")
+    seed: int = opt(0, "Of the world and of training.", min=0)
+    preset: str = opt("full", "full (minutes), or smoke (proves that all parts run).")
+    then_serve: bool = opt(False, "Then open the page on its index (at once if the demo is there already).", "--serve")
+
+    def __post_init__(self) -> None:
+        if self.preset not in ("full", "smoke"):
+            raise UsageError(f"--preset {self.preset}: choose full or smoke")
+
+
+@takes(DemoOptions)
+def command(options: DemoOptions) -> None:
     """Make a small world of videos, train CLIP-ViP on it, evaluate, index, search and report.
 
-    An interrupted demo goes on where it stopped when the same command is given again.
+    The same command again resumes an interrupted demo.
 
     Example: clipvip demo --out runs/demo
     """
-    from clipvip.errors import UsageError
-
-    if preset not in ("full", "smoke"):
-        raise UsageError(f"--preset {preset}: choose full or smoke")
-    if not (then_serve and is_done(out, seed, preset)):
-        run_demo(out, seed, preset)
-    if then_serve:
+    if not (options.then_serve and is_done(options.out, options.seed, options.preset)):
+        run_demo(options.out, options.seed, options.preset)
+    if options.then_serve:
         from clipvip.cli.serve import serve
         from clipvip.serve.config import ServeConfig, cache_folder
 
-        index = str(out / "index")
+        index = str(options.out / "index")
         serve(index, ServeConfig(port=0, cache=cache_folder(index), examples=EXAMPLES), open_browser=True)
 
 
@@ -148,7 +153,6 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
 
 def claim_folder(out: Path, seed: int, preset: str) -> None:
     """Note in `out/demo.json` what is made there. Raises: UsageError if it holds a demo of another kind."""
-    from clipvip.errors import UsageError
     from clipvip.files import parse_json, replace_text
 
     note, wanted = out / "demo.json", {"seed": seed, "preset": preset}

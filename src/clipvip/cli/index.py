@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipvip.cli.options import Device, Dtype, option, takes
+from clipvip.cli.options import AsJson, Device, Dtype, arg, opt, option, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.errors import UsageError
 
@@ -28,18 +28,14 @@ Exclude = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class UpdateOptions:
     """What all verbs share that encode videos into an index."""
 
-    index: Annotated[
-        str, typer.Option(metavar="URI", help="The index: a folder, or s3://BUCKET/FOLDER; created if it is new.")
-    ]
-    model: Annotated[
-        str | None, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP); needed for a new index.")
-    ] = None
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file was skipped or is damaged.")] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False
+    index: str = opt(..., "The index: a folder, or s3://BUCKET/FOLDER; created if it is new.", metavar="URI")
+    model: str | None = opt(None, "Model folder or hub id (clipvip, or plain CLIP); needed for a new index.")
+    strict: bool = opt(False, "Exit with 1 if a file was skipped or is damaged.")
+    as_json: AsJson = False
     device: Device = "auto"
     dtype: Dtype = "auto"
 
@@ -50,33 +46,26 @@ class UpdateOptions:
         return Library(self.index, self.model, device=self.device, dtype=self.dtype, **cut)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodeOptions(UpdateOptions):
     """How videos are cut and which are left out, for `clipvip index` and `clipvip library rebuild`."""
 
-    window: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="Length of a segment; several (repeated, or 12,6) find events of different lengths. "
-            "Default: the length of the clips that the model was trained on, or 12.",
-        ),
-    ] = None
-    stride: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SECONDS", help="From segment to segment, one for each window (default: half of it)."),
-    ] = None
-    segment: Annotated[
-        str | None, typer.Option(metavar="windows|shots", help="Cut into windows (default), or at shot boundaries.")
-    ] = None
+    window: list[str] | None = opt(
+        None,
+        "Length of a segment; several (repeated, or 12,6) find events of different lengths. Default: the length of "
+        "the clips that the model was trained on, or 12.",
+        metavar="SECONDS",
+    )
+    stride: list[str] | None = opt(
+        None, "From segment to segment, one for each window (default: half of it).", metavar="SECONDS"
+    )
+    segment: str | None = opt(None, "Cut into windows (default), or at shot boundaries.", metavar="windows|shots")
     exclude: Exclude = None
-    background: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Texts for `search --false-alarm` and `--rescore qbnorm`, one per line, or a manifest with captions.",
-        ),
-    ] = None
+    background: Path | None = opt(
+        None,
+        "Texts for `search --false-alarm` and `--rescore qbnorm`, one per line, or a manifest with captions.",
+        metavar="FILE",
+    )
 
     def __post_init__(self) -> None:
         if self.segment not in (None, "windows", "shots"):
@@ -86,33 +75,31 @@ class EncodeOptions(UpdateOptions):
         """The index, or what will be one, cut as these options say."""
         windows_s, strides_s = _numbers("--window", self.window), _numbers("--stride", self.stride)
         shots = None if self.segment is None else self.segment == "shots"
-        return UpdateOptions.open(self, windows_s=windows_s, strides_s=strides_s, shots=shots)
+        return super().open(windows_s=windows_s, strides_s=strides_s, shots=shots)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexOptions(EncodeOptions):
     """Of `clipvip index`. The hidden ones moved to `clipvip library`, and are accepted here for one more release."""
 
-    dirs: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="DIR...", help="Folders of videos, or single files (default: all that were indexed)."),
-    ] = None
-    embeddings: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="SET", help="Instead of folders and a model: what clipvip encode wrote; repeatable."),
-    ] = None
-    status: Annotated[bool, typer.Option("--status", hidden=True)] = False
-    verify: Annotated[bool, typer.Option("--verify", hidden=True)] = False
-    content: Annotated[bool, typer.Option("--content", hidden=True)] = False
-    prune: Annotated[bool, typer.Option("--prune", hidden=True)] = False
-    force: Annotated[bool, typer.Option("--force", hidden=True)] = False
-    forget: Annotated[list[Path] | None, typer.Option("--forget", hidden=True)] = None
-    rebuild: Annotated[bool, typer.Option("--rebuild", hidden=True)] = False
-    upgrade: Annotated[bool, typer.Option("--upgrade", hidden=True)] = False
+    dirs: list[Path] | None = arg(
+        None, "DIR...", "Folders of videos, or single files (default: all that were indexed)."
+    )
+    embeddings: list[Path] | None = opt(
+        None, "Instead of folders and a model: what clipvip encode wrote; repeatable.", metavar="SET"
+    )
+    status: bool = opt(False, "", hidden=True)
+    verify: bool = opt(False, "", hidden=True)
+    content: bool = opt(False, "", hidden=True)
+    prune: bool = opt(False, "", hidden=True)
+    force: bool = opt(False, "", hidden=True)
+    forget: list[Path] | None = opt(None, "", hidden=True)
+    rebuild: bool = opt(False, "", hidden=True)
+    upgrade: bool = opt(False, "", hidden=True)
     given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        EncodeOptions.__post_init__(self)
+        super().__post_init__()
         if self.embeddings and (self.dirs or self.model or self.exclude):
             raise UsageError("--embeddings goes without folders, without --model and without --exclude")
 

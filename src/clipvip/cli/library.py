@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from clipvip.cli.index import EncodeOptions, Exclude, UpdateOptions, update
-from clipvip.cli.options import AsJson, IndexUri, takes
+from clipvip.cli.options import AsJson, IndexUri, arg, opt, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StatusOptions:
     """Of `clipvip library status`."""
 
@@ -32,28 +32,26 @@ class StatusOptions:
     as_json: AsJson = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class VerifyOptions(StatusOptions):
     """Of `clipvip library verify`."""
 
-    content: Annotated[bool, typer.Option("--content", help="Also read all video files and compare their content.")] = (
-        False
-    )
+    content: bool = opt(False, "Also read all video files and compare their content.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PruneOptions(StatusOptions):
     """Of `clipvip library prune`."""
 
     exclude: Exclude = None
-    force: Annotated[bool, typer.Option("--force", help="Also where most videos of a folder are missing.")] = False
+    force: bool = opt(False, "Also where most videos of a folder are missing.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ForgetOptions(StatusOptions):
     """Of `clipvip library forget`."""
 
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that were indexed.")]
+    folders: list[Path] = arg(..., "DIR...", "Folders that were indexed.")
 
 
 @takes(StatusOptions)

@@ -1,11 +1,11 @@
 """Options: those that several verbs share, and how a dataclass becomes the options of a verb.
 
-The options of a verb are the fields of one dataclass, annotated as typer has it; its `__post_init__` checks them once:
+The options of a verb are the fields of one dataclass, made by `opt` and `arg`; its `__post_init__` checks them once:
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
+    @dataclass(frozen=True, kw_only=True)
     class StatusOptions:
         index: IndexUri
-        as_json: AsJson = False
+        content: bool = opt(False, "Also read all video files.")
 
     @takes(StatusOptions)
     def command(options: StatusOptions) -> None: ...
@@ -14,10 +14,10 @@ The options of a verb are the fields of one dataclass, annotated as typer has it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, field, fields
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
@@ -27,6 +27,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LAST = ("as_json", "device", "dtype")
 """In every help text these come after the options that a verb has for itself."""
+TYPER = "typer"
+"""Where the metadata of a field has what makes an option for typer. It gets the names of a flag that has no others."""
+
+
+def opt(default: Any, help: str, *names: str, **settings: Any) -> Any:
+    """A field that is an option. default: `...` if it has to be given. names, settings: those of `typer.Option`."""
+    metadata = {TYPER: lambda flags: typer.Option(*(names or flags), help=help, **settings)}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
+
+def arg(default: Any, metavar: str, help: str = "") -> Any:
+    """A field that is an argument. default: `...` if it has to be given."""
+    metadata = {TYPER: lambda _: typer.Argument(metavar=metavar, help=help or None)}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
 
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, ...")]
 Dtype = Annotated[
@@ -47,15 +62,24 @@ Workers = Annotated[
     typer.Option(min=1, help="Processes that hold the model (default: 1; with --engine ray: one per GPU, or CPU)."),
 ]
 IndexUri = Annotated[str, typer.Option("--index", metavar="URI", help="An index made by `clipvip index`.")]
+Model = Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")]
+MovedModel = Annotated[
+    str | None, typer.Option("--model", help="Where the model of the index is now, if it has moved.")
+]
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST")]
 Videos = Annotated[
     Path | None,
     typer.Option(metavar="ROOT", help="Folder that media paths are relative to (default: the manifest's folder)."),
 ]
+Split = Annotated[str | None, typer.Option(help="Only the clips of this split (default: all).")]
 JoinCaptions = Annotated[
     bool, typer.Option("--join-captions", help="One query per clip: its captions joined (paragraph retrieval).")
 ]
-MovedModel = Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OnDecodeError = Annotated[
+    Literal["raise", "skip"],
+    typer.Option(help="A clip that cannot be decoded: raise, or skip it (N is then smaller, and reported)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def takes(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
@@ -64,14 +88,15 @@ def takes(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., Non
     A field `given` is no option: it gets the names of those that are on the command line, whatever their values are.
     """
     hints = get_type_hints(options, include_extras=True)
+    declared: list[Field[Any]] = sorted(fields(options), key=lambda field: field.name in LAST)  # type: ignore[arg-type]
     parameters = [
         Parameter(
             field.name,
             Parameter.KEYWORD_ONLY,
             default=Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
+            annotation=_annotation(field, hints[field.name]),
         )
-        for field in sorted(fields(options), key=lambda field: field.name in LAST)  # type: ignore[arg-type]
+        for field in declared
         if field.name != "given"
     ]
     if "given" in hints:
@@ -89,6 +114,12 @@ def takes(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., Non
         return command
 
     return decorate
+
+
+def _annotation(field: Field[Any], hint: Any) -> Any:
+    if TYPER not in field.metadata:
+        return hint  # a shared option, annotated as typer has it
+    return Annotated[hint, field.metadata[TYPER]([option(field.name)] if hint is bool else [])]  # no --no-...
 
 
 def _given(context: typer.Context) -> frozenset[str]:

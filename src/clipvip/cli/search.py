@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
-from clipvip.cli.options import Device, Dtype
+from clipvip.cli.options import AsJson, Device, Dtype, IndexUri, MovedModel, arg, opt, takes
 from clipvip.cli.output import echo, echo_json
-from clipvip.cli.render.hits_table import print_hits
+from clipvip.cli.render.hits_table import hits_json, nothing_found, print_hits
+from clipvip.errors import UsageError
 from clipvip.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from clipvip.encode import SubprocessEncoder
     from clipvip.search import Hit, Library, Query, Results, Term, VideoPart
 
 NAME = "search"
@@ -24,135 +28,175 @@ KINDS = {"text": 1.0, "not": -0.5, "image": 1.0, "clip": 1.0, "like": 1.0}
 DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
 
-def command(
-    index: Annotated[str, typer.Option(metavar="URI", help="An index made by `clipvip index`.")],
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What to look for, in words.")] = None,
-    more: Annotated[list[str] | None, typer.Option("--and", metavar="TEXT", help="And this; repeatable.")] = None,
-    without: Annotated[
-        list[str] | None, typer.Option("--not", metavar="TEXT", help="But not like this; repeatable.")
-    ] = None,
-    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Like this picture; repeatable.")] = None,
-    clip: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE[:START-END]",
-            help="Like this video, or its part from START to END (s, or m:s), at most to its end.",
-        ),
-    ] = None,
-    like: Annotated[
-        list[str] | None, typer.Option(metavar="SEGMENT_ID", help="More like this segment; --json tells the ids.")
-    ] = None,
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND=NUMBER", help="How much text, image, clip, like (1 each) and not (0.5) count."),
-    ] = None,
-    queries: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A text a line instead (-: standard input); prints JSON Lines.")
-    ] = None,
-    top: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of answers.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="Pass over that many better ones (paging).")] = 0,
-    per_video: Annotated[bool, typer.Option("--per-video", help="The best moment of each video only.")] = False,
-    merge: Annotated[
-        bool, typer.Option("--merge/--no-merge", help="Near-by windows that answer equally well are one answer.")
-    ] = True,
-    path: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="Only files like this below their root: 'holiday/**', '*.mp4'.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Only files of this indexed folder.")] = None,
-    after: Annotated[
-        datetime | None, typer.Option(formats=DATES, metavar="DATE", help="Only files changed since, 2024-05-31.")
-    ] = None,
-    before: Annotated[
-        datetime | None, typer.Option(formats=DATES, metavar="DATE", help="Only files changed before.")
-    ] = None,
-    min_duration: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Only videos at least this long.")
-    ] = None,
-    max_duration: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Only videos at most this long.")
-    ] = None,
-    false_alarm: Annotated[
-        float | None,
-        typer.Option(metavar="RATE", help="Say that nothing was found, unless such an answer is rarer than this."),
-    ] = None,
-    rescore: Annotated[
-        str | None, typer.Option(metavar="qbnorm", help="Hold back videos that are near to every query.")
-    ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Use no approximate index, however large.")] = False,
-    export: Annotated[
-        Path | None, typer.Option(metavar="DIR", file_okay=False, help="Cut the answers to MP4 files there.")
-    ] = None,
-    thumbnails: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Write the answers' middle frames there, as JPEG."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    model: Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-) -> None:
-    """Find moments, best first: by texts, images, clips, or what is like a known one; several add up.
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Of `clipvip search`."""
+
+    index: IndexUri
+    text: str | None = arg(None, "[TEXT]", "What to look for, in words.")
+    more: list[str] | None = opt(None, "And this; repeatable.", "--and", metavar="TEXT")
+    without: list[str] | None = opt(None, "But not like this; repeatable.", "--not", metavar="TEXT")
+    image: list[Path] | None = opt(None, "Like this image; repeatable.", metavar="FILE")
+    clip: list[str] | None = opt(
+        None,
+        "Like this video, or its part from START to END (s, or m:s), at most to its end.",
+        metavar="FILE[:START-END]",
+    )
+    like: list[str] | None = opt(None, "Like this segment (ids: see --json); repeatable.", metavar="SEGMENT_ID")
+    weight: list[str] | None = opt(
+        None, "How much text, image, clip, like (1 each) and not (0.5) count.", metavar="KIND=NUMBER"
+    )
+    queries: Path | None = opt(None, "One query per line (-: standard input); prints JSON Lines.", metavar="FILE")
+    top: int = opt(10, "Number of results.", "-k", "--top", min=1)
+    offset: int = opt(0, "Skip the first N results (paging).", min=0)
+    per_video: bool = opt(False, "The best moment of each video only.")
+    merge: bool = opt(True, "Merge nearby windows that match equally well.", "--merge/--no-merge")
+    path: str | None = opt(None, "Only files like this below their root: 'holiday/**', '*.mp4'.", metavar="GLOB")
+    root: Path | None = opt(None, "Only files of this indexed folder.", metavar="DIR")
+    after: datetime | None = opt(None, "Only files changed since, 2024-05-31.", formats=DATES, metavar="DATE")
+    before: datetime | None = opt(None, "Only files changed before.", formats=DATES, metavar="DATE")
+    min_duration: float | None = opt(None, "Only videos at least this long.", metavar="SECONDS")
+    max_duration: float | None = opt(None, "Only videos at most this long.", metavar="SECONDS")
+    false_alarm: float | None = opt(
+        None, "Report no match unless it is significant at this false-alarm rate.", metavar="RATE"
+    )
+    rescore: str | None = opt(None, "Lower the scores of videos that are close to every query.", metavar="qbnorm")
+    exact: bool = opt(False, "Never use the approximate index.")
+    export: Path | None = opt(None, "Write the results as MP4 files there.", metavar="DIR", file_okay=False)
+    thumbnails: Path | None = opt(
+        None, "Write the middle frames of the results there, as JPEG.", metavar="DIR", file_okay=False
+    )
+    as_json: AsJson = False
+    model: MovedModel = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        if self.text is not None and not self.text.strip():
+            raise UsageError("the query is empty: say what to look for")
+        if self.queries is not None and (any(self.of_kind.values()) or self.weight or self.export or self.thumbnails):
+            raise UsageError("--queries goes without other terms, --weight, --export and --thumbnails")
+
+    @property
+    def of_kind(self) -> dict[str, list[Any]]:
+        """What to look for, by the kinds of `KINDS`."""
+        values = {
+            "text": [*([self.text] if self.text else []), *(self.more or [])],
+            "not": self.without, "image": self.image, "clip": self.clip, "like": self.like,
+        }  # fmt: skip
+        return {kind: list(found or ()) for kind, found in values.items()}
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the model is needed for a term."""
+        return any(found for kind, found in self.of_kind.items() if kind != "like")
+
+    def to_queries(self) -> list[Query]:
+        """One query of all terms, or one per line of a file. Raises: UsageError."""
+        from clipvip.search import Filters, Query, Term
+
+        if self.queries is None:
+            searches = [self._terms()]
+        else:
+            searches = [[Term(text=line)] for line in _lines(self.queries)]
+        if not any(term.weight > 0 for term in searches[0]):
+            raise UsageError("say what to look for: a TEXT, --image, --clip, --like or --queries")
+        filters = Filters(
+            path=self.path, root=self.root, after=self.after, before=self.before, min_duration_s=self.min_duration,
+            max_duration_s=self.max_duration,
+        )  # fmt: skip
+        rescore = cast(Literal["qbnorm"] | None, self.rescore)  # checked by the query
+        return [
+            Query(
+                terms=tuple(terms), filters=filters, k=self.top, offset=self.offset, per_video=self.per_video,
+                merge=self.merge, false_alarm=self.false_alarm, rescore=rescore, exact=self.exact,
+            )
+            for terms in searches
+        ]  # fmt: skip
+
+    def _terms(self) -> list[Term]:
+        from clipvip.search import Term
+
+        weights, terms = self._weights(), []
+        for kind, values in self.of_kind.items():
+            for value in values:
+                field = {"not": "text", "clip": "video", "like": "segment"}.get(kind, kind)
+                source: dict[str, Any] = {field: clip_part(value) if kind == "clip" else value}
+                terms.append(Term(**source, weight=weights[kind]))
+        return terms
+
+    def _weights(self) -> dict[str, float]:
+        weights = dict(KINDS)
+        for entry in self.weight or ():
+            kind, _, number = entry.partition("=")
+            try:
+                amount = abs(float(number)) if kind == "not" else float(number)
+            except ValueError:
+                kind = ""
+            if kind not in KINDS:
+                raise UsageError(f"--weight {entry}: write KIND=NUMBER; the kinds are {', '.join(KINDS)}")
+            if not self.of_kind[kind]:
+                raise UsageError(f"--weight {entry}: the query has no term of that kind; leave it out, or add one")
+            if not 0 < amount < inf:
+                raise UsageError(
+                    f"--weight {entry}: choose a number above 0 (what answers should not be like is a --not)"
+                )
+            weights[kind] = -amount if kind == "not" else amount
+        return weights
+
+
+@takes(SearchOptions)
+def command(options: SearchOptions) -> None:
+    """Find moments, best first: by texts, images, clips or known segments; several add up.
 
     Example: clipvip search "a dog catches a frisbee" --not night --path 'holiday/**' --index my-index -k 5
     """
-    from clipvip.errors import UsageError
-
-    if text is not None and not text.strip():
-        raise UsageError("the query is empty: say what to look for")
-
-    import os
     import sys
     from contextlib import nullcontext
 
     from clipvip.encode import SubprocessEncoder
 
-    encodes = queries is None and any((text, more, without, image, clip))
-    early = encodes and "torch" not in sys.modules  # the process starts before anything large is imported here
-    with SubprocessEncoder(device=device, dtype=dtype) if early else nullcontext() as encoder:
-        from clipvip.search import Filters, Library, Term
+    early = options.encodes and "torch" not in sys.modules  # it starts before anything large is imported here
+    with SubprocessEncoder(device=options.device, dtype=options.dtype) if early else nullcontext() as encoder:
+        complete = run(options, encoder)
+    if not complete:
+        raise typer.Exit(1)
 
-        filters = Filters(
-            path=path, root=root, after=after, before=before, min_duration_s=min_duration, max_duration_s=max_duration
-        )
-        options = {
-            "filters": filters, "k": top, "offset": offset, "per_video": per_video, "merge": merge,
-            "false_alarm": false_alarm, "rescore": rescore, "exact": exact,
-        }  # fmt: skip
-        given = {"text": [*([text] if text else []), *(more or [])], "not": without, "image": image, "clip": clip}
-        if queries is not None and (any(given.values()) or like or weight or export or thumbnails):
-            raise UsageError("--queries goes without other terms, --weight, --export and --thumbnails")
-        terms = _terms({**given, "like": like}, weight or [])
-        asked = [_query([Term(text=line)], options) for line in _lines(queries)] if queries is not None else []
-        query = asked[0] if asked else _query(terms, options)
-        library = Library(index, encoder or model, device=device, dtype=dtype)
-        source = model or library.settings.model
-        if encoder:
-            encoder.source = os.path.expanduser(source)
-        if asked:
-            library.check(filters)  # before all texts are encoded
-            for query, results in _answers(library, asked):
-                echo_json(_told(str(query), source, results))
-            return
-        results = library.search(query)
-        written, complete = _write(library, results, export, thumbnails) if results.found else ([], True)
-        if as_json:
-            told = _told(str(query), source, results)
-            for row, files in zip(told["results"], written, strict=False):
-                row |= files
-            echo_json(told)
-        elif results.found and len(results):
-            print_hits(str(query), results)
-        else:
-            echo(_nothing(results, query))
-        if not complete:
-            raise typer.Exit(1)
+
+def run(options: SearchOptions, encoder: SubprocessEncoder | None) -> bool:
+    """Search and print. Returns: whether everything that was asked for could be written."""
+    import os
+
+    from clipvip.search import Library
+
+    queries = options.to_queries()
+    library = Library(options.index, encoder or options.model, device=options.device, dtype=options.dtype)
+    source = options.model or library.settings.model
+    if encoder:
+        encoder.source = os.path.expanduser(source)
+    if options.queries is not None:
+        library.check(queries[0].filters)  # before all texts are encoded
+        for query, results in _answers(library, queries):
+            echo_json(hits_json(str(query), source, results))
+        return True
+    [query] = queries
+    results = library.search(query)
+    written, complete = _write(library, results, options.export, options.thumbnails) if results.found else ([], True)
+    if options.as_json:
+        report = hits_json(str(query), source, results)
+        for row, files in zip(report["results"], written, strict=False):
+            row |= files
+        echo_json(report)
+    elif results.found and len(results):
+        print_hits(str(query), results)
+    else:
+        echo(nothing_found(results, query))
+    return complete
 
 
 def clip_part(given: str) -> VideoPart:
     """FILE, or FILE:START-END with times in seconds or m:s. A file that is called so is meant as a whole."""
     import re
-
-    from clipvip.errors import UsageError
 
     time = r"(?:\d+:)*\d+(?:\.\d+)?"
     found = re.fullmatch(rf"(.+?):({time})-({time})", given, re.DOTALL)
@@ -173,55 +217,14 @@ def clip_part(given: str) -> VideoPart:
     return found[1], start_s, end_s
 
 
-def _terms(given: dict[str, Sequence[Any] | None], weights: Sequence[str]) -> list[Term]:
-    """The terms of the options, with the weights of their kinds. Raises: UsageError for a weight of nothing."""
-    from math import inf
-
-    from clipvip.errors import UsageError
-    from clipvip.search import Term
-
-    amounts = dict(KINDS)
-    for entry in weights:
-        kind, _, number = entry.partition("=")
-        try:
-            amount = abs(float(number)) if kind == "not" else float(number)
-        except ValueError:
-            kind = ""
-        if kind not in KINDS:
-            raise UsageError(f"--weight {entry}: write KIND=NUMBER; the kinds are {', '.join(KINDS)}")
-        if not given[kind]:
-            raise UsageError(f"--weight {entry}: the query has no term of that kind; leave it out, or add one")
-        if not 0 < amount < inf:
-            raise UsageError(f"--weight {entry}: choose a number above 0 (what answers should not be like is a --not)")
-        amounts[kind] = -amount if kind == "not" else amount
-    terms = []
-    for kind, values in given.items():
-        for value in values or ():
-            field = {"not": "text", "clip": "video", "like": "segment"}.get(kind, kind)
-            source: dict[str, Any] = {field: clip_part(value) if kind == "clip" else value}
-            terms.append(Term(**source, weight=amounts[kind]))
-    return terms
-
-
-def _query(terms: Sequence[Term], options: dict[str, Any]) -> Query:
-    from clipvip.errors import UsageError
-    from clipvip.search import Query
-
-    if not any(term.weight > 0 for term in terms):
-        raise UsageError("say what to look for: a TEXT, --image, --clip, --like or --queries")
-    return Query(terms=tuple(terms), **options)
-
-
 def _lines(path: Path) -> list[str]:
-    """The queries of a file, one a line; empty lines are none."""
+    """The queries of a file, one per line; empty lines are skipped."""
     import sys
-
-    from clipvip.errors import UsageError
 
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: not a text file in UTF-8; write one query a line") from None
+        raise UsageError(f"{path}: not a text file in UTF-8; write one query per line") from None
     lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
     if not lines:
         raise UsageError(f"{path}: no query in it; write one a line")
@@ -235,30 +238,6 @@ def _answers(library: Library, queries: Sequence[Query]) -> Iterator[tuple[Query
     texts = [str(query) for query in queries]
     for query, vector in zip(queries, library.encoder.encode_texts(texts), strict=True):
         yield query, library.search(replace(query, terms=(replace(query.terms[0], vector=vector),)))
-
-
-def _told(asked: str, model: str, results: Results) -> dict[str, Any]:
-    """As JSON tells it; no results where nothing was found."""
-    from dataclasses import asdict
-
-    rows = [asdict(hit) | {"video": str(hit.video)} for hit in results] if results.found else []
-    told = {"query": asked, "model": model, "found": results.found and bool(rows), "results": rows}
-    return told if results.p_value is None else told | {"p_value": results.p_value}
-
-
-def _nothing(results: Results, query: Query) -> str:
-    from clipvip.search import Filters
-
-    if not results.found and len(results):
-        return (
-            f"nothing found (p = {results.p_value:.3f}: that often, something that is not there has an answer this "
-            "good); without --false-alarm the nearest are shown"
-        )
-    filtered = query.filters != Filters()
-    if query.offset:
-        beyond = f"nothing found: there is no answer beyond the first {query.offset}"
-        return beyond + (" that passes the filters" if filtered else "")
-    return "nothing found: " + ("no segment passes the filters" if filtered else "the index is empty")
 
 
 def _write(

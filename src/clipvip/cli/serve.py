@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from clipvip.cli.options import Device, Dtype
+from clipvip.cli.options import Device, Dtype, IndexUri, MovedModel, opt, takes
 from clipvip.cli.output import echo
 
 if TYPE_CHECKING:
@@ -16,30 +15,29 @@ if TYPE_CHECKING:
 NAME = "serve"
 
 
-def command(
-    index: Annotated[str, typer.Option(metavar="URI", help="An index made by `clipvip index`.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs --token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one, which is told.")] = 8000,
-    token: Annotated[
-        str | None, typer.Option(envvar="CLIPVIP_TOKEN", help="What clients must know (16 characters or more).")
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(help="Another host name under which the server is reached, as behind a proxy; repeatable."),
-    ] = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    allow_new_roots: Annotated[
-        bool, typer.Option("--allow-new-roots", help="Let the page index any folder of this machine.")
-    ] = False,
-    rate: Annotated[float, typer.Option(min=0, help="Requests a second of one client (0: no limit).")] = 50.0,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For copies of videos that browsers cannot play.")
-    ] = None,
-    cache_gib: Annotated[float, typer.Option(min=0.01, help="How large --cache may become.")] = 4.0,
-    model: Annotated[str | None, typer.Option(help="Where the model of the index is now, if it has moved.")] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Of `clipvip serve`."""
+
+    index: IndexUri
+    host: str = opt("127.0.0.1", "Address to listen on; any but loopback needs --token.")
+    port: int = opt(8000, "0 picks a free port and prints it.", min=0, max=65535)
+    token: str | None = opt(None, "Secret that clients must send (16 characters or more).", envvar="CLIPVIP_TOKEN")
+    name: list[str] | None = opt(
+        None, "Another host name under which the server is reached, as behind a proxy; repeatable."
+    )
+    open_browser: bool = opt(False, "Open the page in the browser.", "--open")
+    allow_new_roots: bool = opt(False, "Let the page index any folder of this machine.")
+    rate: float = opt(50.0, "Requests per second and client (0: no limit).", min=0)
+    cache: Path | None = opt(None, "For copies of videos that browsers cannot play.", metavar="DIR")
+    cache_gib: float = opt(4.0, "How large --cache may become.", min=0.01)
+    model: MovedModel = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@takes(ServeOptions)
+def command(options: ServeOptions) -> None:
     """Serve a page and a REST API that search an index and play what is found. Ctrl-C ends it.
 
     Example: clipvip serve --index my-index --open
@@ -47,27 +45,17 @@ def command(
     from clipvip.serve.config import ServeConfig, cache_folder
 
     config = ServeConfig(
-        host=host,
-        port=port,
-        token=token,
-        names=tuple(name or ()),
-        allow_new_roots=allow_new_roots,
-        cache=cache or cache_folder(index),
-        cache_bytes=int(cache_gib * 2**30),
-        requests_per_s=rate,
-    )
-    serve(index, config, model=model, device=device, dtype=dtype, open_browser=open_browser)
+        host=options.host, port=options.port, token=options.token, names=tuple(options.name or ()),
+        allow_new_roots=options.allow_new_roots, cache=options.cache or cache_folder(options.index),
+        cache_bytes=int(options.cache_gib * 2**30), requests_per_s=options.rate,
+    )  # fmt: skip
+    serve(options.index, config, options.model, options.device, options.dtype, open_browser=options.open_browser)
 
 
 def serve(
-    index: str,
-    config: ServeConfig,
-    *,
-    model: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    index: str, config: ServeConfig, model: str | None = None, device: str = "auto", dtype: str = "auto", *,
     open_browser: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Serve until a signal comes."""
     import sys
     import webbrowser
@@ -80,7 +68,7 @@ def serve(
 
     library = Library(index, model, device=device, dtype=dtype)
     source = model or library.settings.model
-    with bind(config.host, config.port) as listener:  # a port in use shall not wait for the model
+    with bind(config.host, config.port) as listener:  # a port in use is found before the model is loaded
         app = create_app(Task(library.uri, source, device, dtype, None), local_encoder(library.encoder), config)
         url = url_of(listener)
         entrance = f"{url}?token={config.token}" if config.token else url

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from clipvip.cli.options import arg, opt, takes
 from clipvip.cli.output import echo, echo_json
+from clipvip.errors import UsageError
 
 if TYPE_CHECKING:
     from clipvip.training import Recipe
@@ -15,29 +16,30 @@ if TYPE_CHECKING:
 NAME = "train"
 
 
-def command(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's name (see --list) or a YAML file; NAME@released: as released.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override recipe fields.")
-    ] = None,
-    workdir: Annotated[Path | None, typer.Option(help="Folder of the run; an interrupted run there goes on.")] = None,
-    list_: Annotated[
-        bool, typer.Option("--list", help="Show the recipes in the package, or all there is to RECIPE; runs nothing.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Tell what the run would take (parameters, FLOPs, memory, time) after timing three of its steps; "
-            "writes nothing, and needs no --workdir.",
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary (or the list, or the dry run's findings) as JSON.")
-    ] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Of `clipvip train`."""
+
+    recipe: str | None = arg(None, "RECIPE", "A recipe's name (see --list) or a YAML file; NAME@released: as released.")
+    overrides: list[str] | None = arg(None, "[KEY=VALUE]...", "Override recipe fields.")
+    workdir: Path | None = opt(None, "Folder of the run; an interrupted run there is resumed.")
+    list_: bool = opt(False, "Show the recipes in the package, or all there is to RECIPE; runs nothing.")
+    dry_run: bool = opt(
+        False,
+        "Estimate parameters, FLOPs, memory and time, after timing three steps; writes nothing, and needs no "
+        "--workdir.",
+    )
+    as_json: bool = opt(False, "Print the summary (or the list, or the result of the dry run) as JSON.")
+
+    def __post_init__(self) -> None:
+        if self.list_ and (self.workdir is not None or self.dry_run):
+            raise UsageError(f"--list runs nothing: leave out {'--dry-run' if self.dry_run else '--workdir'}")
+        if not self.list_ and (self.recipe is None or (self.workdir is None and not self.dry_run)):
+            raise UsageError("train needs a RECIPE and --workdir DIR (clipvip train --list shows the recipes)")
+
+
+@takes(TrainOptions)
+def command(options: TrainOptions) -> None:
     """Train a model as a recipe says; the same command again resumes an interrupted run.
 
     Example: clipvip train demo/finetune model.init=runs/demo/runs/pretrain/model
@@ -46,36 +48,31 @@ def command(
     Before a long run: clipvip train scratch/b32 model.tokenizer=openai/clip-vit-base-patch32 data.train=clips.jsonl
     --dry-run
     """
-    from clipvip.errors import UsageError
-
-    if list_:
-        if workdir is not None or dry_run:
-            raise UsageError(f"--list runs nothing: leave out {'--dry-run' if dry_run else '--workdir'}")
-        show(recipe, overrides or [], as_json)
-        return
-    if recipe is None or (workdir is None and not dry_run):
-        raise UsageError("train needs a RECIPE and --workdir DIR (clipvip train --list shows the recipes)")
-
-    from clipvip.training.recipes import check_start, load_recipe
-
-    checked = load_recipe(recipe, overrides or [])
-    check_start(recipe, checked)
-    if dry_run or workdir is None:
-        show_plan(checked, as_json)
+    if options.list_:
+        show(options.recipe, options.overrides or [], options.as_json)
         return
 
     from clipvip.distributed import rank
+    from clipvip.training.recipes import check_start, load_recipe
+
+    assert options.recipe is not None
+    recipe = load_recipe(options.recipe, options.overrides or [])
+    check_start(options.recipe, recipe)
+    if options.dry_run or options.workdir is None:
+        show_plan(recipe, options.as_json)
+        return
+
     from clipvip.training import train
 
-    summary = train(checked, workdir)
-    if rank() > 0:
-        return  # the main process speaks for all
-    if as_json:
-        echo_json(summary)
-        return
+    summary = train(recipe, options.workdir)
+    if rank() == 0:  # the main process speaks for all
+        echo_json(summary) if options.as_json else echo(_summary_line(summary, options.workdir))
+
+
+def _summary_line(summary: dict[str, Any], workdir: Path) -> str:
     best = "" if summary["best_val_R@1"] is None else f", best validation t2v R@1 {summary['best_val_R@1']:.1f}"
     skipped = f", {len(summary['skipped'])} clips skipped (listed in summary.json)" if summary["skipped"] else ""
-    echo(f"{summary['steps']} steps in {summary['seconds']:.0f} s{best}{skipped}; model: {workdir / 'model'}")
+    return f"{summary['steps']} steps in {summary['seconds']:.0f} s{best}{skipped}; model: {workdir / 'model'}"
 
 
 def show_plan(recipe: Recipe, as_json: bool) -> None:

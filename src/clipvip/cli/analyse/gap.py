@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import typer
-
-from clipvip.cli.options import Device, Dtype
+from clipvip.cli.options import AsJson, Device, Dtype, arg, opt, takes
 from clipvip.cli.output import echo, echo_json, make_console
 from clipvip.cli.progress import progress_bar
+from clipvip.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,45 +19,46 @@ if TYPE_CHECKING:
 NAME = "gap"
 
 
-def command(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="[NAME=]PATH[:FIELD]. PATH: .txt (a text a line), a manifest, or a folder of clipvip encode; FIELD of "
-            "the last two: captions, subtitle or caption (default: the one that has texts).",
-        ),
-    ],
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="A source that is a column of a table whose rows are the others; once for each column. Without it "
-            "every two sources are compared.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Whose text encoder: folder or hub id. Not needed if all sources are embedding sets."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write gap.json, figures (.png, .pdf) and their tables (.csv).")
-    ] = None,
-    num_texts: Annotated[int, typer.Option(min=4, help="Texts of each source in a draw (the paper's 1,000).")] = 1000,
-    draws: Annotated[int, typer.Option(min=1, help="Draws that the mean is taken over (the paper's 10).")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of draws, k-means and t-SNE: the same seed, the same result.")] = 0,
-    projection: Annotated[
-        Literal["pca", "tsne"] | None, typer.Option(help="How --out shows the texts in the plane (default: pca).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class GapOptions:
+    """Of `clipvip analyse gap`."""
+
+    sources: list[str] = arg(
+        ...,
+        "SOURCE...",
+        "[NAME=]PATH[:FIELD]. PATH: .txt (one text per line), a manifest, or a folder of clipvip encode; FIELD of the "
+        "last two: captions, subtitle or caption (default: the one that has texts).",
+    )
+    against: list[str] | None = opt(
+        None,
+        "A source that is a column of a table whose rows are the others; once for each column. Without it every "
+        "two sources are compared.",
+        metavar="SOURCE",
+    )
+    model: str | None = opt(None, "Whose text encoder: folder or hub id. Not needed if all sources are embedding sets.")
+    out: Path | None = opt(None, "Write gap.json, figures (.png, .pdf) and their tables (.csv).", metavar="DIR")
+    num_texts: int = opt(1000, "Texts of each source in a draw (the paper's 1,000).", min=4)
+    draws: int = opt(10, "Draws that the mean is taken over (the paper's 10).", min=1)
+    seed: int = opt(0, "Of draws, k-means and t-SNE: the same seed, the same result.", min=0)
+    projection: Literal["pca", "tsne"] | None = opt(None, "How --out shows the texts in the plane (default: pca).")
+    as_json: AsJson = False
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        if len(self.sources) < 2 and not self.against:
+            raise UsageError("analyse gap needs two sources or more, or one and --against another")
+        if self.projection is not None and self.out is None:
+            raise UsageError(f"--projection {self.projection}: is drawn into --out DIR; give one")
+
+
+@takes(GapOptions)
+def command(options: GapOptions) -> None:
     """Measure the gap between kinds of text, as section 3.2 of the paper does: NMI of source and k-means cluster.
 
     Texts of two sources are encoded and mixed, and k-means cuts the mixture in two. NMI says how well the cut tells
     the sources apart: 0 not at all, 1 exactly. The interval (95 %) is that of the mean over draws from these texts.
-    Beside each source stands the gap between two halves of its own draws: what no gap looks like.
+    For comparison each source has the gap between two halves of its own draws: what no gap looks like.
 
     With --against the result is the paper's Table 1: kinds of pre-training text by downstream set.
 
@@ -67,34 +68,29 @@ def command(
 
     from clipvip.analysis import measure_gap, open_sources, write_gap
     from clipvip.encode import load
-    from clipvip.errors import UsageError
 
-    if len(sources) < 2 and not against:
-        raise UsageError("analyse gap needs two sources or more, or one and --against another")
-    if projection is not None and out is None:
-        raise UsageError(f"--projection {projection}: is drawn into --out DIR; give one")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # not after all the work
-    opened = open_sources([*sources, *(against or ())])
-    if model is not None and all(source.stored is not None for source in opened):
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)  # not after all the work
+    opened = open_sources([*options.sources, *(options.against or ())])
+    if options.model is not None and all(source.stored is not None for source in opened):
         raise UsageError("--model has no use: all sources are embedding sets, which know theirs")
-    encoder = None if model is None else load(model, device=device, dtype=dtype)
+    encoder = None if options.model is None else load(options.model, device=options.device, dtype=options.dtype)
     with progress_bar("encoding and clustering", "texts and clusterings") as progress:
         gap = measure_gap(
-            opened[: len(sources)], encoder, against=opened[len(sources) :],
-            num_texts=num_texts, num_draws=draws, seed=seed, progress=progress,
+            opened[: len(options.sources)], encoder, against=opened[len(options.sources) :],
+            num_texts=options.num_texts, num_draws=options.draws, seed=options.seed, progress=progress,
         )  # fmt: skip
     stored = next((source.stored for source in opened if source.stored is not None), None)
-    name = model if model is not None else stored.facts[0].model if stored else ""
+    name = options.model if options.model is not None else stored.facts[0].model if stored else ""
     report = {"model": name, **gap.to_dict()}
-    if out is not None:
-        write_gap(out, gap, report, projection or "pca")
-    if as_json:
+    if options.out is not None:
+        write_gap(options.out, gap, report, options.projection or "pca")
+    if options.as_json:
         echo_json(report)
         return
     make_console().print(_cross_table(gap) if gap.num_rows else _table(gap))
-    if out is not None:
-        echo(f"figures and tables: {out}")
+    if options.out is not None:
+        echo(f"figures and tables: {options.out}")
 
 
 def _cross_table(gap: Gap) -> Table:

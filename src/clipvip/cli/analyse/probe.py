@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import typer
-
-from clipvip.cli.options import Device
+from clipvip.cli.options import AsJson, Device, JoinCaptions, Model, Split, Videos, arg, opt, takes
 from clipvip.cli.output import echo, echo_json, make_console
 from clipvip.cli.progress import progress_bar
 from clipvip.terminal import one_line
@@ -20,30 +19,30 @@ if TYPE_CHECKING:
 NAME = "probe"
 
 
-def command(
-    data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Videos with captions.")],
-    model: Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")],
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder the media paths are relative to (default: the manifest's).")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Only this split (default: every line).")] = None,
-    join_captions: Annotated[
-        bool, typer.Option("--join-captions", help="One query a clip: its captions joined (paragraph retrieval).")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write probe.json, a figure (.png, .pdf, .csv) and all scores (scores.csv)."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled order and of the intervals.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips in one pass through the model, each five times.")] = 4,
-    on_decode_error: Annotated[
-        Literal["raise", "skip"],
-        typer.Option(help="A clip that cannot be decoded: raise, or skip it (N is then smaller, and told)."),
-    ] = "raise",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    device: Device = "auto",
-) -> None:
-    """Tell whether a model sees time: put the frames that it gets in another order, and see what its scores do.
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """Of `clipvip analyse probe`."""
+
+    data: Path = arg(..., "MANIFEST", "Videos with captions.")
+    model: Model
+    videos: Videos = None
+    split: Split = None
+    join_captions: JoinCaptions = False
+    out: Path | None = opt(
+        None, "Write probe.json, a figure (.png, .pdf, .csv) and all scores (scores.csv).", metavar="DIR"
+    )
+    seed: int = opt(0, "Of the shuffled order and of the intervals.", min=0)
+    batch_size: int = opt(4, "Clips in one pass through the model, each five times.", min=1)
+    on_decode_error: Literal["raise", "skip"] = opt(
+        "raise", "A clip that cannot be decoded: raise, or skip it (N is then smaller, and told)."
+    )
+    as_json: AsJson = False
+    device: Device = "auto"
+
+
+@takes(ProbeOptions)
+def command(options: ProbeOptions) -> None:
+    """Test whether a model sees time: reorder the frames that it gets, and see what its scores do.
 
     Orders: reversed, shuffled, halves swapped, and frozen (the middle frame only). For each: how far the score of a
     video's own caption moves (as cosine, and against the spread of scores over the gallery), and R@1 and twin accuracy
@@ -56,32 +55,30 @@ def command(
     from clipvip.data import read_manifest
     from clipvip.encode import load
 
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # not after all the work
-    clips = read_manifest(data, videos=videos, split=split)
-    encoder = load(model, device=device, dtype="float32")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)  # not after all the work
+    clips = read_manifest(options.data, videos=options.videos, split=options.split)
+    encoder = load(options.model, device=options.device, dtype="float32")
     with progress_bar("encoding, five times each") as progress:
         probe = probe_time(
-            encoder,
-            clips,
-            join_captions=join_captions,
-            seed=seed,
-            batch_size=batch_size,
-            on_decode_error=on_decode_error,
-            progress=progress,
-        )
+            encoder, clips, join_captions=options.join_captions, seed=options.seed, batch_size=options.batch_size,
+            on_decode_error=options.on_decode_error, progress=progress,
+        )  # fmt: skip
     for clip_id, reason in probe.plain.skipped.items():
         echo(one_line(f"skipped {clip_id}: {reason}"), err=True)
-    report = {"model": model, "data": str(data), "split": split, "join_captions": join_captions, **probe.to_dict()}
-    if out is not None:
-        write_probe(out, probe, report)
-    if as_json:
+    report = {
+        "model": options.model, "data": str(options.data), "split": options.split,
+        "join_captions": options.join_captions, **probe.to_dict(),
+    }  # fmt: skip
+    if options.out is not None:
+        write_probe(options.out, probe, report)
+    if options.as_json:
         echo_json(report)
         return
     make_console().print(_table(probe))
     echo("\n".join(remarks(probe)))
-    if out is not None:
-        echo(f"figure and tables: {out}")
+    if options.out is not None:
+        echo(f"figure and tables: {options.out}")
 
 
 def _table(probe: Probe) -> Table:

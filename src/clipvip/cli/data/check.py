@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from clipvip.cli.options import Manifest, Split, Videos, opt, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 from clipvip.terminal import one_line
@@ -16,34 +18,29 @@ NAME = "check"
 _SHOWN = 3
 
 
-def command(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST")],
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder the media paths are relative to (default: the manifest's).")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Check this split only.")] = None,
-    workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Read only --num-frames uniform frames of a clip, not every one.")
-    ] = False,
-    num_frames: Annotated[int, typer.Option(help="A video of fewer frames is short.")] = 12,
-    min_seconds: Annotated[float | None, typer.Option(help="A video that lasts less is short, too.")] = None,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds of silence (more for large files) after which a clip hangs the decoder.")
-    ] = 300.0,
-    work: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where finished parts are kept (default: MANIFEST.check).")
-    ] = None,
-    fix: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CLEAN", help="Write a manifest without the bad, missing, duplicated (captions and all) and short."
-        ),
-    ] = None,
-    keep_short: Annotated[bool, typer.Option("--keep-short", help="Let --fix keep the short ones.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if not every clip is fine.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Of `clipvip data check`."""
+
+    manifest: Manifest
+    videos: Videos = None
+    split: Split = None
+    workers: int = opt(2, "Decoding processes.")
+    quick: bool = opt(False, "Read only --num-frames uniform frames of a clip, not every one.")
+    num_frames: int = opt(12, "A video of fewer frames is short.")
+    min_seconds: float | None = opt(None, "A video that lasts less is short, too.")
+    timeout: float = opt(300.0, "Seconds of silence (more for large files) after which a clip hangs the decoder.")
+    work: Path | None = opt(None, "Where finished parts are kept (default: MANIFEST.check).", metavar="DIR")
+    fix: Path | None = opt(
+        None, "Write a manifest without the bad, missing, duplicated (captions and all) and short.", metavar="CLEAN"
+    )
+    keep_short: bool = opt(False, "Let --fix keep the short ones.")
+    strict: bool = opt(False, "Exit with 1 if not every clip is fine.")
+    as_json: bool = opt(False, "Print the whole report as JSON.")
+
+
+@takes(CheckOptions)
+def command(options: CheckOptions) -> None:
     """Decode every clip of a manifest and tell which are bad, short, duplicated or missing.
 
     Bad: cannot be decoded to its end, or crashes or hangs the decoder. Short: fewer than --num-frames frames, or less
@@ -60,24 +57,16 @@ def command(
 
     with progress_bar("checking") as progress:
         report = check_manifest(
-            manifest,
-            videos=videos,
-            split=split,
-            quick=quick,
-            num_frames=num_frames,
-            min_seconds=min_seconds,
-            timeout_s=timeout,
-            work=work,
-            workers=workers,
-            fix=fix,
-            keep_short=keep_short,
+            options.manifest, videos=options.videos, split=options.split, quick=options.quick,
+            num_frames=options.num_frames, min_seconds=options.min_seconds, timeout_s=options.timeout,
+            work=options.work, workers=options.workers, fix=options.fix, keep_short=options.keep_short,
             progress=progress,
-        )
-    if as_json:
+        )  # fmt: skip
+    if options.as_json:
         echo_json(report)
     else:
-        echo("\n".join(_lines(report, work or default_work(manifest))))
-    if strict and report["counts"]["ok"] < report["counts"]["clips"]:
+        echo("\n".join(_lines(report, options.work or default_work(options.manifest))))
+    if options.strict and report["counts"]["ok"] < report["counts"]["clips"]:
         raise typer.Exit(1)
 
 

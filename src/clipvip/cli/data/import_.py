@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from clipvip.cli.options import Address, EngineName, crew
+from clipvip.cli.options import Address, EngineName, arg, crew, opt, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import counting, progress_bar
+from clipvip.errors import UsageError
 
 if TYPE_CHECKING:
     from clipvip.data.importers import Report
@@ -20,62 +20,65 @@ if TYPE_CHECKING:
 NAME = "import"
 
 
-def command(
-    context: typer.Context,
-    format_: Annotated[str | None, typer.Argument(metavar="FORMAT", help="One of those that --list shows.")] = None,
-    sources: Annotated[
-        list[Path] | None, typer.Argument(metavar="SOURCE...", help="The data set's own annotation files.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="MANIFEST", help="The manifest to write.")] = None,
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder of the media files (images too); each is looked for there.")
-    ] = None,
-    relative_to: Annotated[
-        str, typer.Option(help="What paths in the manifest are relative to: manifest (its folder) or videos.")
-    ] = "manifest",
-    drop_missing: Annotated[
-        bool, typer.Option("--drop-missing", help="Leave out clips without a file (default: keep, and count).")
-    ] = False,
-    split: Annotated[str | None, typer.Option(help="Split of all clips (default: what the annotations say).")] = None,
-    ids: Annotated[
-        Path | None, typer.Option(help="Take only the clips that this file lists (lines, a csv with ids, or JSON).")
-    ] = None,
-    field: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=COLUMN", help="csv, tsv, json, ...: where a key of the manifest comes from."),
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="csv, tsv: the columns' names if there is no header.")
-    ] = None,
-    delimiter: Annotated[str | None, typer.Option(help="csv: what separates columns (default: recognised).")] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="csv, tsv, json: lines of one clip_id are one clip, several captions.")
-    ] = False,
-    transcripts: Annotated[
-        Path | None, typer.Option(help="hdvila: folder of <video_id>.vtt, .srt or .json; becomes subtitle.")
-    ] = None,
-    whole_videos: Annotated[
-        bool, typer.Option("--whole-videos", help="hdvila: the videos are not cut; use start_s and end_s.")
-    ] = False,
-    captions: Annotated[
-        Path | None, typer.Option(help="clipvip-pretrain: LMDB folder or json of auxiliary captions.")
-    ] = None,
-    extract: Annotated[Path | None, typer.Option(help="shards: folder to unpack the media of tars to.")] = None,
-    engine: EngineName = "local",
-    address: Address = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that read transcripts (default: 1; with --engine ray: one a CPU)."),
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the formats.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Of `clipvip data import`."""
+
+    format_: str | None = arg(None, "FORMAT", "One of those that --list shows.")
+    sources: list[Path] | None = arg(None, "SOURCE...", "The data set's own annotation files.")
+    out: Path | None = opt(None, "The manifest to write.", metavar="MANIFEST")
+    videos: Path | None = opt(None, "Folder of the media files (images too); each is looked for there.")
+    relative_to: str = opt("manifest", "What paths in the manifest are relative to: manifest (its folder) or videos.")
+    drop_missing: bool = opt(False, "Leave out clips without a file (default: keep, and count).")
+    split: str | None = opt(None, "Split of all clips (default: what the annotations say).")
+    ids: Path | None = opt(None, "Take only the clips that this file lists (lines, a csv with ids, or JSON).")
+    field: list[str] | None = opt(
+        None, "csv, tsv, json, ...: where a key of the manifest comes from.", metavar="KEY=COLUMN"
+    )
+    columns: str | None = opt(None, "csv, tsv: the columns' names if there is no header.", metavar="A,B,...")
+    delimiter: str | None = opt(None, "csv: what separates columns (default: recognised).")
+    merge: bool = opt(False, "csv, tsv, json: lines of one clip_id are one clip, several captions.")
+    transcripts: Path | None = opt(None, "hdvila: folder of <video_id>.vtt, .srt or .json; becomes subtitle.")
+    whole_videos: bool = opt(False, "hdvila: the videos are not cut; use start_s and end_s.")
+    captions: Path | None = opt(None, "clipvip-pretrain: LMDB folder or json of auxiliary captions.")
+    extract: Path | None = opt(None, "shards: folder to unpack the media of tars to.")
+    engine: EngineName = "local"
+    address: Address = None
+    workers: int | None = opt(
+        None, "Processes that read transcripts (default: 1; with --engine ray: one a CPU).", min=1
+    )
+    list_: bool = opt(False, "Show the formats.")
+    as_json: bool = opt(False, "Print the counts as JSON.")
+    given: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.list_:
+            return
+        if self.format_ is None or not self.sources or self.out is None:
+            raise UsageError(
+                "data import needs FORMAT SOURCE... --out MANIFEST (clipvip data import --list: the formats)"
+            )
+        if self.relative_to not in ("manifest", "videos") or (self.relative_to == "videos" and self.videos is None):
+            raise UsageError(f"--relative-to {self.relative_to}: choose manifest, or videos (together with --videos)")
+        if self.drop_missing and self.videos is None:
+            raise UsageError("--drop-missing needs --videos: without it no file is looked for")
+        if not self.out.parent.is_dir():
+            raise UsageError(f"--out {self.out}: there is no folder {self.out.parent}")
+        if self.out.is_dir():
+            raise UsageError(f"--out {self.out}: is a folder; name a file")
+        for name in ("engine", "address", "workers"):
+            if name in self.given and self.transcripts is None:
+                raise UsageError(f"--{name} has no use without --transcripts (hdvila), the one thing it is for")
+
+
+@takes(ImportOptions)
+def command(options: ImportOptions) -> None:
     """Make a manifest from a data set's own files, and count what is in it, missing, repeated or empty.
 
     A malformed entry is an error that names file, line and field; no manifest is written then.
 
     Transcripts are aligned to the clips first, by --workers processes. Finished parts are kept (MANIFEST.parts): the
-    same command goes on after an interruption, and transcripts once aligned are not read again until that is deleted.
+    same command resumes after an interruption, and transcripts once aligned are not read again until that is deleted.
 
     Example: clipvip data import didemo test_data.json --videos didemo/videos --split test --out didemo-test.jsonl
 
@@ -83,75 +86,50 @@ def command(
     """
 
     from clipvip.data.importers import FORMATS, Options, run_import
-    from clipvip.errors import UsageError
 
-    if list_:
+    if options.list_:
         for importer in FORMATS.values():
             echo(f"{importer.name:17} {importer.about}")
         return
-    if format_ is None or not sources or out is None:
-        raise UsageError("data import needs FORMAT SOURCE... --out MANIFEST (clipvip data import --list: the formats)")
-    if format_ not in FORMATS:
-        raise UsageError(f"{format_}: no such format; there are {', '.join(FORMATS)}")
-    if relative_to not in ("manifest", "videos") or (relative_to == "videos" and videos is None):
-        raise UsageError(f"--relative-to {relative_to}: choose manifest, or videos (together with --videos)")
-    if drop_missing and videos is None:
-        raise UsageError("--drop-missing needs --videos: without it no file is looked for")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}")
-    if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a file")
-    options = Options(
-        fields=_fields(field or []),
-        columns=tuple(name.strip() for name in columns.split(",")) if columns else (),
-        delimiter=delimiter,
-        merge=merge,
-        transcripts=transcripts,
-        whole_videos=whole_videos,
-        captions=captions,
-        extract=extract,
-    )
-    FORMATS[format_].check(options)
+    if options.format_ not in FORMATS:
+        raise UsageError(f"{options.format_}: no such format; there are {', '.join(FORMATS)}")
+    assert options.sources is not None
+    assert options.out is not None
+    importer = FORMATS[options.format_]
+    columns = tuple(name.strip() for name in options.columns.split(",")) if options.columns else ()
+    of_format = Options(
+        fields=_fields(options.field or []), columns=columns, delimiter=options.delimiter, merge=options.merge,
+        transcripts=options.transcripts, whole_videos=options.whole_videos, captions=options.captions,
+        extract=options.extract,
+    )  # fmt: skip
+    importer.check(of_format)
     with ExitStack() as bar:
         job: dict[str, Any] = {}
-        if transcripts is not None:
-            job_engine, num_workers = crew(engine, address, workers, wants_gpu=False)
+        if options.transcripts is not None:
+            engine, workers = crew(options.engine, options.address, options.workers, wants_gpu=False)
             progress = bar.enter_context(progress_bar("aligning transcripts", "videos"))
-            job = {"engine": job_engine, "workers": num_workers, "progress": progress}
-        else:
-            for name in ("engine", "address", "workers"):
-                if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
-                    raise UsageError(f"--{name} has no use without --transcripts (hdvila), the one thing it is for")
+            job = {"engine": engine, "workers": workers, "progress": progress}
 
         def watch(clips: Iterable[Clip]) -> Iterable[Clip]:
             bar.close()  # two at once would write over each other
-            return bar.enter_context(counting(f"importing {format_}"))(clips)
+            return bar.enter_context(counting(f"importing {importer.name}"))(clips)
 
         report = run_import(
-            FORMATS[format_],
-            sources,
-            out,
-            videos=videos,
-            relative_to_videos=relative_to == "videos",
-            split=split,
-            ids=ids,
-            drop_missing=drop_missing,
-            options=options,
-            watch=watch,
-            **job,
-        )
-    if as_json:
+            importer, options.sources, options.out, videos=options.videos,
+            relative_to_videos=options.relative_to == "videos", split=options.split, ids=options.ids,
+            drop_missing=options.drop_missing, options=of_format, watch=watch, **job,
+        )  # fmt: skip
+    if options.as_json:
         echo_json(report.to_dict())
         return
     echo("\n".join(_lines(report)))
-    if transcripts is not None:
+    if options.transcripts is not None:
         from clipvip.data.importers import work_folder
 
-        echo(f"  transcripts: aligned in {work_folder(out)} (delete it to read changed files again)")
+        echo(f"  transcripts: aligned in {work_folder(options.out)} (delete it to read changed files again)")
 
 
 def _fields(declared: list[str]) -> dict[str, list[str]]:
-    from clipvip.errors import UsageError
 
     fields: dict[str, list[str]] = {}
     for text in declared:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from clipvip.cli.options import arg, opt, takes
 from clipvip.cli.output import echo_json, make_console
 
 if TYPE_CHECKING:
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 NAME = "stats"
 
 
-def command(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST")],
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder the media paths are relative to; the files are then looked for.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class StatsOptions:
+    """Of `clipvip data stats`."""
+
+    manifest: Path = arg(..., "MANIFEST")
+    videos: Path | None = opt(None, "Folder the media paths are relative to; the files are then looked for.")
+    as_json: bool = opt(False, "Print JSON instead of a table.")
+
+
+@takes(StatsOptions)
+def command(options: StatsOptions) -> None:
     """Check every line of a manifest and tell what is in it: sizes, lengths, repeats, leaks between splits.
 
     A leak is a clip outside train that shares a moment of its file with a clip of train, or a caption that train has
@@ -34,8 +38,8 @@ def command(
     from clipvip.data.tools import manifest_stats
 
     with counting("reading") as watch:
-        stats = manifest_stats(manifest, videos=videos, watch=watch)
-    if as_json:
+        stats = manifest_stats(options.manifest, videos=options.videos, watch=watch)
+    if options.as_json:
         echo_json(stats)
     else:
         make_console().print(_table(stats), soft_wrap=False)

@@ -1,8 +1,8 @@
-"""The answers of a search as people read them."""
+"""What `clipvip search` prints: a table of the results, or why there are none, or JSON."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipvip.cli.output import make_console
 from clipvip.terminal import one_line, printable
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.measure import Measurement
 
-    from clipvip.search import Results
+    from clipvip.search import Query, Results
 
 UNLIMITED = 100_000
 """Cells: wider than any table."""
 
 
 def print_hits(query: str, hits: Results) -> None:
-    """A line an answer. Paths lose their middle where a terminal is too narrow, and nothing anywhere else."""
+    """One line per result. Paths lose their middle where a terminal is too narrow, and nothing anywhere else."""
     from rich.table import Table
     from rich.text import Text
 
@@ -37,6 +37,31 @@ def print_hits(query: str, hits: Results) -> None:
     console.print(table)
 
 
+def hits_json(query: str, model: str, results: Results) -> dict[str, Any]:
+    """The answer of `clipvip search --json`; no results where nothing was found."""
+    from dataclasses import asdict
+
+    rows = [asdict(hit) | {"video": str(hit.video)} for hit in results] if results.found else []
+    report = {"query": query, "model": model, "found": results.found and bool(rows), "results": rows}
+    return report if results.p_value is None else report | {"p_value": results.p_value}
+
+
+def nothing_found(results: Results, query: Query) -> str:
+    """Why there is no result."""
+    from clipvip.search import Filters
+
+    if not results.found and len(results):
+        return (
+            f"nothing found (p = {results.p_value:.3f}: that often, something that is not there has an answer this "
+            "good); without --false-alarm the nearest are shown"
+        )
+    filtered = query.filters != Filters()
+    if query.offset:
+        beyond = f"nothing found: there is no answer beyond the first {query.offset}"
+        return beyond + (" that passes the filters" if filtered else "")
+    return "nothing found: " + ("no segment passes the filters" if filtered else "the index is empty")
+
+
 def clock(seconds: float, *, tenths: bool = False) -> str:
     """Minutes and seconds, as players show them: 75 -> "1:15", or "1:15.0"."""
     if tenths:
@@ -47,7 +72,7 @@ def clock(seconds: float, *, tenths: bool = False) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """`text` in so many cells of a terminal, without its middle if need be: its end tells more than its beginning."""
+    """`text` in at most `width` cells of a terminal; cut in its middle, as its end says more than its beginning."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= width:
