@@ -246,7 +246,7 @@ def test_a_decoder_that_is_killed_is_no_fault_of_the_upload(place, monkeypatch, 
     """Catches "undecodable" for a good file whose decoder the kernel killed: once more, or come again."""
     with served(place) as client:
         worker = client.app.state.services.uploads._worker
-        conversation, left = type(worker)._conversation, [times]
+        conversation, left = type(worker)._converse, [times]
 
         def killed(self, question, timeout_s):
             talk = conversation(self, question, timeout_s)
@@ -258,7 +258,7 @@ def test_a_decoder_that_is_killed_is_no_fault_of_the_upload(place, monkeypatch, 
                 threading.Timer(0.3, os.kill, (self._process.pid, signal.SIGKILL)).start()
             return talk
 
-        monkeypatch.setattr(type(worker), "_conversation", killed)
+        monkeypatch.setattr(type(worker), "_converse", killed)
         files = {"file": ("x.mp4", (place / "videos" / "short.mp4").read_bytes())}
         answer = client.post("/api/uploads", files=files)
         if times == 1:
