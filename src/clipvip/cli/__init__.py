@@ -27,7 +27,7 @@ from clipvip.cli import (
     search,
     serve,
     train,
-)
+)  # fmt: skip
 from clipvip.cli.output import echo
 from clipvip.errors import ClipVipError, ClipVipWarning, Interrupted, UsageError
 from clipvip.terminal import log_to_stderr, one_line, printable

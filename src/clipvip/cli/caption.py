@@ -34,8 +34,6 @@ OF_SERVERS, OF_MODELS = ("api_model", "timeout"), ("num_beams", "device", "dtype
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionOptions:
-    """Of `clipvip caption`."""
-
     manifest: Manifest
     model: str = opt(..., "Model folder or hub id, or a server's address (http://host:8000/v1).", metavar="CAPTIONER")
     out: Path = opt(..., "The manifest to write.", metavar="MANIFEST")

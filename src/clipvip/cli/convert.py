@@ -18,8 +18,6 @@ NAME = "convert"
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """Of `clipvip convert`."""
-
     source: str = arg(..., "SRC", "File (.pt, .bin, .safetensors, .index.json), model folder or hub id (ID@REVISION).")
     target: Path = arg(..., "DST", "Folder to make; with --to released, the .pt file to make.")
     processor: str | None = opt(

@@ -6,6 +6,8 @@ import json
 import shlex
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +36,6 @@ SMOKE_STEPS = {"warmstart": 30, "captioner": 40, "pretrain": 20, "finetune": 30}
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Of `clipvip demo`."""
-
     out: Path = opt(Path("runs/demo"), "Folder for everything the demo makes.")
     seed: int = opt(0, "Of the world and of training.", min=0)
     preset: str = opt("full", "full (minutes), or smoke (proves that all parts run).")
@@ -73,64 +73,38 @@ def is_done(out: Path, seed: int, preset: str) -> bool:
 
 
 def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
-    """The story, stage by stage; returns (and writes to `out/metrics.json`) the figures of the contract."""
-
+    """Run all stages; returns (and writes to `out/metrics.json`) the figures of the contract."""
     from clipvip.cli.render.demo_report import write_report
-    from clipvip.cli.render.evaluate_table import score_tables
     from clipvip.encode import load
-    from clipvip.evaluation import rank_retrieval, report_retrieval
-    from clipvip.search import Library  # noqa: F401  # a missing extra shall be known now, not after the training
+    from clipvip.search import Library  # noqa: F401  # a missing extra is found now, not after the training
     from clipvip.versions import versions
 
     claim_folder(out, seed, preset)
     console = make_console()
-    clock = Stopwatch(out / "demo.json")
-
-    def stage(name: str, told: str) -> None:
-        console.rule(f"[bold]{told}", align="left")
-        clock.start(name)
-
-    done = clock.stop
-
-    stage("world", "1 of 6  world: videos, captions, subtitles")
-    world = make_world_with_tokenizer(out / "world", seed, preset)
-    done("world")
-    stage("warmstart", "2 of 6  warm start: images and alt texts (stands for OpenAI's CLIP)")
-    train_stage("warmstart", out, seed, preset)
-    done("warmstart")
-    stage("pretrain", "3 of 6  post-pre-training: noisy subtitles + a machine's auxiliary captions (vsc+fc)")
-    errors = caption_stage(out, seed, preset)
-    console.print(
-        f"wrong shape in {errors['shape']:.1%} of the captions, wrong colour in {errors['color']:.1%}, wrong scene in "
-        f"{errors['scene']:.1%}"
-    )
-    train_stage("pretrain", out, seed, preset)
-    done("pretrain")
-    stage("finetune", "4 of 6  fine-tuning: videos and captions")
-    train_stage("finetune", out, seed, preset)
-    done("finetune")
-
-    stage("evaluate", "5 of 6  evaluation: unseen videos, read once")
-    model = out / "model"
-    if model.exists():
-        shutil.rmtree(model)
-    shutil.copytree(out / "runs" / "finetune" / "model", model)
-    encoder = load(model)
-    found = retrieve_test(encoder, out / "world")
-    scores = report_retrieval(found, rank_retrieval(found, rescore=["dsl"]), ties="average")
-    console.print(score_tables(scores))
-    console.print(
-        "In brackets: 95 % intervals over queries; another training seed moves a figure, too.\n"
-        f"A model that cannot see the order of frames reaches at best t2v R@1 {world['order_blind_ceiling']:.1f} "
-        "and twin accuracy 50."
-    )
-    done("evaluate")
-
-    stage("index", "6 of 6  index, and three searches")
-    searches = index_and_search(out, encoder, console)
-    done("index")
-
-    stage("report", "report")
+    stages = Stages(out / "demo.json", console)
+    with stages.run("world", "1 of 6  world: videos, captions, subtitles"):
+        world = make_world_with_tokenizer(out / "world", seed, preset)
+    with stages.run("warmstart", "2 of 6  warm start: images and alt texts (in the place of OpenAI's CLIP)"):
+        train_stage("warmstart", out, seed, preset)
+    with stages.run("pretrain", "3 of 6  post-pre-training: noisy subtitles + generated auxiliary captions (vsc+fc)"):
+        errors = caption_stage(out, seed, preset)
+        console.print(
+            f"wrong shape in {errors['shape']:.1%} of the captions, wrong colour in {errors['color']:.1%}, wrong scene "
+            f"in {errors['scene']:.1%}"
+        )
+        train_stage("pretrain", out, seed, preset)
+    with stages.run("finetune", "4 of 6  fine-tuning: videos and captions"):
+        train_stage("finetune", out, seed, preset)
+    with stages.run("evaluate", "5 of 6  evaluation: unseen videos, read once"):
+        model = out / "model"
+        if model.exists():
+            shutil.rmtree(model)
+        shutil.copytree(out / "runs" / "finetune" / "model", model)
+        encoder = load(model)
+        found = retrieve_test(encoder, out / "world")
+        scores = score(found, world["order_blind_ceiling"], console)
+    with stages.run("index", "6 of 6  index, and three searches"):
+        searches = index_and_search(out, encoder, console)
     metrics: dict[str, Any] = {
         "test": {name: scores[name] for name in ("plain", "dsl", "twin_accuracy")},
         "intervals": scores["intervals"],
@@ -141,9 +115,9 @@ def run_demo(out: Path, seed: int = 0, preset: str = "full") -> dict[str, Any]:
         "seed": seed,
         "versions": versions("clipvip", "torch", "numpy", "transformers", "av"),
     }
-    write_report(out, metrics, found, searches)
-    done("report")
-    metrics["seconds"] = seconds = clock.seconds | {"total": round(sum(clock.seconds.values()), 1)}
+    with stages.run("report", "report"):
+        write_report(out, metrics, found, searches)
+    metrics["seconds"] = seconds = stages.seconds | {"total": round(sum(stages.seconds.values()), 1)}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     console.print(f"Done in {seconds['total']:.0f} s. Report: {out / 'report.html'}\n\nTry next:", markup=False)
     for line in next_commands(out):
@@ -173,24 +147,23 @@ def claim_folder(out: Path, seed: int, preset: str) -> None:
     replace_text(note, json.dumps(wanted))
 
 
-class Stopwatch:
-    """Seconds by stage, kept in a JSON file, so that a restarted demo still knows what its finished stages took."""
+class Stages:
+    """Headings and seconds of the stages; a JSON file keeps what the finished ones took, for a restarted demo."""
 
-    def __init__(self, file: Path):
-        self._file = file
+    def __init__(self, file: Path, console: Console):
+        self._file, self._console = file, console
         self._note = json.loads(file.read_text(encoding="utf-8"))
         self.seconds: dict[str, float] = self._note.setdefault("seconds", {})
-        self._started = 0.0
 
-    def start(self, name: str) -> None:
-        """Begin a stage. An interrupted attempt at it is not counted."""
-        self._started = time.perf_counter()
-
-    def stop(self, name: str) -> None:
-        """End it. A stage found finished from before keeps the time it really took."""
+    @contextmanager
+    def run(self, name: str, title: str) -> Iterator[None]:
+        """A stage. One that is interrupted is not counted; one that was finished before keeps its longer time."""
         from clipvip.files import replace_text
 
-        self.seconds[name] = max(round(time.perf_counter() - self._started, 1), self.seconds.get(name, 0.0))
+        self._console.rule(f"[bold]{title}", align="left")
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = max(round(time.perf_counter() - started, 1), self.seconds.get(name, 0.0))
         replace_text(self._file, json.dumps(self._note))
 
 
@@ -275,6 +248,20 @@ def retrieve_test(encoder: Encoder, world: Path) -> Retrieval:
     return run_retrieval(encoder, read_manifest(world / "retrieval.jsonl", split="test"), progress=True)
 
 
+def score(found: Retrieval, ceiling: float, console: Console) -> dict[str, Any]:
+    """Print the scores of a retrieval. Returns: them."""
+    from clipvip.cli.render.evaluate_table import score_tables
+    from clipvip.evaluation import rank_retrieval, report_retrieval
+
+    scores = report_retrieval(found, rank_retrieval(found, rescore=["dsl"]), ties="average")
+    console.print(score_tables(scores))
+    console.print(
+        "In brackets: 95 % intervals over queries; another training seed changes a figure, too.\n"
+        f"A model that cannot see the order of frames reaches at best t2v R@1 {ceiling:.1f} and twin accuracy 50."
+    )
+    return scores
+
+
 def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict[str, Any]]:
     """Index the test videos and ask three things; each answer as `clipvip search --json` prints it."""
     from dataclasses import asdict
@@ -290,9 +277,7 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
     summary = library.add(out / "world" / "test")
     console.print(f"{summary.videos} videos indexed")
     train = read_manifest(out / "world" / "retrieval.jsonl", split="train")
-    library.set_background(
-        [text for clip in train for text in clip.captions]
-    )  # what the model was taught, none of it here
+    library.set_background([text for clip in train for text in clip.captions])  # of its training, none of it is here
     answers = []
     for query in EXAMPLES:
         hits = library.search(query, 3)
@@ -302,7 +287,7 @@ def index_and_search(out: Path, encoder: Encoder, console: Console) -> list[dict
 
 
 def next_commands(out: Path) -> list[str]:
-    """What a newcomer may want to type now."""
+    """Commands to try on the demo."""
     index, model = shlex.quote(str(out / "index")), shlex.quote(str(out / "model"))
     manifest = shlex.quote(str(out / "world" / "retrieval.jsonl"))
     activate = [] if shutil.which("clipvip") else [". .venv/bin/activate"]

@@ -28,8 +28,6 @@ NAME = "encode"
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
-    """Of `clipvip encode`."""
-
     manifest: Manifest
     model: Model
     out: Path = opt(..., "The folder of the embedding set.", metavar="DIR")

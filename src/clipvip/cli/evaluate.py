@@ -26,8 +26,6 @@ MAX_LISTED = 10
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Of `clipvip evaluate`."""
-
     data: Path = opt(..., "Manifest with captions.")
     model: str | None = opt(None, "Model folder or hub id (clipvip, or plain CLIP).")
     embeddings: list[Path] | None = opt(

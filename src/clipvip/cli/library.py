@@ -26,31 +26,23 @@ app = typer.Typer(
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions:
-    """Of `clipvip library status`."""
-
     index: IndexUri
     as_json: AsJson = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(StatusOptions):
-    """Of `clipvip library verify`."""
-
     content: bool = opt(False, "Also read all video files and compare their content.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(StatusOptions):
-    """Of `clipvip library prune`."""
-
     exclude: Exclude = None
     force: bool = opt(False, "Also where most videos of a folder are missing.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForgetOptions(StatusOptions):
-    """Of `clipvip library forget`."""
-
     folders: list[Path] = arg(..., "DIR...", "Folders that were indexed.")
 
 

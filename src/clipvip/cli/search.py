@@ -30,8 +30,6 @@ DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Of `clipvip search`."""
-
     index: IndexUri
     text: str | None = arg(None, "[TEXT]", "What to look for, in words.")
     more: list[str] | None = opt(None, "And this; repeatable.", "--and", metavar="TEXT")

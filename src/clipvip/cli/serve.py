@@ -17,8 +17,6 @@ NAME = "serve"
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """Of `clipvip serve`."""
-
     index: IndexUri
     host: str = opt("127.0.0.1", "Address to listen on; any but loopback needs --token.")
     port: int = opt(8000, "0 picks a free port and prints it.", min=0, max=65535)

@@ -18,8 +18,6 @@ NAME = "train"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Of `clipvip train`."""
-
     recipe: str | None = arg(None, "RECIPE", "A recipe's name (see --list) or a YAML file; NAME@released: as released.")
     overrides: list[str] | None = arg(None, "[KEY=VALUE]...", "Override recipe fields.")
     workdir: Path | None = opt(None, "Folder of the run; an interrupted run there is resumed.")

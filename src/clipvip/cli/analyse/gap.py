@@ -21,8 +21,6 @@ NAME = "gap"
 
 @dataclass(frozen=True, kw_only=True)
 class GapOptions:
-    """Of `clipvip analyse gap`."""
-
     sources: list[str] = arg(
         ...,
         "SOURCE...",

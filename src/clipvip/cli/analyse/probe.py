@@ -21,8 +21,6 @@ NAME = "probe"
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
-    """Of `clipvip analyse probe`."""
-
     data: Path = arg(..., "MANIFEST", "Videos with captions.")
     model: Model
     videos: Videos = None

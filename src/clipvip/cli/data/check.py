@@ -20,8 +20,6 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """Of `clipvip data check`."""
-
     manifest: Manifest
     videos: Videos = None
     split: Split = None
@@ -41,13 +39,13 @@ class CheckOptions:
 
 @takes(CheckOptions)
 def command(options: CheckOptions) -> None:
-    """Decode every clip of a manifest and tell which are bad, short, duplicated or missing.
+    """Decode every clip of a manifest and report which are bad, short, duplicated or missing.
 
     Bad: cannot be decoded to its end, or crashes or hangs the decoder. Short: fewer than --num-frames frames, or less
     than --min-seconds. Duplicated: the same file content and time range as a clip before it, under another clip_id.
 
-    An interrupted check goes on where it stopped when the same command is given again; other limits for short clips
-    need no second decode. Clips once checked are not looked at again until the work folder is deleted. The clean
+    The same command resumes an interrupted check; other limits for short clips need no second decode. Clips once
+    checked are not looked at again until the work folder is deleted. The clean
     manifest keeps all else as it is, clips of other splits included.
 
     Example: clipvip data check msrvtt.jsonl --workers 8 --fix msrvtt-clean.jsonl

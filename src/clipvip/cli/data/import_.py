@@ -22,8 +22,6 @@ NAME = "import"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """Of `clipvip data import`."""
-
     format_: str | None = arg(None, "FORMAT", "One of those that --list shows.")
     sources: list[Path] | None = arg(None, "SOURCE...", "The data set's own annotation files.")
     out: Path | None = opt(None, "The manifest to write.", metavar="MANIFEST")

@@ -16,8 +16,6 @@ NAME = "shard"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOptions:
-    """Of `clipvip data shard`."""
-
     manifest: Path | None = arg(None, "MANIFEST")
     out: Path | None = opt(None, "The folder to write the shards to.", metavar="DIR")
     videos: Videos = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipvip.cli.options import arg, opt, takes
+from clipvip.cli.options import AsJson, Manifest, opt, takes
 from clipvip.cli.output import echo_json, make_console
 
 if TYPE_CHECKING:
@@ -17,16 +17,14 @@ NAME = "stats"
 
 @dataclass(frozen=True, kw_only=True)
 class StatsOptions:
-    """Of `clipvip data stats`."""
-
-    manifest: Path = arg(..., "MANIFEST")
+    manifest: Manifest
     videos: Path | None = opt(None, "Folder the media paths are relative to; the files are then looked for.")
-    as_json: bool = opt(False, "Print JSON instead of a table.")
+    as_json: AsJson = False
 
 
 @takes(StatsOptions)
 def command(options: StatsOptions) -> None:
-    """Check every line of a manifest and tell what is in it: sizes, lengths, repeats, leaks between splits.
+    """Check every line of a manifest and report what is in it: sizes, lengths, repeats, leaks between splits.
 
     A leak is a clip outside train that shares a moment of its file with a clip of train, or a caption that train has
     too (case and spacing aside). A malformed line is an error that names it.
