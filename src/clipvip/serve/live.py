@@ -112,4 +112,4 @@ class _Watch:
             folders = ((path, path.stat()) for path in sorted(Path(self._uri).glob("*.lance/_versions")))
             return tuple((path.parent.name, state.st_ino, state.st_mtime_ns) for path, state in folders)
         self._library.refresh()
-        return self._library.store.versions
+        return self._library.store.table_versions
