@@ -102,9 +102,10 @@ class _Check:
             self.report(f"{copies} segments, thumbnails or folders that are there twice", "one of each is kept")
             if self.repair:
                 store.keep_one_copy()
+        thumbnails = self._read_thumbnails()  # before those of videos that are taken out go
         videos, of_video = self._check_segments()
         left = self._check_video_files(videos, content)
-        self._check_thumbnails(left, of_video)
+        self._check_thumbnails(thumbnails, left, of_video)
         self._check_table_files(damaged)
         if self.folder is not None:
             self._check_record(self.folder)
@@ -237,9 +238,8 @@ class _Check:
         self._take_out(videos, broken)
         return [video for video_id, video in videos.items() if video_id not in broken or not self.repair]
 
-    def _check_thumbnails(self, videos: Sequence[VideoRecord], of_video: dict[str, list[str]]) -> None:
-        """Those without a segment, those that are damaged, and segments without one."""
-        ids = {segment_id for video in videos for segment_id in of_video[video.video_id]}
+    def _read_thumbnails(self) -> tuple[Counter[str], set[str]] | None:
+        """How many there are of each segment, and the segments of damaged ones. None if they cannot be read."""
         counts, damaged = Counter[str](), set[str]()
         try:
             for batch in self.store.thumbnails.search().to_batches():
@@ -247,12 +247,24 @@ class _Check:
                     counts[row["segment_id"]] += 1
                     if is_damaged_thumbnail(row) or (row.get("checksum") is None and not _is_jpeg(row["jpeg"])):
                         damaged.add(row["segment_id"])
-        except (RuntimeError, OSError, ValueError):  # none of its files can be trusted: all are made again
+        except (RuntimeError, OSError, ValueError):
+            return None
+        return counts, damaged
+
+    def _check_thumbnails(
+        self,
+        thumbnails: tuple[Counter[str], set[str]] | None,
+        videos: Sequence[VideoRecord],
+        of_video: dict[str, list[str]],
+    ) -> None:
+        """Those without a segment, those that are damaged, and segments without one."""
+        ids = {segment_id for video in videos for segment_id in of_video[video.video_id]}
+        counts, damaged = thumbnails or (Counter[str](), set[str]())
+        if thumbnails is None:  # none of its files can be trusted: all are made again
             self.report("the thumbnails cannot be read", "emptied")
-            counts.clear()
             if self.repair:
                 self.store.make_again("thumbnails", THUMBNAILS.empty_table())
-        orphans = sorted(counts.keys() - ids)
+        orphans = sorted(counts.keys() - {segment_id for those in of_video.values() for segment_id in those})
         if len(orphans) > len(counts.keys() & ids):
             self.report(
                 f"{len(orphans)} thumbnails without a segment, more than others: they stay, because segments may be "
