@@ -150,7 +150,7 @@ class Store:
 
     @property
     def table_versions(self) -> tuple[int, ...]:
-        """One number per table, which grows with each commit: cheaper than `versions`, but not for tables made again."""
+        """One number per table, which grows with each commit: cheaper than `versions`, blind to tables made again."""
         return tuple(table.version for table in (*self._tables, self.background) if table is not None)
 
     @property
