@@ -10,7 +10,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,24 @@ def weights(content: Any, where: str) -> tuple[dict[str, Tensor], tuple[str, ...
     if wrapping:
         notes.append(f"prefix {wrapping!r} taken off every key")
     return state, tuple(notes)
+
+
+def misfit(
+    where: str | Path,
+    what: str,
+    *,
+    missing: Iterable[str] = (),
+    left_over: Iterable[str] = (),
+    misshaped: Iterable[str] = (),
+) -> CheckpointError:
+    """The error for weights that do not fit `what`: how many keys of each kind are in the way, and the first three."""
+    kinds = {"missing": missing, "left over": left_over, "of another shape": misshaped}
+    problems = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, keys in kinds.items()
+        if (names := list(keys))
+    ]
+    return CheckpointError(f"{where}: weights do not fit {what}: {'; '.join(problems)}")
 
 
 def _wrappers_in(content: Any) -> list[str]:

@@ -26,12 +26,12 @@ from clipvip.checkpoints.keymaps import (
     recognise,
     to_theirs,
 )
-from clipvip.checkpoints.sizes import Wanted, misfit
+from clipvip.checkpoints.sizes import Wanted
 from clipvip.errors import CheckpointError
 from clipvip.model import ClipVipConfig, ClipVipModel
 from clipvip.model.hub import end_token, read_config, split_revision
 from clipvip.model.pretrained import load_strictly
-from clipvip.weights import read_file, weights
+from clipvip.weights import misfit, read_file, weights
 
 Source = str | Path | Mapping[str, Tensor]
 _CLASS = "clipmodel.vision_model.embeddings.class_embedding"
@@ -219,8 +219,8 @@ def _check_fit(
     where: str,
 ) -> None:
     """Raises: CheckpointError unless `state` has exactly the tensors of `places`, in their shapes, and `dropped`."""
-    missing = tuple(key for key in places if key not in state)
-    left_over = tuple(sorted(state.keys() - places.keys() - set(dropped)))
+    missing = [key for key in places if key not in state]
+    left_over = sorted(state.keys() - places.keys() - set(dropped))
     misshaped = []
     for key, place in places.items():
         expected = place.layout.write(tuple(ours[name] for name in place.ours)).shape
@@ -229,7 +229,7 @@ def _check_fit(
         elif key in state and not state[key].is_floating_point():
             misshaped.append(f"{key} of {state[key].dtype}, expected floats")
     if missing or left_over or misshaped:
-        raise misfit(where, known, missing=missing, left_over=left_over, misshaped=tuple(misshaped))
+        raise misfit(where, f"the {known.name} layout", missing=missing, left_over=left_over, misshaped=misshaped)
 
 
 def _from_folder(source: str | Path, wanted: Wanted) -> Converted:

@@ -17,6 +17,7 @@ from torch import Tensor
 from clipvip.checkpoints.keymaps import ARCHIVE_SCALARS, RELEASED, Format, to_ours, to_theirs
 from clipvip.errors import CheckpointError, UsageError
 from clipvip.model import ClipVipConfig
+from clipvip.weights import misfit
 
 VISION_HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 """Width of the vision tower -> heads: ViT-B, L (OpenAI), H, g, bigG (open_clip)."""
@@ -106,7 +107,9 @@ def read_config(
     if known is RELEASED:
         added = state.get(to_theirs(known, _PROXIES).key, torch.empty(0, width))
         if added.ndim != 2:
-            raise misfit(where, known, misshaped=(f"{to_theirs(known, _PROXIES).key} {list(added.shape)}",))
+            raise misfit(
+                where, f"the {known.name} layout", misshaped=(f"{to_theirs(known, _PROXIES).key} {list(added.shape)}",)
+            )
         video |= {"num_frames": shape[_TEMPORAL][0], "num_proxies": 1 + len(added)}
     projection = shape["visual_projection.weight"][0]
     return ClipVipConfig(text_config=text, vision_config=vision, projection_dim=projection, **video), notes
@@ -124,24 +127,6 @@ def check_eos(eos: int, vocabulary: int, where: str) -> None:
         raise CheckpointError(f"{where}: eos_token_id={eos}, but its tokens are 0 to {vocabulary - 1}")
 
 
-def misfit(
-    where: str,
-    known: Format,
-    *,
-    missing: tuple[str, ...] = (),
-    left_over: tuple[str, ...] = (),
-    misshaped: tuple[str, ...] = (),
-) -> CheckpointError:
-    """The error that names the keys in the way: how many of each kind, and the first three."""
-    problems = {"missing": missing, "left over": left_over, "of another shape": misshaped}
-    told = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for kind, keys in problems.items()
-        if keys
-    ]
-    return CheckpointError(f"{where}: weights do not fit the {known.name} layout: {'; '.join(told)}")
-
-
 def _anchor_shapes(state: Mapping[str, Tensor], known: Format, where: str) -> dict[str, torch.Size]:
     """Shapes of the tensors the sizes are read off, in our layout, by our names."""
     anchors = _ANCHORS | ({_TEMPORAL: 2} if known is RELEASED else {})
@@ -149,13 +134,17 @@ def _anchor_shapes(state: Mapping[str, Tensor], known: Format, where: str) -> di
     missing = tuple(place.key for place in places.values() if place.key not in state)
     if missing:
         unknown = tuple(key for key in state if not to_ours(known, key) and key not in known.buffers)
-        raise misfit(where, known, missing=missing, left_over=unknown)
+        raise misfit(where, f"the {known.name} layout", missing=missing, left_over=unknown)
     shapes = {}
     for name, place in places.items():
         found = state[place.key]
         axes = place.layout.write((torch.empty([1] * anchors[name], device="meta"),)).ndim
         if found.ndim != axes or 0 in found.shape:
-            raise misfit(where, known, misshaped=(f"{place.key} {list(found.shape)}, expected {axes} axes, none 0",))
+            raise misfit(
+                where,
+                f"the {known.name} layout",
+                misshaped=(f"{place.key} {list(found.shape)}, expected {axes} axes, none 0",),
+            )
         shapes[name] = place.layout.read(found)[0].shape
     return shapes
 

@@ -16,7 +16,7 @@ from clipvip.errors import CheckpointError, ConfigError
 from clipvip.files import parse_json
 from clipvip.model.configuration_clipvip import ClipVipConfig
 from clipvip.model.modeling_clipvip import ClipVipCore
-from clipvip.weights import read_file, weights
+from clipvip.weights import misfit, read_file, weights
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -38,7 +38,9 @@ def load_core(folder: Path) -> ClipVipCore:
     state = {name: tensor for name, tensor in _read_weights(folder).items() if not IGNORED.fullmatch(name)}
     with torch.device("meta"), _WithoutInit():  # all parameters come from the file
         model = ClipVipCore(config, initialize=False)
-    check_keys(folder, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, state)
+    expected = model.state_dict()
+    misshaped = [name for name in expected.keys() & state.keys() if state[name].shape != expected[name].shape]
+    check_keys(folder, expected.keys() - state.keys(), state.keys() - expected.keys(), misshaped)
     # float32 whatever the file holds: training steps are too small for half precision weights
     model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, assign=True)
     return model.eval()
@@ -55,26 +57,14 @@ def read_core_config(folder: Path) -> ClipVipConfig:
         raise CheckpointError(f"{folder}: no usable model there: {' '.join(str(error).split())}") from error
 
 
-def check_keys(source: str | Path, expected: dict[str, tuple[int, ...]], found: dict[str, Tensor]) -> None:
-    """Whether weights are those of a model. Raises: CheckpointError naming missing, left-over and mis-shaped keys."""
-    report_keys(
-        source,
-        missing=expected.keys() - found.keys(),
-        left_over=found.keys() - expected.keys(),
-        reshaped=[name for name in expected.keys() & found.keys() if tuple(found[name].shape) != expected[name]],
-    )
-
-
-def report_keys(source: str | Path, missing: Iterable[str], left_over: Iterable[str], reshaped: Iterable[str]) -> None:
-    """Raises: CheckpointError naming the keys, if there are any."""
-    kinds = {"missing": missing, "left over": left_over, "of another shape": reshaped}
-    problems = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, keys in kinds.items()
-        if (names := sorted(str(key) for key in keys))
-    ]
-    if problems:
-        raise CheckpointError(f"{source}: weights do not fit the model: {'; '.join(problems)}")
+def check_keys(
+    source: str | Path, missing: Iterable[str], left_over: Iterable[str], misshaped: Iterable[str] = ()
+) -> None:
+    """Raises: CheckpointError naming the keys by which weights do not fit a model, if there are any."""
+    if missing or left_over or misshaped:
+        raise misfit(
+            source, "the model", missing=sorted(missing), left_over=sorted(left_over), misshaped=sorted(misshaped)
+        )
 
 
 class _WithoutInit(TorchFunctionMode):

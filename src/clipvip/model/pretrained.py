@@ -30,7 +30,7 @@ from clipvip.errors import CheckpointError
 from clipvip.model.configuration_clipvip import ClipVipConfig
 from clipvip.model.hub import end_token, locate, read_config
 from clipvip.model.kernels import optimize_for_inference
-from clipvip.model.loading import report_keys
+from clipvip.model.loading import check_keys
 from clipvip.model.modeling_clipvip import NEW_PARAMETERS, ClipVipCore, TemporalTransformer, TextTransformer
 from clipvip.model.processing_clipvip import ClipVipProcessor
 from clipvip.model.quiet import without_bars
@@ -162,12 +162,8 @@ def load_strictly(
         model, info = model_class.from_pretrained(source, output_loading_info=True, dtype=torch.float32, **options)
     except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
         raise CheckpointError(f"{source}: cannot load a CLIP-ViP model: {' '.join(str(error).split())}") from error
-    report_keys(
-        source,
-        missing=[key for key in info["missing_keys"] if not key.startswith(may_miss)],
-        left_over=info["unexpected_keys"],
-        reshaped=[str(key) for key in info["mismatched_keys"]],
-    )
+    missing = [key for key in info["missing_keys"] if not key.startswith(may_miss)]
+    check_keys(source, missing, info["unexpected_keys"], [str(key) for key in info["mismatched_keys"]])
     return model
 
 
