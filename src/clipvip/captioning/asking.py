@@ -6,7 +6,7 @@ B images, N tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -25,20 +25,8 @@ class Question(NamedTuple):
     repeated: int
 
 
-class Asker(Protocol):
-    """From images to questions. tokenizer: for the answers."""
-
-    tokenizer: Any
-
-    def prepared(self, image: np.ndarray) -> Any:
-        """What can be done with one image [H, W, 3] in a thread, while the model is busy with others."""
-
-    def question(self, batch: Sequence[Any]) -> Question:
-        """For B of what `prepared` gave."""
-
-
 class PlainAsker:
-    """For `PLAIN` models. beginning: of all captions, for BLIP and GIT."""
+    """From images to questions for `PLAIN` models. beginning: of all captions, for BLIP and GIT."""
 
     def __init__(self, kind: str, source: str, place: dict[str, str], beginning: str | None):
         self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **place)
@@ -53,7 +41,7 @@ class PlainAsker:
             self._tokens = {name: tokens[name][:, :kept] for name in ("input_ids", "attention_mask")}
 
     def prepared(self, image: np.ndarray) -> Tensor:
-        """Pixels [1, 3, S, S]."""
+        """Pixels [1, 3, S, S] of one image [H, W, 3]; in a thread, while the model is busy with others."""
         pixels: Tensor = self._processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
         return pixels
 
@@ -64,7 +52,10 @@ class PlainAsker:
 
 
 class ChatAsker:
-    """For models that chat about images. Raises: CheckpointError for a model without a chat template."""
+    """From images to questions for models that chat about images.
+
+    Raises: CheckpointError for a model without a chat template.
+    """
 
     def __init__(self, kind: str, source: str, place: dict[str, str], prompt: str, encodes: bool):
         self._processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, **place)
@@ -78,7 +69,7 @@ class ChatAsker:
         self.tokenizer.padding_side = "left"  # the answer follows the question at once
 
     def prepared(self, image: np.ndarray) -> Image.Image:
-        """As it is: how many tokens an image gets may hang on the others."""
+        """As it is: how many tokens an image gets may depend on the others."""
         return Image.fromarray(image)
 
     def question(self, batch: Sequence[Image.Image]) -> Question:
@@ -96,6 +87,9 @@ class ChatAsker:
             processor_kwargs={"padding": True},
         )
         return Question(dict(inputs), 0 if self._encodes else inputs["input_ids"].shape[1])
+
+
+Asker: TypeAlias = PlainAsker | ChatAsker
 
 
 def special_tokens(model: Any, tokenizer: Any) -> dict[str, int | list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from clipvip.captioning.task import Asked, CaptionTask, Line
 from clipvip.data import iter_json_lines, iter_manifest, validate_manifest, write_manifest
 from clipvip.errors import ClipVipError, ManifestError, UsageError
 from clipvip.files import file_digest, replace_text
-from clipvip.jobs import Engine, Receipt, local, run_job
+from clipvip.jobs import Engine, local, run_job
 from clipvip.records import Clip
 
 PART_SIZE = 256
@@ -62,6 +62,7 @@ def caption_manifest(
     to be captioned are bad, or all are; what the captioner raises.
     """
     path, out = Path(path), Path(out)
+    work = work_folder(out)
     _check_arguments(path, out)
     total = validate_manifest(path, split=split)
     source = {"manifest": path.name, "sha256": file_digest(path)}
@@ -75,26 +76,18 @@ def caption_manifest(
     todo = sum(1 for clip in clips() if wanted(clip))
     task = CaptionTask(captioner, os.path.abspath(path.parent if videos is None else videos), split, overwrite)
     receipts = run_job(
-        task,
-        _asked((clip for clip in clips() if wanted(clip)), task, work_folder(out), part_size),
-        work_folder(out),
-        source=source,
-        part_size=part_size,
-        workers=workers,
-        engine=engine,
-        progress=lambda count: progress(count, todo),
+        task, _asked((clip for clip in clips() if wanted(clip)), task, work, part_size), work, source=source,
+        part_size=part_size, workers=workers, engine=engine, progress=lambda count: progress(count, todo),
         max_bad_share=max_bad_share,
-    )
+    )  # fmt: skip
     if file_digest(path) != source["sha256"]:
-        raise ManifestError(
-            f"{path}: was changed while it was captioned; delete {work_folder(out)} and caption it again"
-        )
+        raise ManifestError(f"{path}: was changed while it was captioned; delete {work} and caption it again")
     failures = {clip_id: reason for receipt in receipts for clip_id, reason in receipt["failures"]}
     _write_failures(failures, bad_list(out))
     if todo and len(failures) == todo:
         example = ": ".join(next(iter(failures.items())))
         raise ClipVipError(f"{path}: not one of {todo} clips could be captioned; the first is {example}")
-    lines = _lines(work_folder(out), receipts)
+    lines = (line for receipt in receipts for _, line in iter_json_lines(work / receipt["file"]))
 
     def captioned() -> Iterator[Clip]:
         for clip in clips():
@@ -105,7 +98,7 @@ def caption_manifest(
             else:
                 line: Line = next(lines, {})
                 if line.get("clip_id") != clip.clip_id:
-                    raise ClipVipError(f"{work_folder(out)}: nothing about {clip.clip_id!r}; delete it and begin again")
+                    raise ClipVipError(f"{work}: nothing about {clip.clip_id!r}; delete it and begin again")
                 about = {MODEL: captioner.name, REVISION: line["revision"]}
                 yield replace(clip, caption=line["caption"], extra={**clip.extra, **about})
 
@@ -155,12 +148,6 @@ def _bare(clip: Clip) -> Clip:
     return replace(
         clip, caption=None, extra={key: value for key, value in clip.extra.items() if key not in (MODEL, REVISION)}
     )
-
-
-def _lines(work: Path, receipts: Sequence[Receipt]) -> Iterator[Line]:
-    for receipt in receipts:
-        for _, line in iter_json_lines(work / receipt["file"]):
-            yield line
 
 
 def _write_failures(failures: dict[str, str], path: Path) -> None:

@@ -174,7 +174,7 @@ def _load(settings: CaptionModel, dtype: Any) -> tuple[Any, Asker, dict[str, int
     if kind in PLAIN:
         asker = PlainAsker(kind, source, place, settings.prompt)
     else:
-        prompt = PROMPT.format(max_words=settings.max_words) if settings.prompt is None else settings.prompt
+        prompt = settings.prompt if settings.prompt is not None else PROMPT.format(max_words=settings.max_words)
         asker = ChatAsker(kind, source, place, prompt, model.config.is_encoder_decoder)
     return model, asker, special_tokens(model, asker.tokenizer)
 
