@@ -36,7 +36,7 @@ def in_autocast_dtype(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> Tensor:
     """scale * x W^T + bias: x [..., K], weight [O, K], bias [O] -> [..., O]."""
     x = in_autocast_dtype(x)
-    if _trains_in_bfloat16_on_a_cpu(x):
+    if trains_in_bfloat16_on_a_cpu(x):
         return _Linear.apply(x.flatten(0, -2), weight, bias, scale).unflatten(0, x.shape[:-1])
     if scale == 1.0 or bias is None or torch.is_grad_enabled():  # scaling the (small) weight has the cheapest gradient
         return F.linear(x, weight if scale == 1.0 else scale * weight, bias)
@@ -44,13 +44,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -
     return product.unflatten(0, x.shape[:-1])
 
 
-def prefers_joined(x: Tensor) -> bool:
-    """Whether `joined_linears` of this input beats its layers one by one: threads share many outputs better."""
-    return _trains_in_bfloat16_on_a_cpu(x)
-
-
 def joined_linears(x: Tensor, *layers: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Linear layers of one input, (weight [O, K], bias [O]) of equal sizes, as one: x [..., K] -> one [..., O] each."""
+    """Linear layers of one input, (weight [O, K], bias [O]) of equal sizes, as one: x [..., K] -> one [..., O] each.
+
+    Better than the layers one by one where `trains_in_bfloat16_on_a_cpu(x)`: threads share many outputs better.
+    """
     weights, biases = zip(*layers, strict=True)
     joined = linear(x, torch.cat([weight.to(x.dtype) for weight in weights]), torch.cat(biases))
     return joined.chunk(len(layers), -1)
@@ -61,7 +59,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, 
 
     The same as `modeling_clipvip.attention`, arguments and all.
     """
-    if _trains_in_bfloat16_on_a_cpu(q) or (_is_bfloat16_on_a_cpu(q) and q.shape[1] <= FEW_QUERIES):
+    if trains_in_bfloat16_on_a_cpu(q) or (_is_bfloat16_on_a_cpu(q) and q.shape[1] <= FEW_QUERIES):
         return _attention_by_products(q, k, v, attn_mask, is_causal)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal).transpose(1, 2)
@@ -179,5 +177,6 @@ def _is_bfloat16_on_a_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
-def _trains_in_bfloat16_on_a_cpu(x: Tensor) -> bool:
+def trains_in_bfloat16_on_a_cpu(x: Tensor) -> bool:
+    """Whether products of x are computed here rather than by torch."""
     return _is_bfloat16_on_a_cpu(x) and torch.is_grad_enabled()

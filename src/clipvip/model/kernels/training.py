@@ -19,8 +19,8 @@ from clipvip.model.kernels.products import (
     in_autocast_dtype,
     joined_linears,
     linear,
-    prefers_joined,
     shares_badly,
+    trains_in_bfloat16_on_a_cpu,
 )
 from clipvip.model.modeling_clipvip import MLP, Attend, Attention, Block, ClipVipCore
 
@@ -68,7 +68,7 @@ class FastAttention(Attention):
         projected: tuple[Tensor, ...]
         if query is x:
             query = x = in_autocast_dtype(x)  # once, not once per projection
-            if prefers_joined(x) and all(is_plain(layer) for layer in layers):
+            if trains_in_bfloat16_on_a_cpu(x) and all(is_plain(layer) for layer in layers):
                 projected = joined_linears(x, *((layer.weight, layer.bias) for layer in layers))
             else:
                 projected = tuple(apply_linear(layer, x) for layer in layers)

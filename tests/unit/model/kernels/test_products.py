@@ -97,7 +97,7 @@ def test_linear_layers_of_one_input() -> None:
 
     def joined(x: Tensor, *parameters: Tensor) -> Tensor:
         x = products.in_autocast_dtype(x)
-        assert products.prefers_joined(x)
+        assert products.trains_in_bfloat16_on_a_cpu(x)
         return torch.cat(products.joined_linears(x, *zip(parameters[:3], parameters[3:], strict=True)), -1)
 
     def expected(x: Tensor, *parameters: Tensor) -> Tensor:
