@@ -6,20 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipvip.cli.options import (
-    Address,
-    Device,
-    Dtype,
-    EngineName,
-    Manifest,
-    Split,
-    Videos,
-    Workers,
-    crew,
-    opt,
-    option,
-    takes,
-)  # fmt: skip
+from clipvip.cli.options import ClipOptions, JobOptions, Manifest, crew, opt, option, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 from clipvip.errors import UsageError
@@ -33,7 +20,7 @@ OF_SERVERS, OF_MODELS = ("api_model", "timeout"), ("num_beams", "device", "dtype
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionOptions:
+class CaptionOptions(ClipOptions, JobOptions):
     manifest: Manifest
     model: str = opt(..., "Model folder or hub id, or a server's address (http://host:8000/v1).", metavar="CAPTIONER")
     out: Path = opt(..., "The manifest to write.", metavar="MANIFEST")
@@ -43,18 +30,11 @@ class CaptionOptions:
     num_beams: int = opt(1, "Beams of the search; 1 is greedy.", min=1)
     max_words: int = opt(16, "Of a caption; what is longer is cut.", min=1)
     batch_size: int = opt(16, "Images in one pass through the model, or requests at once to a server.", min=1)
-    videos: Videos = None
-    split: Split = None
     overwrite: bool = opt(False, "Caption also clips that have a caption.")
     part_size: int = opt(256, "Clips in one part; an interruption costs at most that.", min=1)
     max_bad_share: float = opt(0.05, "Stop if more of the clips than this cannot be captioned.", min=0, max=1)
     timeout: float = opt(120.0, "Seconds that a server may take for one answer.")
-    engine: EngineName = "local"
-    address: Address = None
-    workers: Workers = None
     as_json: bool = opt(False, "Print the summary as JSON.")
-    device: Device = "auto"
-    dtype: Dtype = "auto"
     given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:

@@ -5,20 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipvip.cli.options import (
-    Address,
-    Device,
-    Dtype,
-    EngineName,
-    Manifest,
-    Model,
-    Split,
-    Videos,
-    Workers,
-    crew,
-    opt,
-    takes,
-)  # fmt: skip
+from clipvip.cli.options import ClipOptions, JobOptions, Manifest, Model, crew, opt, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 from clipvip.terminal import one_line
@@ -27,22 +14,15 @@ NAME = "encode"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
+class EncodeOptions(ClipOptions, JobOptions):
     manifest: Manifest
     model: Model
     out: Path = opt(..., "The folder of the embedding set.", metavar="DIR")
-    videos: Videos = None
-    split: Split = None
     texts: bool = opt(True, "Encode captions, subtitles and auxiliary captions as well.", "--texts/--no-texts")
     batch_size: int = opt(16, "Clips in one pass through the model.", min=1)
     part_size: int = opt(1000, "Clips in one file; an interruption costs at most that.", min=1)
     max_bad_share: float = opt(0.05, "Stop if more of the clips than this cannot be decoded.", min=0, max=1)
-    engine: EngineName = "local"
-    address: Address = None
-    workers: Workers = None
     as_json: bool = opt(False, "Print the summary as JSON.")
-    device: Device = "auto"
-    dtype: Dtype = "auto"
 
 
 @takes(EncodeOptions)

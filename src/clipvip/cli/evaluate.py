@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipvip.cli.options import AsJson, Device, Dtype, JoinCaptions, Split, Videos, opt, takes
+from clipvip.cli.options import AsJson, ClipOptions, DeviceOptions, JoinCaptions, OnDecodeError, opt, takes
 from clipvip.cli.output import echo, echo_json, make_console
 from clipvip.errors import UsageError
 from clipvip.terminal import one_line
@@ -25,14 +25,12 @@ MAX_LISTED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(ClipOptions, DeviceOptions):
     data: Path = opt(..., "Manifest with captions.")
     model: str | None = opt(None, "Model folder or hub id (clipvip, or plain CLIP).")
     embeddings: list[Path] | None = opt(
         None, "Instead of --model: what clipvip encode made of this manifest; repeatable.", metavar="DIR"
     )
-    videos: Videos = None
-    split: Split = None
     join_captions: JoinCaptions = False
     ties: Literal["average", "optimistic", "pessimistic"] = opt(
         "average", "How many of the answers that score as the true one rank above it: half, none, all."
@@ -50,9 +48,7 @@ class EvaluateOptions:
         "Also report what the released code would print: every tied place counts, DSL over texts for both "
         "directions. For comparison with published figures only.",
     )
-    on_decode_error: Literal["raise", "skip"] = opt(
-        "raise", "A clip that cannot be decoded: raise, or skip it (N is then smaller, and told)."
-    )
+    on_decode_error: OnDecodeError = "raise"
     errors: int | None = opt(None, "Write a page of the N worst text queries, with film strips.", metavar="N", min=1)
     errors_page: Path | None = opt(None, "Where --errors writes its page (default: errors.html).", metavar="HTML")
     ranks: Path | None = opt(None, "Write the rank of every query, both directions.", metavar="JSONL")
@@ -62,8 +58,6 @@ class EvaluateOptions:
     output: Path | None = opt(None, "Write the scores to this file.", metavar="JSON")
     as_json: AsJson = False
     batch_size: int = opt(16, "Clips in one pass through the model (changes memory and speed).", min=1)
-    device: Device = "auto"
-    dtype: Dtype = "auto"
 
     def __post_init__(self) -> None:
         if self.errors_page and self.errors is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipvip.cli.options import AsJson, Device, Dtype, arg, opt, option, takes
+from clipvip.cli.options import AsJson, DeviceOptions, arg, opt, option, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.errors import UsageError
 
@@ -29,15 +29,13 @@ Exclude = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateOptions:
+class UpdateOptions(DeviceOptions):
     """What all verbs share that encode videos into an index."""
 
     index: str = opt(..., "The index: a folder, or s3://BUCKET/FOLDER; created if it is new.", metavar="URI")
     model: str | None = opt(None, "Model folder or hub id (clipvip, or plain CLIP); needed for a new index.")
     strict: bool = opt(False, "Exit with 1 if a file was skipped or is damaged.")
     as_json: AsJson = False
-    device: Device = "auto"
-    dtype: Dtype = "auto"
 
     def open(self, **cut: object) -> Library:
         """The index, or what will be one."""

@@ -14,7 +14,7 @@ The options of a verb are the fields of one dataclass, made by `opt` and `arg`; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from clipvip.jobs import Engine
 
 T = TypeVar("T")
-LAST = ("as_json", "device", "dtype")
-"""In every help text these come after the options that a verb has for itself."""
+LAST = ("videos", "split", "engine", "address", "workers", "as_json", "device", "dtype")
+"""In every help text these come after the options that a verb has for itself, in this order."""
 TYPER = "typer"
 """Where the metadata of a field has what makes an option for typer. It gets the names of a flag that has no others."""
 
@@ -43,35 +43,10 @@ def arg(default: Any, metavar: str, help: str = "") -> Any:
     return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
 
 
-Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, ...")]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        help="float32, bfloat16 (several times faster where the hardware has it), or auto (bfloat16 on CUDA)."
-    ),
-]
-EngineName = Annotated[
-    str, typer.Option("--engine", metavar="local|ray", help="Processes of this machine, or actors of a Ray cluster.")
-]
-Address = Annotated[
-    str | None,
-    typer.Option(metavar="auto|HOST:PORT", help="The Ray cluster (default: one started on this machine)."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes that hold the model (default: 1; with --engine ray: one per GPU, or CPU)."),
-]
 IndexUri = Annotated[str, typer.Option("--index", metavar="URI", help="An index made by `clipvip index`.")]
 Model = Annotated[str, typer.Option(help="Model folder or hub id (clipvip, or plain CLIP).")]
-MovedModel = Annotated[
-    str | None, typer.Option("--model", help="Where the model of the index is now, if it has moved.")
-]
+MovedModel = Annotated[str | None, typer.Option("--model", help="Where the model of the index is, if it has moved.")]
 Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST")]
-Videos = Annotated[
-    Path | None,
-    typer.Option(metavar="ROOT", help="Folder that media paths are relative to (default: the manifest's folder)."),
-]
-Split = Annotated[str | None, typer.Option(help="Only the clips of this split (default: all).")]
 JoinCaptions = Annotated[
     bool, typer.Option("--join-captions", help="One query per clip: its captions joined (paragraph retrieval).")
 ]
@@ -82,13 +57,44 @@ OnDecodeError = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """Which clips of a manifest, and where their files are."""
+
+    videos: Path | None = opt(
+        None, "Folder that media paths are relative to (default: the manifest's folder).", metavar="ROOT"
+    )
+    split: str | None = opt(None, "Only the clips of this split (default: all).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """What a model computes on, and in which precision."""
+
+    device: str = opt("auto", "auto (CUDA, then MPS, then CPU), cpu, cuda, ...")
+    dtype: str = opt(
+        "auto", "float32, bfloat16 (several times faster where the hardware has it), or auto (bfloat16 on CUDA)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(DeviceOptions):
+    """Who does the parts of a job."""
+
+    engine: str = opt("local", "Processes of this machine, or actors of a Ray cluster.", metavar="local|ray")
+    address: str | None = opt(None, "The Ray cluster (default: one started on this machine).", metavar="auto|HOST:PORT")
+    workers: int | None = opt(
+        None, "Processes that hold the model (default: 1; with --engine ray: one per GPU, or CPU).", min=1
+    )
+
+
 def takes(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
     """Make a command of a function that takes the dataclass `options`, whose fields are what the command line has.
 
     A field `given` is no option: it gets the names of those that are on the command line, whatever their values are.
     """
     hints = get_type_hints(options, include_extras=True)
-    declared: list[Field[Any]] = sorted(fields(options), key=lambda field: field.name in LAST)  # type: ignore[arg-type]
+    declared: list[Field[Any]] = sorted(fields(options), key=_place)  # type: ignore[arg-type]
     parameters = [
         Parameter(
             field.name,
@@ -114,6 +120,10 @@ def takes(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., Non
         return command
 
     return decorate
+
+
+def _place(field: Field[Any]) -> int:
+    return LAST.index(field.name) if field.name in LAST else -1
 
 
 def _annotation(field: Field[Any], hint: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
-from clipvip.cli.options import AsJson, Device, Dtype, IndexUri, MovedModel, arg, opt, takes
+from clipvip.cli.options import AsJson, DeviceOptions, IndexUri, MovedModel, arg, opt, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.render.hits_table import hits_json, nothing_found, print_hits
 from clipvip.errors import UsageError
@@ -29,7 +29,7 @@ DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
+class SearchOptions(DeviceOptions):
     index: IndexUri
     text: str | None = arg(None, "[TEXT]", "What to look for, in words.")
     more: list[str] | None = opt(None, "And this; repeatable.", "--and", metavar="TEXT")
@@ -66,8 +66,6 @@ class SearchOptions:
     )
     as_json: AsJson = False
     model: MovedModel = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
 
     def __post_init__(self) -> None:
         if self.text is not None and not self.text.strip():

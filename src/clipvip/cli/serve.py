@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipvip.cli.options import Device, Dtype, IndexUri, MovedModel, opt, takes
+from clipvip.cli.options import DeviceOptions, IndexUri, MovedModel, opt, takes
 from clipvip.cli.output import echo
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ NAME = "serve"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions:
+class ServeOptions(DeviceOptions):
     index: IndexUri
     host: str = opt("127.0.0.1", "Address to listen on; any but loopback needs --token.")
     port: int = opt(8000, "0 picks a free port and prints it.", min=0, max=65535)
@@ -30,8 +30,6 @@ class ServeOptions:
     cache: Path | None = opt(None, "For copies of videos that browsers cannot play.", metavar="DIR")
     cache_gib: float = opt(4.0, "How large --cache may become.", min=0.01)
     model: MovedModel = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
 
 
 @takes(ServeOptions)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clipvip.cli.options import AsJson, Device, Dtype, arg, opt, takes
+from clipvip.cli.options import AsJson, DeviceOptions, arg, opt, takes
 from clipvip.cli.output import echo, echo_json, make_console
 from clipvip.cli.progress import progress_bar
 from clipvip.errors import UsageError
@@ -20,7 +20,7 @@ NAME = "gap"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GapOptions:
+class GapOptions(DeviceOptions):
     sources: list[str] = arg(
         ...,
         "SOURCE...",
@@ -40,8 +40,6 @@ class GapOptions:
     seed: int = opt(0, "Of draws, k-means and t-SNE: the same seed, the same result.", min=0)
     projection: Literal["pca", "tsne"] | None = opt(None, "How --out shows the texts in the plane (default: pca).")
     as_json: AsJson = False
-    device: Device = "auto"
-    dtype: Dtype = "auto"
 
     def __post_init__(self) -> None:
         if len(self.sources) < 2 and not self.against:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from clipvip.cli.options import AsJson, Device, JoinCaptions, Model, Split, Videos, arg, opt, takes
+from clipvip.cli.options import AsJson, ClipOptions, JoinCaptions, Model, OnDecodeError, arg, opt, takes
 from clipvip.cli.output import echo, echo_json, make_console
 from clipvip.cli.progress import progress_bar
 from clipvip.terminal import one_line
@@ -20,22 +20,18 @@ NAME = "probe"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeOptions:
+class ProbeOptions(ClipOptions):
     data: Path = arg(..., "MANIFEST", "Videos with captions.")
     model: Model
-    videos: Videos = None
-    split: Split = None
     join_captions: JoinCaptions = False
     out: Path | None = opt(
         None, "Write probe.json, a figure (.png, .pdf, .csv) and all scores (scores.csv).", metavar="DIR"
     )
     seed: int = opt(0, "Of the shuffled order and of the intervals.", min=0)
     batch_size: int = opt(4, "Clips in one pass through the model, each five times.", min=1)
-    on_decode_error: Literal["raise", "skip"] = opt(
-        "raise", "A clip that cannot be decoded: raise, or skip it (N is then smaller, and told)."
-    )
+    on_decode_error: OnDecodeError = "raise"
     as_json: AsJson = False
-    device: Device = "auto"
+    device: str = opt("auto", "auto (CUDA, then MPS, then CPU), cpu, cuda, ...")
 
 
 @takes(ProbeOptions)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from clipvip.cli.options import Manifest, Split, Videos, opt, takes
+from clipvip.cli.options import ClipOptions, Manifest, opt, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 from clipvip.terminal import one_line
@@ -19,10 +19,8 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
+class CheckOptions(ClipOptions):
     manifest: Manifest
-    videos: Videos = None
-    split: Split = None
     workers: int = opt(2, "Decoding processes.")
     quick: bool = opt(False, "Read only --num-frames uniform frames of a clip, not every one.")
     num_frames: int = opt(12, "A video of fewer frames is short.")

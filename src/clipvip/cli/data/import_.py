@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipvip.cli.options import Address, EngineName, arg, crew, opt, takes
+from clipvip.cli.options import arg, crew, opt, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import counting, progress_bar
 from clipvip.errors import UsageError
@@ -40,8 +40,8 @@ class ImportOptions:
     whole_videos: bool = opt(False, "hdvila: the videos are not cut; use start_s and end_s.")
     captions: Path | None = opt(None, "clipvip-pretrain: LMDB folder or json of auxiliary captions.")
     extract: Path | None = opt(None, "shards: folder to unpack the media of tars to.")
-    engine: EngineName = "local"
-    address: Address = None
+    engine: str = opt("local", "Processes of this machine, or actors of a Ray cluster.", metavar="local|ray")
+    address: str | None = opt(None, "The Ray cluster (default: one started on this machine).", metavar="auto|HOST:PORT")
     workers: int | None = opt(
         None, "Processes that read transcripts (default: 1; with --engine ray: one a CPU).", min=1
     )

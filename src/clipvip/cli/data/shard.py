@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from clipvip.cli.options import Split, Videos, arg, opt, takes
+from clipvip.cli.options import ClipOptions, arg, opt, takes
 from clipvip.cli.output import echo, echo_json
 from clipvip.cli.progress import progress_bar
 from clipvip.errors import UsageError
@@ -15,16 +15,14 @@ NAME = "shard"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardOptions:
+class ShardOptions(ClipOptions):
     manifest: Path | None = arg(None, "MANIFEST")
     out: Path | None = opt(None, "The folder to write the shards to.", metavar="DIR")
-    videos: Videos = None
-    split: Split = None
     as_: str = opt("video", "Keep videos, or store JPEGs of their frames.", "--as", metavar="video|frames")
-    fps: float | None = opt(None, "At most this many frames a second (default: videos all of theirs, --as frames 3).")
+    fps: float | None = opt(None, "At most this many frames per second (default: all for videos, 3 for --as frames).")
     short_side: int | None = opt(None, "Scale larger pictures down to this short side, in pixels (videos: even).")
     clips_per_shard: int = opt(1000, "A shard should have some hundred megabytes.")
-    workers: int = opt(2, "Processes; one a core is enough.")
+    workers: int = opt(2, "Processes; one per core is enough.")
     on_decode_error: str = opt(
         "skip", "Leave bad clips out and list them in bad_clips.jsonl, or stop.", metavar="skip|raise"
     )
@@ -50,8 +48,8 @@ def command(options: ShardOptions) -> None:
     """Write clips as WebDataset tars with an index, for training from few large files, also on an object store.
 
     Files are copied as they are, after a look at their first and last frame. With --fps or --short-side, and where a
-    clip is only a part of its file, videos are encoded anew (H.264, no sound), never larger or faster than they are:
-    the step that the paper's authors took first (--fps 3 to 6 --short-side 224). The same command goes on after an
+    clip is only a part of its file, videos are encoded again (H.264, no sound), never larger or faster than they are:
+    the step that the paper's authors took first (--fps 3 to 6 --short-side 224). The same command resumes after an
     interruption.
 
     Example: clipvip data shard msrvtt.jsonl --out shards --fps 6 --short-side 224
