@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from typing import TypeAlias
@@ -170,18 +170,23 @@ class Scales:
         """The windows of a video, scale by scale; a part that several scales have in common is there once."""
         scales = zip(self.windows_s, self.strides_s, strict=True)
         parts = (part for window_s, stride_s in scales for part in cut_segments(duration_s, window_s, stride_s))
-        return list(dict.fromkeys(parts))
+        return _drop_repeats(parts)
 
     def cut_where_frames_are(self, times_s: np.ndarray, until_s: float) -> Spans:
         """Those of them in which there are frames (see the function of this name)."""
         scales = zip(self.windows_s, self.strides_s, strict=True)
         parts = (part for scale in scales for part in cut_where_frames_are(times_s, until_s, *scale))
-        return list(dict.fromkeys(parts))
+        return _drop_repeats(parts)
 
     def __str__(self) -> str:
         """As people read it: "windows of 12 and 6 s every 6 and 3 s"."""
         windows, strides = (" and ".join(f"{x:g}" for x in xs) for xs in (self.windows_s, self.strides_s))
         return f"windows of {windows} s every {strides} s"
+
+
+def _drop_repeats(parts: Iterable[tuple[float, float]]) -> Spans:
+    """Parts that begin and end in the same millisecond are one: lengths such as 0.8 and 0.4 s meet only nearly."""
+    return list({(round(start_s * 1000), round(end_s * 1000)): (start_s, end_s) for start_s, end_s in parts}.values())
 
 
 def _several(numbers: float | Sequence[float]) -> list[float]:

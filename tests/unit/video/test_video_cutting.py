@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +64,15 @@ def test_several_scales_share_what_they_have_in_common():
     assert scales.cut(6.0) == [(0.0, 6.0), (0.0, 3.0), (1.5, 4.5), (3.0, 6.0)]
     assert Scales.of([3, 12], [1, 5]) == Scales((12.0, 3.0), (5.0, 1.0))
     assert Scales.of(4.0) == Scales((4.0,), (2.0,))
+
+
+@pytest.mark.parametrize(("windows_s", "until_s"), [((0.8, 0.4), 4.4), ((1.2, 0.6, 0.3), 7.7), ((0.7, 0.1), 2.3)])
+def test_windows_that_differ_by_rounding_are_one(windows_s, until_s):
+    """Catches two segments with one id: an index cannot replace their video (ambiguous merge)."""
+    scales = Scales.of(windows_s)
+    times_s = np.arange(0, until_s, 0.04)
+    for parts in (scales.cut(until_s), scales.cut_where_frames_are(times_s, until_s)):
+        assert len({(round(start_s * 1000), round(end_s * 1000)) for start_s, end_s in parts}) == len(parts)
 
 
 @pytest.mark.parametrize(("windows_s", "strides_s"), [([3, 3], None), ([6, 3], [2]), (6, 7), ([], None), (6, [1, 2])])
