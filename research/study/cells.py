@@ -85,7 +85,8 @@ class Cell:
 
         start = time.perf_counter()
         summary = workplace.run(self.stage)
-        encoder = load(workplace.model(self.stage))
+        # not optimised: that picks kernels by timing, which round differently from one process to another
+        encoder = load(workplace.model(self.stage), optimize=False)
         scale = float(np.exp(logit_scale(workplace.model(self.stage))))
         measured = measure(encoder, scale, self, workplace)
         record = {
