@@ -80,8 +80,8 @@ MUTATIONS = (
     Mutation(
         "v2t-last-caption-instead-of-best",
         "evaluation/metrics.py",
-        "np.maximum.at(best, owners, true)",
-        "best[owners] = true",
+        "np.maximum.at(best, queries, true)",
+        "best[queries] = true",
         "tests/unit/evaluation/test_retrieval_metrics.py",
     ),
     Mutation(

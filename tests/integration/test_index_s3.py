@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import httpx2
 import pytest
 
 import clipvip
@@ -38,6 +39,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
         Bucket="videos"
     )
     yield "s3://videos"
+    httpx2.post(f"{environment['AWS_ENDPOINT_URL']}/moto-api/reset")  # what it holds would outlive it in this process
     server.stop()
 
 

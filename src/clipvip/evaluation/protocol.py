@@ -159,8 +159,8 @@ def rank_retrieval(retrieval: Retrieval, *, rescore: Collection[str] = ()) -> Ri
     for kind in rescore:
         if kind == "dsl":  # one matrix at a time: each has the size of the similarity
             rivals[kind] = {
-                way: count_rivals(apply_dual_softmax(similarity, axis), owners, way)
-                for axis, way in enumerate(DIRECTIONS)
+                "t2v": count_rivals(apply_dual_softmax(similarity, axis=0), owners, "t2v"),
+                "v2t": count_rivals(apply_dual_softmax(similarity, axis=1), owners, "v2t"),
             }
         elif kind == "qbnorm":
             if retrieval.bank_similarity is None:
