@@ -28,8 +28,7 @@ import torch.nn.functional as F
 from measure import Case, Spent, describe, interleaved, interleaved_spent, ratio_cells, table
 from torch import Tensor
 
-from clipvip.data.clip_source import ManifestClips
-from clipvip.data.dataset import Batch, ClipDataset, Collator, Sources
+from clipvip.data.dataset import Batch, ClipDataset, Collator, ManifestClips, Sources
 from clipvip.data.loader import PassSampler, make_loader
 from clipvip.records import Clip
 from clipvip.video import read_frames, uniform_indices

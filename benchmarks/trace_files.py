@@ -4,7 +4,8 @@ A file counts if one of its functions is called, in any process of the run; impo
 
 * index: `Library.add` of one video into a new index, the model being loaded
 * search: `Library.search` with one text, the model being loaded
-* train: one training step: of `clipvip train`, the files that are called more often with twice the steps
+* train: one training step, from decoded clips to the log: of `clipvip train` with `data.cache`, the files that are
+  called more often with two passes over the clips than with one (decoding is the same as in index)
 * evaluate: from the embeddings of a test set to its report, with dual softmax and the released protocol
 * index-command, search-command: the whole of `clipvip index` and `clipvip search`, from reading the arguments and
   loading the model to the printed answer
@@ -172,13 +173,13 @@ def trace_search_command(place: Path, src: Path) -> list[str]:
 
 
 def trace_train(place: Path, src: Path) -> list[str]:
-    """Train for three steps and for six, without validation, and compare."""
+    """Train for one pass over the 200 clips and for two, without validation, and compare."""
     counts = []
-    for steps in (3, 6):
+    for steps in (2, 4):
         run_clipvip(
             src, "train", "demo/finetune", "--workdir", place / f"run{steps}", f"train.steps={steps}",
             f"data.train={place / 'demo' / 'world' / 'retrieval.jsonl'}", "data.train_split=train", "data.val=null",
-            f"model.init={place / 'demo' / 'model'}", "train.batch_size=8", "train.log_every=1",
+            f"model.init={place / 'demo' / 'model'}", "train.batch_size=100", "train.log_every=1",
             trace=place / f"train_trace{steps}",
         )  # fmt: skip
         counts.append(count_calls(place / f"train_trace{steps}"))

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+TEXTS = ("captions", "subtitle", "caption")
+"""The fields of a clip that hold texts."""
 SubtitleField = Literal["subtitle", "caption", "captions", "caption_subtitle_concat", "caption_subtitle_random"]
 """Where S is read from: a field, or auxiliary caption and subtitle joined ("CAPTION. with subtitle: SUBTITLE"), or one
 of the two, drawn in each pass. A clip that has only one of them gives that. The last two are values of `vid_txt` in the

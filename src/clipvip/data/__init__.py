@@ -10,9 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _NAMES = {
-    "clip_source": ("ClipSource", "ManifestClips"),
     "clips": ("open_clips",),
-    "dataset": ("Batch", "ClipDataset", "Collator", "Sample", "Sources", "TextBatch"),
+    "dataset": ("Batch", "ClipDataset", "ClipSource", "Collator", "ManifestClips", "Sample", "Sources", "TextBatch"),
     "frame_folders": ("read_frame_folder",),
     "loader": ("Address", "PassSampler", "fetch", "make_loader", "steps_per_pass"),
     "manifest": ("iter_json_lines", "iter_manifest", "read_manifest", "validate_manifest", "write_manifest"),
@@ -21,9 +20,8 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 if TYPE_CHECKING:
-    from clipvip.data.clip_source import ClipSource, ManifestClips
     from clipvip.data.clips import open_clips
-    from clipvip.data.dataset import Batch, ClipDataset, Collator, Sample, Sources, TextBatch
+    from clipvip.data.dataset import Batch, ClipDataset, ClipSource, Collator, ManifestClips, Sample, Sources, TextBatch
     from clipvip.data.frame_folders import read_frame_folder
     from clipvip.data.loader import Address, PassSampler, fetch, make_loader, steps_per_pass
     from clipvip.data.manifest import iter_json_lines, iter_manifest, read_manifest, validate_manifest, write_manifest

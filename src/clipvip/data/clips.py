@@ -5,7 +5,7 @@ from __future__ import annotations
 from glob import glob
 from pathlib import Path
 
-from clipvip.data.clip_source import ClipSource, ManifestClips
+from clipvip.data.dataset import ClipSource, ManifestClips
 from clipvip.data.manifest import read_manifest
 from clipvip.data.shards import ShardSet
 from clipvip.errors import UsageError

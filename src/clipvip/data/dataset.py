@@ -1,4 +1,4 @@
-"""Clips to training samples: which frames, which text, decoded and made into tensors.
+"""Clips to training samples: where clips are, which frames and texts of them, decoded and made into tensors.
 
 Every draw is a pure function of (seed, pass, clip), so a resumed run sees what an uninterrupted one would have seen.
 
@@ -7,27 +7,28 @@ Shapes: B clips, T frames, S image size, N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from clipvip.data.clip_source import ClipSource, Media
 from clipvip.data.frame_folders import read_frame_folder
 from clipvip.errors import ManifestError, VideoDecodeError
-from clipvip.records import Clip, SubtitleField
+from clipvip.records import TEXTS, Clip, SubtitleField
 from clipvip.video import jittered_indices, middle_index, read_frames, read_image, uniform_indices
 from clipvip.video.transforms import centre_cut
 
 Tokenize = Callable[[Sequence[str]], dict[str, Tensor]]
 ToPixels = Callable[[np.ndarray | Tensor], Tensor]
+Media: TypeAlias = Path | bytes | list[bytes]
+"""A clip's file, the bytes of one, or its frames, each the bytes of an image file."""
 _OF_BOTH = ("caption_subtitle_concat", "caption_subtitle_random")
 
 
@@ -123,6 +124,44 @@ class Batch:
             return to_pixels(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
 
         return replace(self, video=pixels(self.video), frame=None if self.frame is None else pixels(self.frame))
+
+
+class ClipSource(Protocol):
+    """Clips by index, with their media."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> tuple[Clip, Media]:
+        """A clip and its media, which may have been cut already: `clip.time_range` says what is still to be cut."""
+
+    def order(self, seed: int, pass_number: int) -> np.ndarray:
+        """The order of one pass, a pure function: int64 [N], each clip once."""
+
+    def with_text(self) -> Mapping[str, int]:
+        """How many clips have "captions", a "subtitle", a "caption"."""
+
+
+class ManifestClips:
+    """The clips of a manifest, in any order: their files are there to be opened."""
+
+    def __init__(self, clips: Sequence[Clip]):
+        self.clips = list(clips)
+        self.media = [clip.path for clip in self.clips]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def load(self, index: int) -> tuple[Clip, Media]:
+        """A clip and its file."""
+        return self.clips[index], self.media[index]
+
+    def order(self, seed: int, pass_number: int) -> np.ndarray:
+        """A permutation, int64 [N]."""
+        return np.random.default_rng([seed, pass_number]).permutation(len(self.clips))
+
+    def with_text(self) -> dict[str, int]:
+        """How many clips have each kind of text."""
+        return {kind: sum(1 for clip in self.clips if getattr(clip, kind)) for kind in TEXTS}
 
 
 class ClipDataset(Dataset[Sample]):

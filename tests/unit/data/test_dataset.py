@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipvip.data.clip_source import ManifestClips
-from clipvip.data.dataset import ClipDataset, Collator, Sample, Sources
+from clipvip.data.dataset import ClipDataset, Collator, ManifestClips, Sample, Sources
 from clipvip.errors import ManifestError
 from clipvip.records import Clip
 from clipvip.video import uniform_indices

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipvip.data.clip_source import ManifestClips
-from clipvip.data.dataset import ClipDataset, Collator, Sources
+from clipvip.data.dataset import ClipDataset, Collator, ManifestClips, Sources
 from clipvip.data.loader import Address, PassSampler, fetch, make_loader
 from clipvip.errors import ClipVipError, ConfigError, ManifestError
 from clipvip.records import Clip

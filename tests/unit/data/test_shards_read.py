@@ -17,7 +17,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from clipvip.data.clip_source import ClipSource
+from clipvip.data.dataset import ClipSource
 from clipvip.data.manifest import read_manifest
 from clipvip.data.shards import ShardSet, index_tars, store, write_shards
 from clipvip.errors import ClipVipError, InputError, ManifestError, UsageError

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipvip.data.clip_source import ManifestClips
-from clipvip.data.dataset import ClipDataset, Sources
+from clipvip.data.dataset import ClipDataset, ManifestClips, Sources
 from clipvip.records import Clip
 from clipvip.training import load_recipe
 from clipvip.training.build import number_of_steps, usual_duration_s

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from clipvip.data.clip_source import TEXTS
 from clipvip.data.shards.layout import FACTS, FORMAT, INDEX, VERSION
 from clipvip.data.shards.store import LocalStore, Store, StrPath, open_store
 from clipvip.data.shards.tars import parse_clip, scan_tar, shard_name
 from clipvip.errors import ClipVipError, InputError
-from clipvip.records import Clip
+from clipvip.records import TEXTS, Clip
 
 
 def block_shuffled(
@@ -74,7 +73,7 @@ class _File:
 class ShardSet:
     """The clips of a folder that `clipvip data shard` wrote, or of tars that others made (`from_tars`).
 
-    Picklable; every process opens its own files, `store.MAX_OPEN` at most. A `clipvip.data.clip_source.ClipSource`.
+    Picklable; every process opens its own files, `store.MAX_OPEN` at most. A `clipvip.data.ClipSource`.
     split: the one it was cut from; None: every line of the manifest.
     """
 

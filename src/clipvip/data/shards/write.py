@@ -19,14 +19,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from clipvip.data.clip_source import TEXTS
 from clipvip.data.manifest import iter_manifest, validate_manifest
 from clipvip.data.shards.layout import BAD, FACTS, FORMAT, INDEX, VERSION, Kind, to_row
 from clipvip.data.shards.shrink import H264, JPEG_QUALITY, shrink_image, shrink_to_jpegs, shrink_video
 from clipvip.errors import ClipVipError, InputError, ManifestError, UsageError, VideoDecodeError
 from clipvip.files import file_digest, replace_text, replacing
 from clipvip.jobs import Beat, Receipt, run_job, time_limit_s
-from clipvip.records import Clip
+from clipvip.records import TEXTS, Clip
 from clipvip.video import probe, read_frames
 
 FRAMES_FPS = 3.0
