@@ -98,34 +98,30 @@ def exchange(thing: T) -> list[T]:
 
 def together(function: Callable[[], T]) -> list[T]:
     """What `function` returns in each process, in rank order: on all of them. An error of one is raised by all."""
-    outcome: tuple[T | None, ClipVipError | None] = (None, None)
-    try:
-        outcome = (function(), None)
-    except ClipVipError as error:
-        if world() == 1:
-            raise
-        outcome = (None, error)
-    outcomes = exchange(outcome)
-    for _, problem in outcomes:
-        if problem is not None:
-            raise said_once(problem)
-    return [result for result, _ in outcomes]  # type: ignore[misc]  # function returned it
+    return [_result(outcome) for outcome in exchange(_outcome(function))]
 
 
 def on_main(function: Callable[[], T]) -> T:
     """What `function`, run by the main process, returns or raises: on all of them. The others wait for it."""
-    outcome: tuple[T | None, ClipVipError | OSError | None] = (None, None)
-    if rank() == 0:
-        try:
-            outcome = (function(), None)
-        except (ClipVipError, OSError) as error:
-            if world() == 1:
-                raise
-            outcome = (None, error)
-    result, problem = exchange(outcome)[0]
-    if problem is not None:
-        problem.repeated = rank() > 0  # type: ignore[union-attr]  # read by the command line
-        raise problem
+    outcomes = exchange(_outcome(function) if rank() == 0 else (None, None))
+    return _result(outcomes[0])
+
+
+def _outcome(function: Callable[[], T]) -> tuple[T | None, ClipVipError | OSError | None]:
+    """What it returned, or the error that the other processes must know of, as they would wait for this one."""
+    try:
+        return function(), None
+    except (ClipVipError, OSError) as error:
+        if world() == 1:
+            raise
+        return None, error
+
+
+def _result(outcome: tuple[T | None, ClipVipError | OSError | None]) -> T:
+    result, error = outcome
+    if error is not None:
+        error.repeated = rank() > 0  # type: ignore[union-attr]  # read by the command line
+        raise error
     return result  # type: ignore[return-value]  # function returned it
 
 

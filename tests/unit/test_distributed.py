@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -62,6 +63,28 @@ def test_every_gradient_becomes_the_mean(tmp_path: Path) -> None:
         torch.testing.assert_close(scalar, torch.tensor(20.0))
         assert none is None
         torch.testing.assert_close(vector, 2000 * torch.arange(1.0, 6.0))
+
+
+def failing(way: str) -> tuple[str, bool]:
+    """What each process raises if one of them finds no file."""
+    failing_rank = 0 if way == "on_main" else 1
+
+    def read() -> str:
+        if distributed.rank() == failing_rank:
+            return Path("nowhere").read_text()
+        return "fine"
+
+    try:
+        getattr(distributed, way)(read)
+    except FileNotFoundError as error:
+        return str(error.filename), getattr(error, "repeated", False)
+    return "no error", False
+
+
+@pytest.mark.parametrize("way", ["together", "on_main"])
+def test_a_file_that_one_process_lacks_ends_all(way: str, tmp_path: Path) -> None:
+    """Catches processes that wait for one that has ended, and an error that each of them prints."""
+    assert in_processes(2, failing, way, folder=tmp_path) == [("nowhere", False), ("nowhere", True)]
 
 
 def test_one_process_alone_needs_no_group() -> None:
