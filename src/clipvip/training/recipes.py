@@ -114,16 +114,12 @@ def _with_bases(source: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
 
 @cache
 def _groups() -> set[str]:
-    return {path.stem for path in _ROOT.iterdir()}
+    return {path.stem for path in _ROOT.glob("*.yaml")}
 
 
 @cache
 def _table(group: str) -> dict[str, dict[str, Any]]:
-    """The recipes of one group of the package: a table in one file, or a folder with a file for each."""
-    file, folder = _ROOT / f"{group}.yaml", _ROOT / group
-    if file.is_file():
-        return _read_yaml(file)
-    return {path.relative_to(folder).with_suffix("").as_posix(): _read_yaml(path) for path in folder.rglob("*.yaml")}
+    return _read_yaml(_ROOT / f"{group}.yaml")
 
 
 def _in_package(source: str) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def test_recipes_are_those_that_were_published() -> None:
     If a recipe is meant to change, write what this test computes to tests/data/recipes.json.
     """
     published = json.loads((Path(__file__).parents[2] / "data" / "recipes.json").read_text())
-    assert {name: digest(name) for name in NAMES if not name.startswith("study/")} == published
+    assert {name: digest(name) for name in NAMES} == published
 
 
 @pytest.mark.parametrize("part", [line[:-2] for line in BASES if re.fullmatch(r"[\w-]+:\n", line)])
@@ -256,7 +256,7 @@ def test_errors_name_field_value_and_way_out(recipe: str, overrides: list[str], 
         load_recipe(recipe, overrides)
 
 
-@pytest.mark.parametrize("source", ["small/aggregator", "finetune", "finetune/", "../demo/finetune", "study"])
+@pytest.mark.parametrize("source", ["small/aggregator", "finetune", "finetune/", "../demo/finetune", "/finetune"])
 def test_names_that_are_no_recipe(source: str) -> None:
     """Catches a group, or a file of the package that is no recipe, taken for one."""
     with pytest.raises(ConfigError, match="no such recipe or file"):
